@@ -1,0 +1,5 @@
+"""python -m dcrafter"""
+
+from dcrafter.cli.app import main
+
+main()

@@ -1,0 +1,54 @@
+"""What can go wrong, each with what to do about it and the exit status the command line gives it."""
+
+from __future__ import annotations
+
+
+class DCrafterError(Exception):
+    """Anything this package refuses or fails at.
+
+    `message` says in one line what happened, `advice` what to do about it (may be empty).
+    """
+
+    exit_status = 1
+
+    def __init__(self, message: str, advice: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.advice = advice
+
+    def __str__(self) -> str:
+        return f"{self.message}. {self.advice}" if self.advice else self.message
+
+
+class UsageError(DCrafterError):
+    """An option, or a combination of options, that has no meaning."""
+
+    exit_status = 2
+
+
+class InputError(DCrafterError):
+    """A picture, video or text that cannot be read."""
+
+    exit_status = 2
+
+
+class OutputError(DCrafterError):
+    """A place that cannot be written to, or must not be."""
+
+    exit_status = 2
+
+
+class WeightsError(DCrafterError):
+    """Weights that are missing, unreachable, damaged, unsafe or of another model."""
+
+    exit_status = 4
+
+
+class OutOfMemoryError(DCrafterError):
+    """The device, or the machine, has less memory than the work needs."""
+
+    exit_status = 5
+
+
+class NumericalError(DCrafterError):
+    """A component gave NaN or infinite values, in float32 too."""

@@ -1,0 +1,164 @@
+"""AutoencoderKL (arXiv 2112.10752): frames to latents and back, one frame at a time."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from dcrafter.config import AutoencoderConfig
+from dcrafter.models.layers import attention
+
+
+def group_norm(channels: int, config: AutoencoderConfig) -> nn.GroupNorm:
+    return nn.GroupNorm(config.norm_groups, channels, eps=1e-6)
+
+
+class ResnetBlock(nn.Module):
+    def __init__(self, in_channels: int, out_channels: int, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.norm1 = group_norm(in_channels, config)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2 = group_norm(out_channels, config)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        same = in_channels == out_channels
+        self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        return self.shortcut(x) + self.conv2(F.silu(self.norm2(h)))
+
+
+class AttentionBlock(nn.Module):
+    """Single-head self-attention among the positions."""
+
+    def __init__(self, channels: int, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.norm = group_norm(channels, config)
+        self.q, self.k, self.v, self.proj_out = (nn.Linear(channels, channels) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = rearrange(self.norm(x), "b c h w -> b (h w) c")
+        h = self.proj_out(attention(self.q(h), self.k(h), self.v(h), heads=1))
+        return x + rearrange(h, "b (h w) c -> b c h w", h=x.shape[-2])
+
+
+class Downsample(nn.Module):
+    """Halves the size; pads right and bottom only."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Level(nn.Module):
+    """Residual blocks at one size, then maybe a change of size."""
+
+    def __init__(
+        self, in_channels: int, channels: int, blocks: int, config: AutoencoderConfig, resample: nn.Module
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(
+            *(ResnetBlock(channels if i else in_channels, channels, config) for i in range(blocks))
+        )
+        self.resample = resample
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.resample(self.blocks(x))
+
+
+def middle(channels: int, config: AutoencoderConfig) -> nn.Sequential:
+    return nn.Sequential(
+        ResnetBlock(channels, channels, config),
+        AttentionBlock(channels, config),
+        ResnetBlock(channels, channels, config),
+    )
+
+
+class Encoder(nn.Module):
+    """(n, 3, H, W) → mean and log-variance (n, 2·latent_channels, h, w)."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        widths = [config.channels * mult for mult in config.channel_mult]
+        self.fold = config.fold
+        self.conv_in = nn.Conv2d(3 * config.fold**2, config.channels, 3, padding=1)
+        self.levels = nn.ModuleList()  # from the full size down
+        for i, width in enumerate(widths):
+            resample = Downsample(width) if i < len(widths) - 1 else nn.Identity()
+            before = widths[i - 1] if i else config.channels
+            self.levels.append(Level(before, width, config.num_res_blocks, config, resample))
+        self.middle = middle(widths[-1], config)
+        self.norm_out = group_norm(widths[-1], config)
+        self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv_in(F.pixel_unshuffle(x, self.fold))
+        for level in self.levels:
+            h = level(h)
+        return self.conv_out(F.silu(self.norm_out(self.middle(h))))
+
+
+class Decoder(nn.Module):
+    """(n, latent_channels, h, w) → (n, 3, H, W)."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        widths = [config.decoder_channels * mult for mult in config.channel_mult]
+        self.fold = config.fold
+        self.conv_in = nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
+        self.middle = middle(widths[-1], config)
+        self.levels = nn.ModuleList()  # numbered like the encoder's, run from the smallest up
+        for i, width in enumerate(widths):
+            resample = Upsample(width) if i else nn.Identity()
+            before = widths[min(i + 1, len(widths) - 1)]
+            self.levels.append(Level(before, width, config.decoder_res_blocks, config, resample))
+        self.norm_out = group_norm(widths[0], config)
+        self.conv_out = nn.Conv2d(widths[0], 3 * config.fold**2, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = self.middle(self.conv_in(z))
+        for level in reversed(self.levels):
+            h = level(h)
+        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.fold)
+
+
+class AutoencoderKL(nn.Module):
+    """Both halves. Latents that leave and enter are scaled by `config.scale` to about unit variance."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.quant_conv = nn.Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
+        self.post_quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
+
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, 3, H, W) in [-1, 1] → mean and log-variance, each (n, C, h, w), before scaling."""
+        moments = self.quant_conv(self.encoder(x.to(self.quant_conv.weight.dtype)))
+        mean, logvar = moments.chunk(2, dim=1)
+        return mean, logvar.clamp(-30.0, 20.0)
+
+    def encode(self, x: Tensor, noise: Tensor) -> Tensor:
+        """(n, 3, H, W) in [-1, 1] and standard normal noise (n, C, h, w) → scaled latents, float32."""
+        mean, logvar = (moment.float() for moment in self.posterior(x))
+        return (mean + torch.exp(0.5 * logvar) * noise) * self.config.scale
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents (n, C, h, w) → pixels (n, 3, H, W), about [-1, 1]."""
+        z = (latents.float() / self.config.scale).to(self.quant_conv.weight.dtype)
+        return self.decoder(self.post_quant_conv(z))

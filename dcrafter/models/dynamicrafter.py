@@ -1,0 +1,74 @@
+"""The five components together, and the steps that lead through them."""
+
+from __future__ import annotations
+
+import torch
+from einops import repeat
+from torch import Tensor, nn
+
+from dcrafter.config import ModelConfig
+from dcrafter.models.autoencoder import AutoencoderKL
+from dcrafter.models.clip import ImageEncoder, TextEncoder, clip_pixels
+from dcrafter.models.projector import QueryTransformer
+from dcrafter.models.unet import UNet3D
+
+
+class DynamiCrafter(nn.Module):
+    """A model whole (paper, figure 1). Its children are the components; a checkpoint may fill them singly.
+
+    Each step runs in the type and on the device of the component that it needs, and returns float32.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.text_encoder = TextEncoder(config.clip)
+        self.image_encoder = ImageEncoder(config.clip)
+        self.projector = QueryTransformer(config.projector)
+        self.autoencoder = AutoencoderKL(config.autoencoder)
+        self.unet = UNet3D(config.unet)
+
+    @classmethod
+    def on_meta(cls, config: ModelConfig) -> DynamiCrafter:
+        """The structure without any memory for weights."""
+        with torch.device("meta"):
+            return cls(config).eval().requires_grad_(False)
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """(B, L) token ids → text context (B, L, D). Uses text_encoder."""
+        return self.text_encoder(tokens).float()
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] → image context (B, queries, D). Uses image_encoder and projector.
+
+        All zeros (mid-grey) gives the unconditional context.
+        """
+        clip_input = clip_pixels(pixels, self.config.clip.vision.image_size)
+        return self.projector(self.image_encoder(clip_input)).float()
+
+    def encode_frames(self, pixels: Tensor, noise: Tensor) -> Tensor:
+        """(n, 3, H, W) in [-1, 1] and one posterior draw each (n, C, h, w) → latents. Uses autoencoder."""
+        return self.autoencoder.encode(pixels, noise)
+
+    def denoise(
+        self, x_t: Tensor, t: Tensor, text: Tensor, image: Tensor, concat_latents: Tensor, fs: Tensor
+    ) -> Tensor:
+        """One evaluation: x_t and concat_latents (B, C, T, h, w), t and fs (B,) → eps or v. Uses unet."""
+        return self.unet(torch.cat([x_t, concat_latents], dim=1), t, text, image, fs).float()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(n, C, h, w) → pixels (n, 3, H, W), clamped to [-1, 1]. Uses autoencoder."""
+        return self.autoencoder.decode(latents).float().clamp(-1, 1)
+
+
+def detail_guidance(latents: Tensor, frames: int) -> Tensor:
+    """Visual detail guidance (paper, section 3.2): what is concatenated to the noisy latent.
+
+    (1, C, h, w), the picture's latent → (1, C, T, h, w), repeated over the frames.
+    (2, C, h, w), first and last frame → the same, zero between them (paper, section 6).
+    """
+    if len(latents) == 1:
+        return repeat(latents, "b c h w -> b c t h w", t=frames)
+    first, last = latents
+    between = torch.zeros_like(first)[:, None].expand(-1, frames - 2, -1, -1)
+    return torch.cat([first[:, None], between, last[:, None]], dim=1)[None]

@@ -1,0 +1,113 @@
+"""Embeddings, attention and feed-forward: what the denoiser and the projector are built from."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+# CUDA's attention kernels put batch × heads into a grid dimension of 16 bits.
+MAX_ATTENTION_BATCH = 65_535
+
+
+def sinusoidal_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
+    """(B,) numbers → (B, dim) float32: cosines first, then sines (arXiv 1706.03762, section 3.5)."""
+    half = dim // 2
+    frequencies = torch.exp(-math.log(max_period) / half * torch.arange(half, device=t.device))
+    angles = t.float()[:, None] * frequencies  # (B, dim/2)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Multi-head attention of q (F, N, heads·d) to k, v (G, M, heads·d), where G divides F → (F, N, heads·d).
+
+    Frames that share a context (F/G consecutive ones) are attended as one long sequence, so that keys and
+    values are never repeated. Scores are accumulated in float32 by the kernels whatever the type.
+    """
+    frames, shared = q.shape[0], q.shape[0] // k.shape[0]
+    q = rearrange(q, "(g s) n (a d) -> g a (s n) d", s=shared, a=heads)
+    k, v = (rearrange(x, "g m (a d) -> g a m d", a=heads) for x in (k, v))
+    limit = max(1, MAX_ATTENTION_BATCH // heads)
+    parts = [
+        F.scaled_dot_product_attention(*qkv)
+        for qkv in zip(q.split(limit), k.split(limit), v.split(limit), strict=True)
+    ]
+    out = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return rearrange(out, "g a (s n) d -> (g s) n (a d)", g=frames // shared, s=shared)
+
+
+class Attention(nn.Module):
+    """Attention of (F, N, dim) to itself, or to a context (G, M, context_dim) with G dividing F."""
+
+    def __init__(self, dim: int, heads: int, head_channels: int, context_dim: int | None = None) -> None:
+        super().__init__()
+        self.heads = heads
+        inner = heads * head_channels
+        self.to_q = nn.Linear(dim, inner, bias=False)
+        self.to_k = nn.Linear(context_dim or dim, inner, bias=False)
+        self.to_v = nn.Linear(context_dim or dim, inner, bias=False)
+        self.to_out = nn.Linear(inner, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.to_out(attention(self.to_q(x), self.to_k(x), self.to_v(x), self.heads))
+
+
+class DualCrossAttention(Attention):
+    """Text and image attended with the same queries and separate keys and values (paper, equation 2).
+
+    The image's part is weighted by λ: tanh(alpha) + 1 where the checkpoint learned it, 1 elsewhere, times
+    `context_scale`, the manual control of the paper's figure 2a.
+    """
+
+    def __init__(
+        self, dim: int, heads: int, head_channels: int, context_dim: int, learnable_scale: bool
+    ) -> None:
+        super().__init__(dim, heads, head_channels, context_dim)
+        inner = heads * head_channels
+        self.to_k_ip = nn.Linear(context_dim, inner, bias=False)
+        self.to_v_ip = nn.Linear(context_dim, inner, bias=False)
+        self.alpha = nn.Parameter(torch.zeros(())) if learnable_scale else None
+        self.context_scale = 1.0
+
+    def forward(self, x: Tensor, text: Tensor, image: Tensor) -> Tensor:  # type: ignore[override]
+        """x (F, N, dim), text (B, L, context_dim), image (B or F, M, context_dim) → (F, N, dim)."""
+        q = self.to_q(x)
+        from_text = attention(q, self.to_k(text), self.to_v(text), self.heads)
+        from_image = attention(q, self.to_k_ip(image), self.to_v_ip(image), self.heads)
+        return self.to_out(from_text + self.image_scale() * from_image)
+
+    def image_scale(self) -> Tensor | float:
+        """λ of this layer."""
+        if self.alpha is None:
+            return self.context_scale
+        return (self.alpha.tanh() + 1) * self.context_scale
+
+
+class FeedForward(nn.Module):
+    """GEGLU (arXiv 2002.05202): (…, dim) → (…, dim)."""
+
+    def __init__(self, dim: int, mult: int = 4) -> None:
+        super().__init__()
+        self.proj_in = nn.Linear(dim, 2 * dim * mult)
+        self.proj_out = nn.Linear(dim * mult, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, gate = self.proj_in(x).chunk(2, dim=-1)
+        return self.proj_out(x * F.gelu(gate))
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, a second attention (dual cross-attention, or self-attention again), feed-forward."""
+
+    def __init__(self, dim: int, attn1: Attention, attn2: Attention) -> None:
+        super().__init__()
+        self.attn1, self.attn2, self.ff = attn1, attn2, FeedForward(dim)
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(dim) for _ in range(3))
+
+    def forward(self, x: Tensor, *context: Tensor) -> Tensor:
+        x = x + self.attn1(self.norm1(x))
+        x = x + self.attn2(self.norm2(x), *context)
+        return x + self.ff(self.norm3(x))

@@ -1,0 +1,238 @@
+"""The denoiser: a 3D UNet whose spatial layers see frames and whose temporal layers see positions.
+
+Everything spatial runs on (F, C, h, w), where F = B·T holds the T frames of each of B videos in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from dcrafter.config import UNetConfig
+from dcrafter.models.layers import Attention, DualCrossAttention, TransformerBlock, sinusoidal_embedding
+
+
+class TemporalConv(nn.Module):
+    """Four times [GroupNorm over (C, T, h, w), SiLU, convolution over three frames], one residual around."""
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.GroupNorm(groups, channels) for _ in range(4))
+        self.convs = nn.ModuleList(nn.Conv1d(channels, channels, 3, padding=1) for _ in range(4))
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        height = x.shape[-2]
+        h = rearrange(x, "(b t) c h w -> b c t (h w)", t=frames)
+        for norm, conv in zip(self.norms, self.convs, strict=True):
+            # A 3×1 two-dimensional convolution over (T, h·w) is the 3×1×1 one that the paper's code writes.
+            h = F.conv2d(F.silu(norm(h)), conv.weight[..., None], conv.bias, padding=(1, 0))
+        return x + rearrange(h, "b c t (h w) -> (b t) c h w", h=height)
+
+
+class ResBlock(nn.Module):
+    """Two 3×3 convolutions with the time embedding between them, then the temporal convolutions."""
+
+    def __init__(self, in_channels: int, out_channels: int, embed_dim: int, groups: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.embed = nn.Linear(embed_dim, out_channels)
+        self.norm2 = nn.GroupNorm(groups, out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        same = in_channels == out_channels
+        self.skip = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
+        self.temporal_conv = TemporalConv(out_channels, groups)
+
+    def forward(self, x: Tensor, emb: Tensor, frames: int) -> Tensor:
+        """x (F, C, h, w), emb (B, E) → (F, C', h, w)."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = h + self.embed(F.silu(emb)).repeat_interleave(frames, 0)[:, :, None, None]  # (F, C', 1, 1)
+        h = self.conv2(F.silu(self.norm2(h)))
+        return self.temporal_conv(self.skip(x) + h, frames)
+
+
+class SpatialTransformer(nn.Module):
+    """Attention among the positions of each frame, and to the text and image contexts."""
+
+    def __init__(self, channels: int, config: UNetConfig) -> None:
+        super().__init__()
+        heads, d = channels // config.head_channels, config.head_channels
+        self.norm = nn.GroupNorm(config.norm_groups, channels, eps=1e-6)
+        self.proj_in = nn.Linear(channels, channels)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(
+                channels,
+                Attention(channels, heads, d),
+                DualCrossAttention(channels, heads, d, config.context_dim, config.learnable_image_scale),
+            )
+            for _ in range(config.transformer_depth)
+        )
+        self.proj_out = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor, text: Tensor, image: Tensor) -> Tensor:
+        """x (F, C, h, w), text (B, L, D), image (B or F, M, D) → (F, C, h, w)."""
+        h = self.proj_in(rearrange(self.norm(x), "f c h w -> f (h w) c"))
+        for block in self.blocks:
+            h = block(h, text, image)
+        return x + rearrange(self.proj_out(h), "f (h w) c -> f c h w", h=x.shape[-2])
+
+
+class TemporalTransformer(nn.Module):
+    """Attention among the frames at each position, twice; no positions, no mask."""
+
+    def __init__(self, channels: int, heads: int, config: UNetConfig) -> None:
+        super().__init__()
+        d = config.head_channels
+        inner = heads * d
+        self.norm = nn.GroupNorm(config.norm_groups, channels, eps=1e-6)
+        self.proj_in = nn.Linear(channels, inner)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(inner, Attention(inner, heads, d), Attention(inner, heads, d))
+            for _ in range(config.transformer_depth)
+        )
+        self.proj_out = nn.Linear(inner, channels)
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        """(F, C, h, w) → (F, C, h, w)."""
+        height, width = x.shape[-2:]
+        h = self.norm(rearrange(x, "(b t) c h w -> b c t (h w)", t=frames))
+        h = self.proj_in(rearrange(h, "b c t n -> (b n) t c"))
+        for block in self.blocks:
+            h = block(h)
+        return x + rearrange(self.proj_out(h), "(b h w) t c -> (b t) c h w", h=height, w=width)
+
+
+class Downsample(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class Upsample(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Stage(nn.Module):
+    """A residual block, then a spatial and a temporal transformer where the level has them, then maybe a ×2."""
+
+    def __init__(
+        self, in_channels: int, channels: int, config: UNetConfig, attention: bool, upsample: bool = False
+    ) -> None:
+        super().__init__()
+        heads = channels // config.head_channels
+        self.res = ResBlock(in_channels, channels, 4 * config.model_channels, config.norm_groups)
+        self.spatial = SpatialTransformer(channels, config) if attention else None
+        self.temporal = TemporalTransformer(channels, heads, config) if attention else None
+        self.up = Upsample(channels) if upsample else None
+
+    def forward(self, x: Tensor, emb: Tensor, text: Tensor, image: Tensor, frames: int) -> Tensor:
+        x = self.res(x, emb, frames)
+        if self.spatial is not None and self.temporal is not None:
+            x = self.temporal(self.spatial(x, text, image), frames)
+        return x if self.up is None else self.up(x)
+
+
+class Middle(nn.Module):
+    """Residual block, spatial transformer, temporal transformer, residual block."""
+
+    def __init__(self, channels: int, config: UNetConfig) -> None:
+        super().__init__()
+        self.stage = Stage(channels, channels, config, attention=True)
+        self.res = ResBlock(channels, channels, 4 * config.model_channels, config.norm_groups)
+
+    def forward(self, x: Tensor, emb: Tensor, text: Tensor, image: Tensor, frames: int) -> Tensor:
+        return self.res(self.stage(x, emb, text, image, frames), emb, frames)
+
+
+class UNet3D(nn.Module):
+    """Predicts the noise, or v, in a noisy latent video (paper, equation 1)."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.model_channels
+        self.time_embed = self._embedding(width)
+        self.fs_embed = self._embedding(width)
+        self.conv_in = nn.Conv2d(config.in_channels, width, 3, padding=1)
+        self.init_attn = TemporalTransformer(width, config.init_attn_heads, config)
+
+        self.encoder = nn.ModuleList()
+        channels, skips = width, [width]
+        last = len(config.channel_mult) - 1
+        for level, mult in enumerate(config.channel_mult):
+            attention = 2**level in config.attention_resolutions
+            for _ in range(config.num_res_blocks):
+                self.encoder.append(Stage(channels, mult * width, config, attention))
+                channels = mult * width
+                skips.append(channels)
+            if level < last:
+                self.encoder.append(Downsample(channels))
+                skips.append(channels)
+        self.middle = Middle(channels, config)
+        self.decoder = nn.ModuleList()
+        for level, mult in reversed(list(enumerate(config.channel_mult))):
+            attention = 2**level in config.attention_resolutions
+            for i in range(config.num_res_blocks + 1):
+                up = level > 0 and i == config.num_res_blocks
+                self.decoder.append(Stage(channels + skips.pop(), mult * width, config, attention, up))
+                channels = mult * width
+
+        self.norm_out = nn.GroupNorm(config.norm_groups, width)
+        self.conv_out = nn.Conv2d(width, config.out_channels, 3, padding=1)
+
+    @staticmethod
+    def _embedding(width: int) -> nn.Sequential:
+        return nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width))
+
+    def forward(self, x: Tensor, t: Tensor, text: Tensor, image: Tensor, fs: Tensor) -> Tensor:
+        """One evaluation.
+
+        Args:
+            x: (B, C_in, T, h, w), the noisy latent with the image latent behind it in the channels.
+            t: (B,) timesteps, 0…999. fs: (B,) the motion condition.
+            text: (B, L, D). image: (B, M, D); where M is `image_tokens_per_frame`·T each frame sees its own
+                tokens, else every frame sees all of them.
+
+        Returns:
+            (B, C_out, T, h, w): the prediction, eps or v.
+        """
+        frames, dtype = x.shape[2], self.conv_in.weight.dtype
+        width, per_frame = self.config.model_channels, self.config.image_tokens_per_frame
+        emb = self.time_embed(sinusoidal_embedding(t, width).to(dtype))  # (B, 4·width)
+        emb = emb + self.fs_embed(sinusoidal_embedding(fs, width).to(dtype))
+        text, image = text.to(dtype), image.to(dtype)
+        if image.shape[1] == per_frame * frames:
+            image = rearrange(image, "b (t m) d -> (b t) m d", t=frames)
+
+        h = self.conv_in(rearrange(x.to(dtype), "b c t h w -> (b t) c h w"))
+        h = self.init_attn(h, frames)
+        skips = [h]
+        for block in self.encoder:
+            h = block(h) if isinstance(block, Downsample) else block(h, emb, text, image, frames)
+            skips.append(h)
+        h = self.middle(h, emb, text, image, frames)
+        for block in self.decoder:
+            h = block(torch.cat([h, skips.pop()], dim=1), emb, text, image, frames)
+        h = self.conv_out(F.silu(self.norm_out(h)))
+        return rearrange(h, "(b t) c h w -> b c t h w", t=frames)
+
+    def dual_attentions(self) -> list[DualCrossAttention]:
+        """The dual cross-attention layers in the paper's numbering: down, middle, up."""
+        return [module for module in self.modules() if isinstance(module, DualCrossAttention)]
+
+    def set_context_scale(self, scales: Sequence[float]) -> None:
+        """Multiply λ layer by layer (paper, figure 2a). Raises ValueError if there is not one per layer."""
+        for layer, scale in zip(self.dual_attentions(), scales, strict=True):
+            layer.context_scale = scale

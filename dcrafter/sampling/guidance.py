@@ -1,0 +1,33 @@
+"""Classifier-free guidance (arXiv 2207.12598), on the model's raw output."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def guide(unconditional: Tensor, conditional: Tensor, scale: float) -> Tensor:
+    """Away from the unconditional output, `scale` times the way to the conditional one (1: just there)."""
+    return unconditional + scale * (conditional - unconditional)
+
+
+def guide_multi(
+    unconditional: Tensor, image_only: Tensor, conditional: Tensor, image_scale: float, text_scale: float
+) -> Tensor:
+    """Separate scales for picture and text (paper, supplement; arXiv 2211.09800, equation 3)."""
+    return (
+        unconditional
+        + image_scale * (image_only - unconditional)
+        + text_scale * (conditional - image_only)
+    )
+
+
+def rescale_guidance(guided: Tensor, conditional: Tensor, amount: float) -> Tensor:
+    """Bring the standard deviation back to the conditional output's (arXiv 2305.08891, section 3.4).
+
+    `amount` 0 leaves the guided output alone, 1 rescales it whole.
+    """
+    if amount == 0:
+        return guided
+    axes = tuple(range(1, guided.ndim))
+    ratio = conditional.std(dim=axes, keepdim=True) / guided.std(dim=axes, keepdim=True)
+    return amount * guided * ratio + (1 - amount) * guided

@@ -1,0 +1,87 @@
+"""The diffusion process in numbers: betas, timesteps and the tables a sampler walks.
+
+All tables are float64 on the CPU; samplers take plain numbers from them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dcrafter.config import Prediction, ScheduleConfig, Spacing
+
+RESCALE_STEPS = 400  # over which the dynamic rescale falls from 1 to its base
+
+
+def alphas_cumprod(config: ScheduleConfig) -> Tensor:
+    """ᾱ_t, (num_timesteps,): squared linear ramp of betas; zero terminal SNR if the model has it."""
+    ramp = torch.linspace(
+        config.beta_start**0.5, config.beta_end**0.5, config.num_timesteps, dtype=torch.float64
+    )
+    alphas_bar = torch.cumprod(1 - ramp**2, dim=0)
+    return zero_terminal_snr(alphas_bar) if config.zero_terminal_snr else alphas_bar
+
+
+def zero_terminal_snr(alphas_bar: Tensor) -> Tensor:
+    """Shift and scale √ᾱ so that the last is 0 and the first is kept (arXiv 2305.08891, algorithm 1)."""
+    root = alphas_bar.sqrt()
+    return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+
+
+def rescale_factors(config: ScheduleConfig) -> Tensor:
+    """s_t, (num_timesteps,): what training multiplied x₀ with (dynamic rescale)."""
+    ramp = torch.linspace(1.0, config.rescale_base, RESCALE_STEPS, dtype=torch.float64)
+    rest = torch.full((config.num_timesteps - RESCALE_STEPS,), config.rescale_base, dtype=torch.float64)
+    return torch.cat([ramp, rest])
+
+
+def timesteps(spacing: Spacing, steps: int, num_timesteps: int = 1000) -> list[int]:
+    """Exactly `steps` distinct timesteps in 0…num_timesteps−1, ascending; samplers walk them backwards.
+
+    They are the published ones wherever the published code gives that many, all within the schedule.
+    Raises ValueError for steps outside 1…num_timesteps.
+    """
+    if not 1 <= steps <= num_timesteps:
+        raise ValueError(f"steps must be between 1 and {num_timesteps}, not {steps}")
+    if spacing == "uniform":
+        if steps == num_timesteps:
+            return list(range(num_timesteps))
+        return [1 + i * num_timesteps // steps for i in range(steps)]
+    # arange, not i·stride: its rounding decides the published timesteps where a stride ends in .5.
+    trailing = np.arange(num_timesteps, 0, -num_timesteps / steps)[:steps]
+    return [int(t) - 1 for t in np.round(trailing)[::-1]]
+
+
+@dataclass(frozen=True)
+class SamplingStep:
+    """One step of a sampler: from timestep `t` to the next lower one in the list, or to t = 0."""
+
+    t: int
+    alpha: float  # ᾱ_t
+    alpha_prev: float  # ᾱ of the next lower timestep in the list; ᾱ_0 behind the last step
+    rescale: float  # s_prev / s_t, applied to the predicted x₀
+
+
+def sampling_steps(config: ScheduleConfig, spacing: Spacing, steps: int) -> list[SamplingStep]:
+    """The table that a sampler walks, highest timestep first."""
+    ts = timesteps(spacing, steps, config.num_timesteps)
+    # The published sampler reads ᾱ in float32, whose last digits its tables keep.
+    alphas = alphas_cumprod(config).float().double().tolist()
+    factors = rescale_factors(config).tolist()
+    previous = [ts[0], *ts[:-1]]
+    table = [
+        SamplingStep(t, alphas[t], alphas[p] if i else alphas[0], factors[p] / factors[t])
+        for i, (t, p) in enumerate(zip(ts, previous, strict=True))
+    ]
+    return table[::-1]
+
+
+def to_eps_and_x0(prediction: Prediction, out: Tensor, x_t: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """A model's output at x_t, whichever it predicts → (eps, x₀). v is that of arXiv 2202.00512."""
+    signal, noise = alpha**0.5, (1 - alpha) ** 0.5
+    if prediction == "v":
+        return signal * out + noise * x_t, signal * x_t - noise * out
+    return out, (x_t - noise * out) / signal

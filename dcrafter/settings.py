@@ -1,0 +1,152 @@
+"""What a person may ask of a generation, and the exact numbers it comes to. Imports no torch.
+
+`Options` are named like the command line's; what is left out (or None) follows the model. `resolve` turns them
+into `Settings`, where nothing is left open: the same settings and weights give the same video.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypedDict
+
+from dcrafter.config import Command, ModelConfig, Spacing
+from dcrafter.errors import UsageError
+
+Fit = Literal["crop", "pad", "stretch"]
+
+DEFAULT_STEPS = 50
+DEFAULT_GUIDANCE = 7.5
+DEFAULT_FPS = 8.0
+
+
+class Options(TypedDict, total=False):
+    """What may be left out. `motion` is low, medium, high or the model's raw condition; `context_scale` a number
+    or, by layers of the paper's figure 2a, `7-9:0.8`; `frames` how many to keep of those sampled."""
+
+    negative_prompt: str
+    steps: int | None
+    guidance: float | None
+    image_guidance: float | None
+    guidance_rescale: float | None
+    eta: float | None
+    motion: str | int | None
+    context_scale: str | float | None
+    frames: int | None
+    fps: float | None
+    width: int | None
+    height: int | None
+    fit: Fit
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every number a generation depends on, beside the weights and the pictures."""
+
+    command: Command
+    model: str
+    prompt: str
+    negative_prompt: str
+    seed: int
+    steps: int
+    spacing: Spacing
+    eta: float
+    guidance: float
+    image_guidance: float | None  # a scale of its own for the picture (multi-condition guidance)
+    guidance_rescale: float
+    motion: int  # the model's raw condition fs
+    context_scale: tuple[float, ...]  # λ's multiplier, one per dual cross-attention layer
+    frames: int
+    fps: float
+    width: int
+    height: int
+    fit: Fit
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings and lists. The context scale is 1 where it is 1 everywhere."""
+        values = asdict(self)
+        scales = set(self.context_scale)
+        values["context_scale"] = scales.pop() if len(scales) == 1 else list(self.context_scale)
+        return values
+
+
+def resolve(
+    config: ModelConfig, command: Command, prompt: str, seed: int, options: Options
+) -> Settings:
+    """Options and a model's defaults → settings. Raises UsageError for values that have no meaning."""
+
+    def chosen(name: str, default: Any) -> Any:
+        value = options.get(name)
+        return default if value is None else value
+
+    if command not in config.commands:
+        raise UsageError(
+            f"the {config.name} model does not {command}", f"It is made to {' and '.join(config.commands)}"
+        )
+    most = config.frames - 1 if command == "loop" else config.frames
+    settings = Settings(
+        command=command,
+        model=config.name,
+        prompt=prompt,
+        negative_prompt=options.get("negative_prompt", ""),
+        seed=seed,
+        steps=chosen("steps", DEFAULT_STEPS),
+        spacing=config.schedule.spacing,
+        eta=chosen("eta", 1.0),
+        guidance=chosen("guidance", DEFAULT_GUIDANCE),
+        image_guidance=options.get("image_guidance"),
+        guidance_rescale=chosen("guidance_rescale", config.guidance_rescale),
+        motion=_motion(config, chosen("motion", config.motion.default)),
+        context_scale=_context_scale(config, chosen("context_scale", 1.0)),
+        frames=chosen("frames", most),
+        fps=chosen("fps", DEFAULT_FPS),
+        width=chosen("width", config.width),
+        height=chosen("height", config.height),
+        fit=options.get("fit", "crop"),
+    )
+    _require(1 <= settings.steps <= config.schedule.num_timesteps, "steps", "1 to 1000", settings.steps)
+    _require(0 <= settings.eta <= 1, "eta", "0 to 1", settings.eta)
+    _require(0 <= settings.guidance_rescale <= 1, "guidance-rescale", "0 to 1", settings.guidance_rescale)
+    _require(1 <= settings.frames <= most, "frames", f"1 to {most}", settings.frames)
+    _require(0.1 <= settings.fps <= 240, "fps", "0.1 to 240", settings.fps)
+    _require(0 <= settings.seed < 2**63, "seed", "0 to 2⁶³ − 1", settings.seed)
+    _require(settings.fit in ("crop", "pad", "stretch"), "fit", "crop, pad or stretch", settings.fit)
+    for name, pixels in (("width", settings.width), ("height", settings.height)):
+        multiple = config.size_multiple
+        nearest = max(multiple, round(pixels / multiple) * multiple)
+        _require(pixels == nearest, name, f"a multiple of {multiple}, such as {nearest}", pixels)
+    return settings
+
+
+def _require(condition: bool, option: str, allowed: str, value: object) -> None:
+    if not condition:
+        raise UsageError(f"--{option} must be {allowed}, not {value}")
+
+
+def _motion(config: ModelConfig, motion: str | int) -> int:
+    """low, medium, high or a raw number → fs."""
+    friendly = {"low": config.motion.low, "medium": config.motion.medium, "high": config.motion.high}
+    if motion in friendly:
+        return friendly[str(motion)]
+    _require(
+        str(motion).isdecimal(),
+        "motion",
+        f"low, medium, high or a whole number ({config.motion.unit}, trained on "
+        f"{config.motion.minimum} to {config.motion.maximum})",
+        motion,
+    )
+    return int(motion)
+
+
+def _context_scale(config: ModelConfig, scale: str | float) -> tuple[float, ...]:
+    """`1.2`, or `7-9:0.8` and several such with commas between → a multiplier per layer."""
+    layers = config.unet.dual_attention_layers
+    scales = [1.0] * layers
+    for part in str(scale).split(","):
+        match = re.fullmatch(r"(?:(\d+)(?:-(\d+))?:)?(\d*\.?\d+)", part.strip())
+        first = int(match[1] or 1) if match else 0
+        last = int(match[2] or match[1] or layers) if match else 0
+        allowed = f"a number, or layers of 1 to {layers} and a number as in 7-9:0.8"
+        _require(1 <= first <= last <= layers, "context-scale", allowed, scale)
+        scales[first - 1 : last] = [float(match[3])] * (last - first + 1) if match else []
+    return tuple(scales)

@@ -1,0 +1,303 @@
+"""Checkpoint files: opened safely, told apart, checked whole, and loaded one component at a time.
+
+Published `.ckpt` (only ever unpickled with `weights_only`) and `.safetensors` files, and our own `.safetensors`,
+which hold our key names and the configuration in their header. Opening a file maps it into memory; a tensor
+takes memory of its own when it is loaded in another type or onto another device.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import pickle
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from dcrafter.config import MODELS, Command, ModelConfig
+from dcrafter.errors import OutputError, WeightsError
+from dcrafter.weights.convert import config_from_tree, to_ours, trailing_ones
+
+HEADER = "dcrafter"  # the entry of a safetensors header that marks a file as ours and holds its configuration
+MAX_NAMES_IN_ERROR = 3
+
+# What published pickles hold beside tensors (training settings). An inert stand-in is unpickled in its place;
+# anything else that is no plain data makes a file unsafe.
+HARMLESS_MODULES = ("omegaconf", "numpy", "pytorch_lightning", "lightning", "lightning_fabric", "typing", "argparse")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An open file whose keys and shapes are those of `config`. `tensors` are mapped, under our names."""
+
+    path: Path
+    config: ModelConfig
+    tensors: Mapping[str, Tensor]
+    assumption: str = ""  # what was taken for granted where keys do not tell, for people to read
+
+    def check(self, model: nn.Module) -> None:
+        """Hold every key and shape against a model's (on the meta device will do), strictly.
+
+        Raises WeightsError naming what is missing, unexpected or of another shape.
+        """
+        expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+        found = {key: tuple(value.shape) for key, value in self.tensors.items()}
+        components = {key.split(".")[0] for key in found}
+        absent = [name for name, _ in model.named_children() if name not in components]
+        complaints = {
+            "has no": [f"{name} at all" for name in absent],
+            "lacks": [key for key in expected if key not in found and key.split(".")[0] not in absent],
+            "has unexpected": [key for key in found if key not in expected],
+            "has other shapes:": [
+                f"{key} is {found[key]}, not {shape}"
+                for key, shape in expected.items()
+                if found.get(key, shape) != shape
+            ],
+        }
+        said = "; ".join(f"{verb} {_some(keys)}" for verb, keys in complaints.items() if keys)
+        if said:
+            raise WeightsError(
+                f"{self.path} is not the {self.config.name} model: it {said}",
+                "A model of another size needs its configuration: --model-config FILE",
+            )
+
+    def load(
+        self, model: nn.Module, component: str, *, device: torch.device, dtype: torch.dtype
+    ) -> Iterator[tuple[int, int]]:
+        """Give a component (a child of the model, by its name) its weights, in that type on that device.
+
+        Yields how many values are loaded, and of how many.
+        """
+        module = model.get_submodule(component)
+        names = {key: f"{component}.{key}" for key in module.state_dict()}
+        total, done = sum(self.tensors[name].numel() for name in names.values()), 0
+        state = {}
+        for key, name in names.items():
+            state[key] = self.tensors[name].to(device=device, dtype=dtype)
+            done += state[key].numel()
+            yield done, total
+        module.load_state_dict(state, strict=True, assign=True)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A name for the file's content, cheap to compute: 64 hexadecimal digits.
+
+        SHA-256 of the size and of 256 blocks spread evenly; a file up to 4 MB is hashed whole.
+        """
+        block, blocks = 16_384, 256
+        size = self.path.stat().st_size
+        digest = hashlib.sha256(str(size).encode())
+        with self.path.open("rb") as file:
+            for i in range(min(blocks, -(-size // block))):
+                file.seek(i * block if size <= block * blocks else i * (size - block) // (blocks - 1))
+                digest.update(file.read(block))
+        return digest.hexdigest()
+
+
+def open_checkpoint(
+    path: Path,
+    *,
+    model: str | None = None,
+    model_config: Path | None = None,
+    command: Command = "animate",
+) -> Checkpoint:
+    """Open a file and tell what it holds. `Checkpoint.check` then holds it against the model, key by key.
+
+    Args:
+        model: the registry name it must be of; None takes what the keys say.
+        model_config: a published YAML or JSON tree, for a checkpoint of unusual size.
+        command: decides between 512 and 512-interp where nothing else does; their keys are the same.
+
+    Raises:
+        WeightsError: the file is missing, damaged, unsafe, or of another model.
+    """
+    raw, header = _read(path)
+    assumption = ""
+    if HEADER in header:
+        config = _config_from_header(path, header[HEADER])
+        tensors = raw
+        if model is not None and model != config.name:
+            raise _mismatch(path, config.name, model)
+    else:
+        named = {key: name for key in raw if (name := to_ours(key)) is not None}
+        tensors = {name: _drop_ones(raw[key], trailing_ones(key)) for key, name in named.items()}
+        if model_config is not None:
+            config = config_from_tree(_read_tree(model_config), model)
+        else:
+            name, assumption = _identify(path, raw, model, command)
+            config = MODELS[name]
+    return Checkpoint(path, config, tensors, assumption)
+
+
+def save_checkpoint(tensors: Mapping[str, Tensor], config: ModelConfig, path: Path) -> None:
+    """Write our own file: contiguous `tensors` under our names, the configuration in the header."""
+    temporary = path.with_name(path.name + ".part")
+    try:
+        save_file(dict(tensors), temporary, metadata={HEADER: json.dumps(config.to_dict())})
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path} ({error.strerror})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# --- files ---------------------------------------------------------------------------------------------------
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors, mapped, and the header's text entries. The content decides the format, not the suffix."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise WeightsError(f"cannot read the checkpoint {path} ({error.strerror})") from error
+    try:
+        if start[8:] == b"{":
+            with safe_open(path, framework="pt") as file:
+                return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        if start.startswith((b"PK", b"\x80")):
+            return _state_dict(_unpickle(path, mmap=start.startswith(b"PK"))), {}
+    except WeightsError:
+        raise
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
+        raise WeightsError(
+            f"the checkpoint {path} is damaged or incomplete ({_first_line(error)})",
+            "Fetch it again, and compare its size with the original's",
+        ) from error
+    hint = " (a Git LFS pointer, not the file itself)" if start.startswith(b"version") else ""
+    raise WeightsError(
+        f"{path} is no checkpoint{hint}", "Give a published .ckpt or .safetensors file, or one of this package's"
+    )
+
+
+def _unpickle(path: Path, mmap: bool) -> Any:
+    # The listing is of names only: nothing is imported or run.
+    found = torch.serialization.get_unsafe_globals_in_checkpoint(path) if mmap else []
+    unsafe = [name for name in found if name.split(".")[0] not in HARMLESS_MODULES]
+    if unsafe:
+        raise _unsafe(path, ", ".join(unsafe[:MAX_NAMES_IN_ERROR]))
+    stand_ins: list[Any] = [(_Inert, name) for name in found]
+    try:
+        with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", mmap=mmap, weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+            raise _unsafe(path, _first_line(error)) from error
+        raise
+
+
+class _Inert:
+    """Takes the place of a pickled object that we have no use for; ignores all it is given."""
+
+    def __new__(cls, *args: object, **kwargs: object) -> _Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+def _state_dict(content: Any) -> dict[str, Tensor]:
+    """A Lightning dict, DeepSpeed's `module` dict or a bare state dict → its tensors."""
+    if isinstance(content, dict):
+        content = content.get("state_dict", content.get("module", content))
+    if not isinstance(content, dict):
+        raise ValueError("it holds no state dict")
+    prefix = "_forward_module."
+    return {
+        key.removeprefix(prefix): value
+        for key, value in content.items()
+        if isinstance(key, str) and isinstance(value, Tensor)
+    }
+
+
+def _drop_ones(tensor: Tensor, ones: int) -> Tensor:
+    """Without so many trailing dimensions of 1; as it is where they are something else, for `_check` to say."""
+    split = tensor.ndim - ones
+    return tensor.reshape(tensor.shape[:split]) if set(tensor.shape[split:]) == {1} else tensor
+
+
+def _read_tree(path: Path) -> Mapping[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise WeightsError(f"cannot read the model configuration {path} ({_first_line(error)})") from error
+    if not isinstance(tree, Mapping):
+        raise WeightsError(f"the model configuration {path} is no YAML or JSON tree")
+    return tree
+
+
+# --- which model -----------------------------------------------------------------------------------------------
+
+
+def _config_from_header(path: Path, text: str) -> ModelConfig:
+    try:
+        return ModelConfig.from_dict(json.loads(text))
+    except (TypeError, ValueError) as error:
+        raise WeightsError(
+            f"the header of {path} is not one this version reads ({_first_line(error)})", "Update dcrafter"
+        ) from error
+
+
+def _candidates(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The registry models that published keys may be of."""
+    if not any(key.startswith("model.diffusion_model.") for key in tensors):
+        return []
+    if any(key.endswith(".attn2.alpha") or ".framestride_embed." in key for key in tensors):
+        return ["256"]
+    if "scale_arr" not in tensors:
+        return ["512", "512-interp", "1024"]
+    base = float(tensors["scale_arr"][-1])
+    return [name for name in ("512", "512-interp", "1024") if abs(MODELS[name].schedule.rescale_base - base) < 0.05]
+
+
+def _identify(
+    path: Path, tensors: Mapping[str, Tensor], model: str | None, command: Command
+) -> tuple[str, str]:
+    """The registry name of a published file, and what had to be assumed."""
+    candidates = _candidates(tensors)
+    if not candidates:
+        raise WeightsError(
+            f"{path} holds no DynamiCrafter model", "Give a published checkpoint, or --model-config with a fine-tune"
+        )
+    if model is not None:
+        if model not in candidates:
+            raise _mismatch(path, " or ".join(candidates), model)
+        return model, ""
+    if len(candidates) == 1:
+        return candidates[0], ""
+    by_name = [name for name in candidates if name in path.name or name.replace("-", "_") in path.name]
+    by_command = [name for name in candidates if command in MODELS[name].commands]
+    chosen = max(by_name, key=len) if by_name else by_command[0]
+    reason = "its name says so" if by_name else f"the command is {command}"
+    return chosen, f"{path.name} may be {' or '.join(candidates)}; taken as {chosen} because {reason}"
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - MAX_NAMES_IN_ERROR
+    return ", ".join(names[:MAX_NAMES_IN_ERROR]) + (f" and {more} more" if more > 0 else "")
+
+
+def _mismatch(path: Path, found: str, wanted: str) -> WeightsError:
+    return WeightsError(f"{path} holds the {found} model, not {wanted}", f"Leave out --model {wanted}, or change it")
+
+
+def _unsafe(path: Path, what: str) -> WeightsError:
+    return WeightsError(
+        f"the checkpoint {path} is unsafe and was not loaded: it would run code ({what})",
+        "Only use weights from people you trust, as safetensors where there is a choice",
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0][:200]

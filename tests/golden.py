@@ -1,0 +1,111 @@
+"""Runs a golden case through the product's own loader and pipeline: tests/data/golden/README.md has the tensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dcrafter.models.clip import clip_pixels, tokenize
+from dcrafter.pipeline import Pipeline, Step
+from dcrafter.sampling.schedule import timesteps
+from dcrafter.settings import resolve
+from dcrafter.weights.checkpoint import open_checkpoint
+
+COMMANDS = {"animate": "animate", "interp": "interpolate", "loop": "loop"}
+
+
+def open_golden(
+    directory: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> Pipeline:
+    """The pipeline of a golden directory's weights."""
+    weights = next(path for path in sorted(directory.glob("model.*")))
+    checkpoint = open_checkpoint(weights, model_config=directory / "config.json")
+    return Pipeline(checkpoint, torch.device(device), dtype)
+
+
+def run_case(
+    directory: str | Path, case: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> dict[str, Tensor]:
+    """Compute every tensor of a case from its first and last frame and its recorded noises.
+
+    Returns the computed tensors under the golden names, float32 or int64, on the CPU.
+    """
+    directory = Path(directory)
+    told = json.loads((directory / f"{case}.json").read_text())
+    recorded = load_file(directory / f"{case}.safetensors")
+    pipe = open_golden(directory, dtype=dtype, device=device)
+    config, model = pipe.config, pipe.model
+    settings = replace(
+        resolve(config, config.commands[0], told["prompt"], 0, {"motion": told["fs"]}),
+        command=COMMANDS[told["mode"]],
+        width=told["width"],
+        height=told["height"],
+        steps=told["steps"],
+        eta=told["eta"],
+        guidance=told["cfg_scale"],
+        image_guidance=told["cfg_image"],
+        guidance_rescale=told["guidance_rescale"],
+        spacing=told["timestep_spacing"],
+    )
+    draws = iter([recorded["encode_noise"], recorded["x_T"], *recorded["step_noise"]])
+    noise = lambda shape: next(draws).reshape(shape)  # noqa: E731
+    first = recorded["first_frame"][None]
+    keyframes = first if told["mode"] == "animate" else torch.stack([first[0], recorded["last_frame"]])
+
+    out: dict[str, Tensor] = {
+        "first_frame": first[0],
+        "last_frame": recorded["last_frame"],
+        "encode_noise": recorded["encode_noise"],
+        "x_T": recorded["x_T"],
+        "step_noise": recorded["step_noise"],
+        "unet_t": recorded["unet_t"],
+        "unet_fs": recorded["unet_fs"],
+        "text_ids": tokenize([told["prompt"]]),
+        "clip_pixels": clip_pixels(first.to(device), config.clip.vision.image_size),
+        "timesteps": torch.tensor(timesteps(settings.spacing, settings.steps)),
+    }
+    with torch.inference_mode():
+        run(pipe._load("image_encoder"))
+        out["clip_image_tokens"] = model.image_encoder(out["clip_pixels"])
+
+        _, conditions = run(pipe.encode(keyframes, settings, noise))
+        out["text_context"], out["uncond_text_context"] = conditions.text, conditions.no_text
+        out["image_context"], out["uncond_image_context"] = conditions.image, conditions.no_image
+        out["concat_latents"] = conditions.concat_latents
+
+        run(pipe._load("unet"))
+        x_T, t, fs = (recorded[name].to(device) for name in ("x_T", "unet_t", "unet_fs"))
+        for name, text, image in (
+            ("unet_cond_out", conditions.text, conditions.image),
+            ("unet_uncond_out", conditions.no_text, conditions.no_image),
+        ):
+            out[name] = model.denoise(x_T, t, text, image, conditions.concat_latents, fs)
+
+        events, out["final_latents"] = run(pipe.sample(conditions, settings, noise))
+        out["pred_x0_trace"] = torch.stack([event.x0 for event in events if isinstance(event, Step)])
+        _, out["decoded"] = run(pipe.decode(out["final_latents"]))
+    computed = {name: tensor.cpu() for name, tensor in out.items()}
+    return {name: t.float() if t.is_floating_point() else t for name, t in computed.items()}
+
+
+def run(generator: Generator[Any, None, Any]) -> tuple[list[Any], Any]:
+    """A generator's events and its return value."""
+    events = []
+    while True:
+        try:
+            events.append(next(generator))
+        except StopIteration as stop:
+            return events, stop.value
+
+
+def relative_error(computed: Tensor, recorded: Tensor) -> float:
+    """‖a − b‖ / ‖b‖"""
+    a, b = computed.double(), recorded.double()
+    return float((a - b).norm() / b.norm().clamp_min(1e-30))
