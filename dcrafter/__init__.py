@@ -1,10 +1,10 @@
 """dcrafter makes a still picture move: DynamiCrafter (Xing et al., ECCV 2024) in PyTorch.
 
-    import dcrafter
+import dcrafter
 
-    pipe = dcrafter.load("512")
-    video = pipe.animate("cat.png", "cat yawning", seed=1)
-    video.save("cat.mp4")
+pipe = dcrafter.load("512")
+video = pipe.animate("cat.png", "cat yawning", seed=1)
+video.save("cat.mp4")
 """
 
 from __future__ import annotations

@@ -184,7 +184,7 @@ def _from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
     made: dict[str, Any] = {}
     for name, value in values.items():
         if is_dataclass(types[name]):
-            value = _from_dict(types[name], value)  # type: ignore[arg-type]
+            value = _from_dict(types[name], value)
         made[name] = tuple(value) if isinstance(value, list) else value
     return kind(**made)
 
@@ -205,9 +205,7 @@ MODELS: dict[str, ModelConfig] = {
         motion=Motion("frame stride", 1, 6, default=3, low=1, medium=3, high=6),
         guidance_rescale=0.0,
         unet=UNetConfig(learnable_image_scale=True),
-        schedule=ScheduleConfig(
-            prediction="eps", zero_terminal_snr=False, rescale_base=1.0, spacing="uniform"
-        ),
+        schedule=ScheduleConfig(prediction="eps", zero_terminal_snr=False, rescale_base=1.0, spacing="uniform"),
         repository="Doubiiu/DynamiCrafter",
     ),
     "512": _512,

@@ -8,7 +8,7 @@ text → image → autoencoder → UNet → autoencoder: the peak is the largest
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Unpack
@@ -181,9 +181,7 @@ class Pipeline:
             logger.warning(opened.assumption)
         return cls(opened, place, kind)
 
-    def animate(
-        self, image: Picture, prompt: str = "", *, seed: int = 0, **options: Unpack[Options]
-    ) -> Video:
+    def animate(self, image: Picture, prompt: str = "", *, seed: int = 0, **options: Unpack[Options]) -> Video:
         """A picture (path, bytes, Pillow image or array) and a prompt → a video that begins from it."""
         return self._video("animate", [image], prompt, seed, options)
 
@@ -193,15 +191,11 @@ class Pipeline:
         """Two pictures → a video from one to the other (paper, section 6)."""
         return self._video("interpolate", [first, last], prompt, seed, options)
 
-    def loop(
-        self, image: Picture, prompt: str = "", *, seed: int = 0, **options: Unpack[Options]
-    ) -> Video:
+    def loop(self, image: Picture, prompt: str = "", *, seed: int = 0, **options: Unpack[Options]) -> Video:
         """A picture → a video that begins and ends with it, to be repeated (paper, section 6)."""
         return self._video("loop", [image], prompt, seed, options)
 
-    def _video(
-        self, command: Command, images: list[Picture], prompt: str, seed: int, options: Options
-    ) -> Video:
+    def _video(self, command: Command, images: list[Picture], prompt: str, seed: int, options: Options) -> Video:
         settings = resolve(self.config, command, prompt, seed, options)
         *_, done = self.generate(images, settings)
         assert isinstance(done, Done)
@@ -232,9 +226,7 @@ class Pipeline:
         yield Done(Video(to_frames(frames[0]), settings.fps, record, latents))
 
     @torch.inference_mode()
-    def encode(
-        self, keyframes: Tensor, settings: Settings, noise: Noise
-    ) -> Iterator[Event]:
+    def encode(self, keyframes: Tensor, settings: Settings, noise: Noise) -> Generator[Event, None, Conditions]:
         """Keyframes (n, 3, H, W) in [-1, 1] → Conditions, as the generator's return value."""
         config, model, device = self.config, self.model, self.device
         yield Encoding("prompt")
@@ -262,9 +254,7 @@ class Pipeline:
         return Conditions(text[:1], text[1:], image[:1], image[1:], concat)
 
     @torch.inference_mode()
-    def sample(
-        self, conditions: Conditions, settings: Settings, noise: Noise
-    ) -> Iterator[Event]:
+    def sample(self, conditions: Conditions, settings: Settings, noise: Noise) -> Generator[Event, None, Tensor]:
         """Conditions → latents (1, C, T, h, w), as the generator's return value."""
         yield from self._load("unet")
         self.model.unet.set_context_scale(settings.context_scale)
@@ -278,21 +268,19 @@ class Pipeline:
             prediction=self.config.schedule.prediction,
             eta=settings.eta,
         )
-        for index, (x0, x) in enumerate(walk, start=1):
-            yield Step(index, len(table), x0)
-        return x
+        for index, sampled in enumerate(walk, start=1):
+            yield Step(index, len(table), sampled.x0)
+        return sampled.x
 
     def denoiser(self, conditions: Conditions, settings: Settings) -> Denoiser:
         """The UNet with its conditions and guidance in place. Needs the unet loaded."""
         c, device = conditions, self.device
-        fs = torch.tensor([settings.motion], device=device)
+        fs = torch.full((1,), settings.motion, device=device)
 
         def denoise(x: Tensor, t: int) -> Tensor:
             def predict(text: Tensor, image: Tensor) -> Tensor:
-                time = torch.tensor([t], device=device)
-                return self._finite(
-                    lambda: self.model.denoise(x, time, text, image, c.concat_latents, fs), "unet"
-                )
+                time = torch.full((1,), t, device=device)
+                return self._finite(lambda: self.model.denoise(x, time, text, image, c.concat_latents, fs), "unet")
 
             conditional = predict(c.text, c.image)
             if settings.image_guidance is not None:
@@ -307,7 +295,7 @@ class Pipeline:
         return denoise
 
     @torch.inference_mode()
-    def decode(self, latents: Tensor) -> Iterator[Event]:
+    def decode(self, latents: Tensor) -> Generator[Event, None, Tensor]:
         """Latents (1, C, T, h, w) → pixels (1, 3, T, H, W) in [-1, 1], as the generator's return value."""
         yield from self._load("autoencoder")
         total = latents.shape[2]
@@ -322,7 +310,8 @@ class Pipeline:
         """Make these components, and only these, take memory on the device."""
         for name, module in self.model.named_children():
             if name not in components:
-                module.to("meta")
+                empty = {key: value.to("meta") for key, value in module.state_dict().items()}
+                module.load_state_dict(empty, assign=True)
         for name in components:
             steps = self.checkpoint.load(self.model, name, device=self.device, dtype=dtype or self.dtype)
             for done, total in steps:

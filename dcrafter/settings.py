@@ -70,9 +70,7 @@ class Settings:
         return values
 
 
-def resolve(
-    config: ModelConfig, command: Command, prompt: str, seed: int, options: Options
-) -> Settings:
+def resolve(config: ModelConfig, command: Command, prompt: str, seed: int, options: Options) -> Settings:
     """Options and a model's defaults → settings. Raises UsageError for values that have no meaning."""
 
     def chosen(name: str, default: Any) -> Any:

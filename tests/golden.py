@@ -21,9 +21,7 @@ from dcrafter.weights.checkpoint import open_checkpoint
 COMMANDS = {"animate": "animate", "interp": "interpolate", "loop": "loop"}
 
 
-def open_golden(
-    directory: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
-) -> Pipeline:
+def open_golden(directory: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Pipeline:
     """The pipeline of a golden directory's weights."""
     weights = next(path for path in sorted(directory.glob("model.*")))
     checkpoint = open_checkpoint(weights, model_config=directory / "config.json")

@@ -36,7 +36,7 @@ class TextEncoder(TextTransformer):  # type: ignore[misc]
             output_dim=config.embed_dim,
         )
         self.attn_mask = None  # made when needed: it is no weight, and would stay behind on the meta device
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.logit_scale = nn.Parameter(torch.full((), math.log(1 / 0.07)))
 
     def forward(self, tokens: Tensor) -> Tensor:
         _, (penultimate,) = self._blocks(tokens, indices=[-2], stop_early=True)
@@ -51,9 +51,7 @@ class TextEncoder(TextTransformer):  # type: ignore[misc]
     def _blocks(self, tokens: Tensor, indices: list[int], stop_early: bool) -> tuple[Tensor, list[Tensor]]:
         x = self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]
         mask = torch.full(2 * x.shape[1:2], -torch.inf, device=x.device, dtype=x.dtype).triu(1)
-        return self.transformer.forward_intermediates(  # type: ignore[no-any-return]
-            x, attn_mask=mask, indices=indices, stop_early=stop_early
-        )
+        return self.transformer.forward_intermediates(x, attn_mask=mask, indices=indices, stop_early=stop_early)
 
 
 class ImageEncoder(VisionTransformer):  # type: ignore[misc]
@@ -93,7 +91,7 @@ def _tokenizer() -> SimpleTokenizer:
 
 def tokenize(texts: list[str], context_length: int = 77) -> Tensor:
     """→ (n, context_length) token ids, padded with 0. What does not fit is cut: see `is_cut`."""
-    return _tokenizer()(texts, context_length)  # type: ignore[no-any-return]
+    return _tokenizer()(texts, context_length)
 
 
 def is_cut(text: str, context_length: int = 77) -> bool:

@@ -32,8 +32,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     k, v = (rearrange(x, "g m (a d) -> g a m d", a=heads) for x in (k, v))
     limit = max(1, MAX_ATTENTION_BATCH // heads)
     parts = [
-        F.scaled_dot_product_attention(*qkv)
-        for qkv in zip(q.split(limit), k.split(limit), v.split(limit), strict=True)
+        F.scaled_dot_product_attention(*qkv) for qkv in zip(*(torch.split(x, limit) for x in (q, k, v)), strict=True)
     ]
     out = parts[0] if len(parts) == 1 else torch.cat(parts)
     return rearrange(out, "g a (s n) d -> (g s) n (a d)", g=frames // shared, s=shared)
@@ -62,9 +61,7 @@ class DualCrossAttention(Attention):
     `context_scale`, the manual control of the paper's figure 2a.
     """
 
-    def __init__(
-        self, dim: int, heads: int, head_channels: int, context_dim: int, learnable_scale: bool
-    ) -> None:
+    def __init__(self, dim: int, heads: int, head_channels: int, context_dim: int, learnable_scale: bool) -> None:
         super().__init__(dim, heads, head_channels, context_dim)
         inner = heads * head_channels
         self.to_k_ip = nn.Linear(context_dim, inner, bias=False)

@@ -16,20 +16,32 @@ from dcrafter.config import UNetConfig
 from dcrafter.models.layers import Attention, DualCrossAttention, TransformerBlock, sinusoidal_embedding
 
 
+class FrameConv(nn.Conv1d):
+    """A convolution over three frames at every position: (B, C, T, n) → the same shape.
+
+    A 3×1 two-dimensional one, of which every device has a fast kernel; the paper's code writes it as 3×1×1.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight[..., None], self.bias, padding=(1, 0))
+
+
 class TemporalConv(nn.Module):
     """Four times [GroupNorm over (C, T, h, w), SiLU, convolution over three frames], one residual around."""
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
         self.norms = nn.ModuleList(nn.GroupNorm(groups, channels) for _ in range(4))
-        self.convs = nn.ModuleList(nn.Conv1d(channels, channels, 3, padding=1) for _ in range(4))
+        self.convs = nn.ModuleList(FrameConv(channels) for _ in range(4))
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
         height = x.shape[-2]
         h = rearrange(x, "(b t) c h w -> b c t (h w)", t=frames)
         for norm, conv in zip(self.norms, self.convs, strict=True):
-            # A 3×1 two-dimensional convolution over (T, h·w) is the 3×1×1 one that the paper's code writes.
-            h = F.conv2d(F.silu(norm(h)), conv.weight[..., None], conv.bias, padding=(1, 0))
+            h = conv(F.silu(norm(h)))
         return x + rearrange(h, "b c t (h w) -> (b t) c h w", h=height)
 
 

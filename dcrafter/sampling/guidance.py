@@ -14,11 +14,7 @@ def guide_multi(
     unconditional: Tensor, image_only: Tensor, conditional: Tensor, image_scale: float, text_scale: float
 ) -> Tensor:
     """Separate scales for picture and text (paper, supplement; arXiv 2211.09800, equation 3)."""
-    return (
-        unconditional
-        + image_scale * (image_only - unconditional)
-        + text_scale * (conditional - image_only)
-    )
+    return unconditional + image_scale * (image_only - unconditional) + text_scale * (conditional - image_only)
 
 
 def rescale_guidance(guided: Tensor, conditional: Tensor, amount: float) -> Tensor:

@@ -1,14 +1,14 @@
 """The diffusion process in numbers: betas, timesteps and the tables a sampler walks.
 
-All tables are float64 on the CPU; samplers take plain numbers from them.
+All tables are NumPy's, in float64; samplers take plain numbers from them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dcrafter.config import Prediction, ScheduleConfig, Spacing
@@ -16,26 +16,31 @@ from dcrafter.config import Prediction, ScheduleConfig, Spacing
 RESCALE_STEPS = 400  # over which the dynamic rescale falls from 1 to its base
 
 
-def alphas_cumprod(config: ScheduleConfig) -> Tensor:
-    """ᾱ_t, (num_timesteps,): squared linear ramp of betas; zero terminal SNR if the model has it."""
-    ramp = torch.linspace(
-        config.beta_start**0.5, config.beta_end**0.5, config.num_timesteps, dtype=torch.float64
-    )
-    alphas_bar = torch.cumprod(1 - ramp**2, dim=0)
-    return zero_terminal_snr(alphas_bar) if config.zero_terminal_snr else alphas_bar
+Table = NDArray[np.float64]
 
 
-def zero_terminal_snr(alphas_bar: Tensor) -> Tensor:
-    """Shift and scale √ᾱ so that the last is 0 and the first is kept (arXiv 2305.08891, algorithm 1)."""
-    root = alphas_bar.sqrt()
+def betas(config: ScheduleConfig) -> Table:
+    """β_t, (num_timesteps,): the squares of a linear ramp; with zero terminal SNR, what that makes of them."""
+    if config.zero_terminal_snr:
+        alphas_bar = alphas_cumprod(config)
+        return 1 - alphas_bar / np.concatenate([[1.0], alphas_bar[:-1]])
+    return np.linspace(config.beta_start**0.5, config.beta_end**0.5, config.num_timesteps) ** 2
+
+
+def alphas_cumprod(config: ScheduleConfig) -> Table:
+    """ᾱ_t, (num_timesteps,). Zero terminal SNR shifts and scales √ᾱ so that the last is 0 and the first is kept
+    (arXiv 2305.08891, algorithm 1)."""
+    alphas_bar = np.cumprod(1 - betas(replace(config, zero_terminal_snr=False)))
+    if not config.zero_terminal_snr:
+        return alphas_bar
+    root = np.sqrt(alphas_bar)
     return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
 
 
-def rescale_factors(config: ScheduleConfig) -> Tensor:
+def rescale_factors(config: ScheduleConfig) -> Table:
     """s_t, (num_timesteps,): what training multiplied x₀ with (dynamic rescale)."""
-    ramp = torch.linspace(1.0, config.rescale_base, RESCALE_STEPS, dtype=torch.float64)
-    rest = torch.full((config.num_timesteps - RESCALE_STEPS,), config.rescale_base, dtype=torch.float64)
-    return torch.cat([ramp, rest])
+    ramp = np.linspace(1.0, config.rescale_base, RESCALE_STEPS)
+    return np.concatenate([ramp, np.full(config.num_timesteps - RESCALE_STEPS, config.rescale_base)])
 
 
 def timesteps(spacing: Spacing, steps: int, num_timesteps: int = 1000) -> list[int]:
@@ -69,7 +74,7 @@ def sampling_steps(config: ScheduleConfig, spacing: Spacing, steps: int) -> list
     """The table that a sampler walks, highest timestep first."""
     ts = timesteps(spacing, steps, config.num_timesteps)
     # The published sampler reads ᾱ in float32, whose last digits its tables keep.
-    alphas = alphas_cumprod(config).float().double().tolist()
+    alphas = alphas_cumprod(config).astype(np.float32).tolist()
     factors = rescale_factors(config).tolist()
     previous = [ts[0], *ts[:-1]]
     table = [

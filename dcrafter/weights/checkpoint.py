@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import pickle
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -32,7 +33,15 @@ MAX_NAMES_IN_ERROR = 3
 
 # What published pickles hold beside tensors (training settings). An inert stand-in is unpickled in its place;
 # anything else that is no plain data makes a file unsafe.
-HARMLESS_MODULES = ("omegaconf", "numpy", "pytorch_lightning", "lightning", "lightning_fabric", "typing", "argparse")
+HARMLESS_MODULES = (
+    "omegaconf",
+    "numpy",
+    "pytorch_lightning",
+    "lightning",
+    "lightning_fabric",
+    "typing",
+    "argparse",
+)
 
 
 @dataclass(frozen=True)
@@ -150,7 +159,7 @@ def save_checkpoint(tensors: Mapping[str, Tensor], config: ModelConfig, path: Pa
         temporary.unlink(missing_ok=True)
 
 
-# --- files ---------------------------------------------------------------------------------------------------
+# --- files ---
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -168,14 +177,15 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return _state_dict(_unpickle(path, mmap=start.startswith(b"PK"))), {}
     except WeightsError:
         raise
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
+    except (SafetensorError, RuntimeError, ValueError, EOFError, OSError) as error:
         raise WeightsError(
             f"the checkpoint {path} is damaged or incomplete ({_first_line(error)})",
             "Fetch it again, and compare its size with the original's",
         ) from error
     hint = " (a Git LFS pointer, not the file itself)" if start.startswith(b"version") else ""
     raise WeightsError(
-        f"{path} is no checkpoint{hint}", "Give a published .ckpt or .safetensors file, or one of this package's"
+        f"{path} is no checkpoint{hint}",
+        "Give a published .ckpt or .safetensors file, or one of this package's",
     )
 
 
@@ -191,9 +201,9 @@ def _unpickle(path: Path, mmap: bool) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", mmap=mmap, weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
-            raise _unsafe(path, _first_line(error)) from error
-        raise
+        if refused := re.search(r"GLOBAL (\S+)", str(error)):
+            raise _unsafe(path, refused[1]) from error
+        raise ValueError("it cannot be unpickled") from error
 
 
 class _Inert:
@@ -237,7 +247,7 @@ def _read_tree(path: Path) -> Mapping[str, Any]:
     return tree
 
 
-# --- which model -----------------------------------------------------------------------------------------------
+# --- which model ---
 
 
 def _config_from_header(path: Path, text: str) -> ModelConfig:
@@ -261,14 +271,13 @@ def _candidates(tensors: Mapping[str, Tensor]) -> list[str]:
     return [name for name in ("512", "512-interp", "1024") if abs(MODELS[name].schedule.rescale_base - base) < 0.05]
 
 
-def _identify(
-    path: Path, tensors: Mapping[str, Tensor], model: str | None, command: Command
-) -> tuple[str, str]:
+def _identify(path: Path, tensors: Mapping[str, Tensor], model: str | None, command: Command) -> tuple[str, str]:
     """The registry name of a published file, and what had to be assumed."""
     candidates = _candidates(tensors)
     if not candidates:
         raise WeightsError(
-            f"{path} holds no DynamiCrafter model", "Give a published checkpoint, or --model-config with a fine-tune"
+            f"{path} holds no DynamiCrafter model",
+            "Give a published checkpoint, or --model-config with a fine-tune",
         )
     if model is not None:
         if model not in candidates:

@@ -1,0 +1,359 @@
+from __future__ import annotations
+
+import builtins
+import json
+import struct
+import sys
+import types
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms
+from safetensors.torch import load_file
+
+from dcrafter.errors import InputError, NumericalError, UsageError
+from dcrafter.media.image import fit_image, open_image, to_frames, to_tensor
+
+GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def saved(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
+    file = BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def noise(width: int, height: int) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def png_without_pixels(width: int, height: int) -> bytes:
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+# The published preprocessing
+
+
+@pytest.mark.parametrize("case", ["dc256/animate", "dc512/animate", "dc512/interpolate", "dc512/multicfg"])
+def test_frames_are_the_golden_ones_exactly(case: str) -> None:
+    facts = json.loads((GOLDEN / f"{case}.json").read_text())
+    tensors = load_file(GOLDEN / f"{case}.safetensors")
+    for name, picture in zip(("first_frame", "last_frame"), facts["images"], strict=False):
+        image = open_image((GOLDEN / case).parent / picture)
+        assert torch.equal(to_tensor(fit_image(image, facts["width"], facts["height"])), tensors[name])
+
+
+@pytest.mark.parametrize(("number", "width", "height"), [(0, 512, 320), (1, 256, 256), (2, 1024, 576)])
+def test_full_size_frames_have_the_golden_sums(number: int, width: int, height: int) -> None:
+    expected = load_file(GOLDEN / "preprocess.safetensors")[f"{number}.model_input_sha"]
+    image = open_image(GOLDEN / f"preprocess_{number}.png")
+    tensor = to_tensor(fit_image(image, width, height)).double()
+    # One pixel off by one would change the sum by 8e-3.
+    assert tensor.sum().item() == pytest.approx(expected[0].item(), abs=1e-3)
+    assert tensor.square().sum().item() == pytest.approx(expected[1].item(), abs=1e-3)
+
+
+# Opening
+
+
+def test_every_kind_of_source_gives_the_same_picture(tmp_path: Path) -> None:
+    picture = noise(5, 3)
+    path = tmp_path / "noise.png"
+    path.write_bytes(saved(picture))
+    pixels = np.asarray(picture)
+    sources = [str(path), path, path.read_bytes(), BytesIO(path.read_bytes()), picture, pixels, pixels / 255]
+    for source in sources:
+        opened = open_image(source)
+        assert opened.mode == "RGB"
+        assert np.array_equal(np.asarray(opened), pixels)
+
+
+def test_arrays_may_have_one_or_four_channels() -> None:
+    grey = np.array([[0, 255]], np.uint8)
+    assert np.asarray(open_image(grey)).tolist() == [[[0, 0, 0], [255, 255, 255]]]
+    assert np.asarray(open_image(grey[..., None])).tolist() == [[[0, 0, 0], [255, 255, 255]]]
+    clear = np.array([[[255, 0, 0, 255], [255, 0, 0, 0]]], np.uint8)
+    assert np.asarray(open_image(clear, background=BLUE)).tolist() == [[[255, 0, 0], [0, 0, 255]]]
+
+
+def test_exif_orientation_is_applied_and_the_source_left_alone() -> None:
+    picture = noise(4, 2)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    turned = open_image(saved(picture, exif=exif))
+    assert np.array_equal(np.asarray(turned), np.rot90(np.asarray(picture), -1))
+
+    source = Image.open(BytesIO(saved(picture, exif=exif)))
+    assert open_image(source).size == (2, 4)
+    assert source.size == (4, 2)
+
+
+def test_damaged_exif_does_not_cost_the_picture() -> None:
+    picture = noise(4, 2)
+    opened = open_image(saved(picture, exif=b"Exif\0\0II*\0garbage, not a directory"))
+    assert np.array_equal(np.asarray(opened), np.asarray(picture))
+
+
+def palette_with_transparency() -> bytes:
+    image = Image.new("P", (2, 1))
+    image.putpalette([*RED, *GREEN])
+    image.putpixel((1, 0), 1)
+    return saved(image, transparency=b"\xff\x00")
+
+
+def rgb_with_transparent_colour() -> bytes:
+    image = Image.new("RGB", (2, 1), RED)
+    image.putpixel((1, 0), GREEN)
+    return saved(image, transparency=GREEN)
+
+
+def rgba() -> bytes:
+    image = Image.new("RGBA", (2, 1), (*RED, 255))
+    image.putpixel((1, 0), (*GREEN, 0))
+    return saved(image)
+
+
+@pytest.mark.parametrize("make", [palette_with_transparency, rgb_with_transparent_colour, rgba])
+def test_transparency_shows_the_background(make: object) -> None:
+    assert np.asarray(open_image(make())).tolist() == [[list(RED), list(WHITE)]]  # type: ignore[operator]
+    assert np.asarray(open_image(make(), background=BLUE)).tolist() == [[list(RED), list(BLUE)]]  # type: ignore[operator]
+
+
+def test_half_transparent_grey_is_mixed_with_the_background() -> None:
+    image = Image.new("LA", (1, 1), (0, 128))
+    assert open_image(saved(image)).getpixel((0, 0)) == (127, 127, 127)
+
+
+def test_wide_greyscale_is_scaled_not_cut_off() -> None:
+    values = np.array([[0, 257, 128 * 257, 65535]], np.uint16)
+    expected = [0, 1, 128, 255]
+    assert np.asarray(open_image(saved(Image.fromarray(values))))[0, :, 0].tolist() == expected
+    assert np.asarray(open_image(saved(Image.fromarray(values), "TIFF")))[0, :, 0].tolist() == expected
+    assert np.asarray(open_image(Image.fromarray(values.astype(np.int32))))[0, :, 0].tolist() == expected
+    unit = (values / 65535).astype(np.float32)
+    assert np.asarray(open_image(saved(Image.fromarray(unit), "TIFF")))[0, :, 0].tolist() == expected
+    assert np.asarray(open_image(Image.fromarray(unit * 255)))[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "HSV"])
+def test_other_colour_modes_keep_their_colours(mode: str) -> None:
+    colour = WHITE if mode in "1L" else RED
+    opened = open_image(Image.new("RGB", (2, 2), colour).convert(mode))
+    assert np.abs(np.asarray(opened).astype(int) - colour).max() <= 1
+
+
+def test_cmyk_jpeg() -> None:
+    opened = open_image(saved(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=95))
+    assert np.abs(np.asarray(opened).astype(int) - RED).max() <= 3
+
+
+def red_green_swapped_profile() -> bytes:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return profile.replace(b"rXYZ", b"tmp.", 1).replace(b"gXYZ", b"rXYZ", 1).replace(b"tmp.", b"gXYZ", 1)
+
+
+def test_embedded_profile_is_converted_to_srgb() -> None:
+    profile = red_green_swapped_profile()
+    opened = open_image(saved(Image.new("RGB", (1, 1), RED), icc_profile=profile))
+    assert np.abs(np.subtract(opened.getpixel((0, 0)), GREEN)).max() <= 1
+    clear = open_image(saved(Image.new("RGBA", (1, 1), (*RED, 0)), icc_profile=profile))
+    assert clear.getpixel((0, 0)) == WHITE  # the background is sRGB already
+
+
+def test_srgb_profile_changes_nothing() -> None:
+    picture = noise(64, 64)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert np.array_equal(np.asarray(open_image(saved(picture, icc_profile=profile))), np.asarray(picture))
+
+
+@pytest.mark.parametrize("profile", [b"no profile", red_green_swapped_profile()[:300]])
+def test_damaged_profile_is_ignored(profile: bytes) -> None:
+    assert open_image(saved(Image.new("RGB", (1, 1), RED), icc_profile=profile)).getpixel((0, 0)) == RED
+
+
+def test_profile_of_another_colour_space_is_ignored() -> None:
+    image = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    opened = open_image(saved(image, "TIFF", icc_profile=red_green_swapped_profile()))
+    assert opened.getpixel((0, 0)) == RED
+
+
+@pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP"])
+def test_an_animation_gives_its_first_frame(format: str) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, BLUE)]
+    options = {"lossless": True} if format == "WEBP" else {}
+    data = saved(frames[0], format, save_all=True, append_images=frames[1:], duration=100, **options)
+    assert open_image(data).getpixel((4, 4)) == RED
+
+
+def test_huge_pictures_are_refused_by_their_header() -> None:
+    limit = Image.MAX_IMAGE_PIXELS
+    for size in ((30_000, 30_000), (12_000, 10_000)):  # Pillow refuses the first and warns of the second
+        with pytest.raises(InputError, match="more than 100 million pixels"):
+            open_image(png_without_pixels(*size))
+    assert limit == Image.MAX_IMAGE_PIXELS
+    with pytest.raises(InputError, match="cannot be decoded"):
+        open_image(png_without_pixels(100, 100))
+    with pytest.raises(InputError, match="million pixels"):
+        open_image(noise(5, 5), max_pixels=24)
+    assert open_image(noise(5, 5), max_pixels=25).size == (5, 5)
+
+
+def test_heic_needs_pillow_heif(monkeypatch: pytest.MonkeyPatch) -> None:
+    heic = b"\0\0\0\x18ftypheic" + bytes(32)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(InputError, match="pip install pillow-heif"):
+        open_image(heic)
+
+    def register() -> None:
+        monkeypatch.setattr(Image, "ID", [*Image.ID, "HEIF"])
+        opener = (lambda file, name: Image.new("RGB", (2, 2), RED), lambda head: head[4:8] == b"ftyp")
+        monkeypatch.setitem(Image.OPEN, "HEIF", opener)
+
+    monkeypatch.setitem(sys.modules, "pillow_heif", types.SimpleNamespace(register_heif_opener=register))
+    assert open_image(heic).getpixel((0, 0)) == RED
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (None, "No such file"),
+        (b"", "empty"),
+        (b"a cat, in words", "not a picture"),
+        (saved(noise(64, 64), "JPEG")[:1500], "cannot be decoded"),
+        (saved(noise(64, 64))[:1500], "cannot be decoded"),
+        (b"\x89PNG\r\n\x1a\n", "cannot be decoded|not a picture"),
+    ],
+)
+def test_bad_files_are_refused_in_one_line(tmp_path: Path, content: bytes | None, complaint: str) -> None:
+    path = tmp_path / "cat.png"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=complaint) as caught:
+        open_image(path)
+    assert str(path) in caught.value.message
+    assert caught.value.advice
+    assert "\n" not in str(caught.value)
+
+
+def test_folders_and_forbidden_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="Is a directory"):
+        open_image(tmp_path)
+
+    def forbidden(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(builtins, "open", forbidden)
+    with pytest.raises(InputError, match=r"Permission denied.*readable"):
+        open_image("cat.png")
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((3, 8, 9), np.uint8),
+        np.zeros(8, np.uint8),
+        np.zeros((0, 8, 3), np.uint8),
+        np.zeros((1, 8, 8, 3), np.uint8),
+        np.zeros((8, 8, 3), np.int64),
+        np.full((8, 8, 3), 200.0),
+        np.full((8, 8, 3), -0.5),
+        np.full((8, 8, 3), np.nan),
+        np.array(["cat"]),
+    ],
+)
+def test_arrays_that_are_no_pictures_are_refused(array: np.ndarray) -> None:
+    with pytest.raises(InputError) as caught:
+        open_image(array)
+    assert caught.value.advice
+
+
+def test_things_that_are_no_pictures_are_refused() -> None:
+    with pytest.raises(InputError, match="NoneType"):
+        open_image(None)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="no pixels"):
+        open_image(Image.new("RGB", (0, 5)))
+
+
+# Fitting
+
+
+@pytest.mark.parametrize(
+    ("source", "frame", "scaled", "corner"),
+    [
+        ((200, 100), (96, 64), (128, 64), (16, 0)),  # too wide: the sides are cut
+        ((100, 200), (96, 64), (96, 192), (0, 64)),  # upright: nothing is padded, top and bottom are cut
+        ((161, 100), (96, 64), (103, 64), (4, 0)),  # 103.04 is rounded down, half of 7 to the even 4
+        ((165, 100), (96, 64), (105, 64), (4, 0)),  # half of 9 to the even 4
+        ((40, 20), (64, 128), (256, 128), (96, 0)),  # a small one is enlarged
+    ],
+)
+def test_crop_covers_the_frame(
+    source: tuple[int, int], frame: tuple[int, int], scaled: tuple[int, int], corner: tuple[int, int]
+) -> None:
+    image = noise(*source)
+    left, top = corner
+    expected = image.resize(scaled, Image.Resampling.BILINEAR)
+    expected = expected.crop((left, top, left + frame[0], top + frame[1]))
+    assert np.array_equal(np.asarray(fit_image(image, *frame)), np.asarray(expected))
+
+
+def test_pad_shows_everything_centred_on_the_background() -> None:
+    pixels = np.asarray(fit_image(Image.new("RGB", (200, 100), RED), 96, 64, "pad", background=BLUE))
+    assert (pixels[8:56] == RED).all()
+    assert (np.concatenate([pixels[:8], pixels[56:]]) == BLUE).all()
+    pixels = np.asarray(fit_image(Image.new("RGB", (1, 500), RED), 96, 64, "pad"))
+    assert (pixels[:, 47:49] == RED).all(axis=(0, 2)).sum() == 1  # thinner than a pixel, yet there
+
+
+def test_stretch_ignores_the_aspect_ratio() -> None:
+    image = noise(200, 100)
+    expected = image.resize((64, 96), Image.Resampling.BILINEAR)
+    assert np.array_equal(np.asarray(fit_image(image, 64, 96, "stretch")), np.asarray(expected))
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+def test_a_picture_of_the_right_size_is_untouched(fit: str) -> None:
+    image = noise(96, 64)
+    assert np.array_equal(np.asarray(fit_image(image, 96, 64, fit)), np.asarray(image))
+
+
+def test_unknown_fits_and_slivers_are_refused() -> None:
+    with pytest.raises(UsageError, match="crop, pad, stretch"):
+        fit_image(noise(4, 4), 4, 4, "cover")
+    with pytest.raises(InputError, match="too narrow"):
+        fit_image(Image.new("RGB", (1, 5000)), 512, 320)
+
+
+# Tensors
+
+
+def test_all_256_values_survive_the_round_trip() -> None:
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
+    tensor = to_tensor(Image.fromarray(values))
+    assert (tensor.dtype, tensor.shape) == (torch.float32, (3, 16, 16))
+    assert (tensor.min(), tensor.max()) == (-1, 1)
+    frames = to_frames(tensor[:, None])
+    assert (frames.dtype, frames.shape) == (np.uint8, (1, 16, 16, 3))
+    assert np.array_equal(frames[0], values)
+
+
+def test_frames_are_rounded_and_clamped() -> None:
+    video = torch.tensor([-3.0, -1 + 1.4 / 127.5, -1 + 1.6 / 127.5, 0.0, 7.0]).expand(3, 1, 1, 5)
+    assert to_frames(video)[0, 0, :, 0].tolist() == [0, 1, 2, 128, 255]
+    assert to_frames(torch.ones(3, 2, 4, 5, dtype=torch.bfloat16)).shape == (2, 4, 5, 3)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nan_and_infinity_never_become_frames(value: float) -> None:
+    with pytest.raises(NumericalError):
+        to_frames(torch.full((3, 1, 2, 2), value))

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from dcrafter.config import MODELS, UNetConfig
+from dcrafter.models.unet import Downsample, FrameConv, TemporalConv, UNet3D
+
+MICRO = UNetConfig(
+    in_channels=6,
+    out_channels=3,
+    model_channels=16,
+    channel_mult=(1, 2),
+    num_res_blocks=1,
+    attention_resolutions=(1, 2),
+    head_channels=8,
+    init_attn_heads=2,
+    context_dim=12,
+    image_tokens_per_frame=2,
+    norm_groups=4,
+)
+
+
+def inputs(frames: int, dtype: torch.dtype = torch.float32, tokens: int | None = None) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    shapes = [(1, 6, frames, 4, 6), (1, 5, 12), (1, tokens or 2 * frames, 12)]
+    x, text, image = (torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
+    return [x, torch.tensor([737]), text, image, torch.tensor([24])]
+
+
+@pytest.fixture
+def unet() -> UNet3D:
+    torch.manual_seed(0)
+    return UNet3D(MICRO).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_runs_in_half_types_near_float32(unet: UNet3D, dtype: torch.dtype) -> None:
+    exact = unet(*inputs(4))
+    out = unet.to(dtype)(*inputs(4, dtype))
+    assert out.dtype == dtype
+    assert float((out.float() - exact).norm() / exact.norm()) < 0.05
+
+
+@pytest.mark.parametrize("frames", [1, 3, 16, 20])
+def test_any_number_of_frames(unet: UNet3D, frames: int) -> None:
+    assert unet(*inputs(frames)).shape == (1, 3, frames, 4, 6)
+
+
+def test_each_frame_sees_its_own_image_tokens_only_where_the_count_says_so(unet: UNet3D) -> None:
+    """With 2·T tokens a frame reads its own two; with any other count all frames read all tokens."""
+    seen: list[tuple[int, ...]] = []
+    layer = unet.dual_attentions()[0].to_k_ip
+    layer.register_forward_hook(lambda module, args, out: seen.append(tuple(args[0].shape)))
+    unet(*inputs(4))
+    unet(*inputs(4, tokens=7))
+    assert seen == [(4, 2, 12), (1, 7, 12)]
+
+
+def test_context_scale_reaches_the_layers_in_the_papers_order() -> None:
+    with torch.device("meta"):
+        full = UNet3D(MODELS["512"].unet)
+    layers = full.dual_attentions()
+    assert len(layers) == MODELS["512"].unet.dual_attention_layers == 16
+    widths = [layer.to_q.in_features for layer in layers]
+    down, up = [320, 320, 640, 640, 1280, 1280], [1280] * 3 + [640] * 3 + [320] * 3
+    assert widths == [*down, 1280, *up]
+    full.set_context_scale([float(i) for i in range(16)])
+    assert [layer.context_scale for layer in layers] == [float(i) for i in range(16)]
+    with pytest.raises(ValueError, match="shorter"):
+        full.set_context_scale([1.0])
+
+
+def test_dual_attention_layers_are_counted_right_for_the_registry() -> None:
+    for config in MODELS.values():
+        with torch.device("meta"):
+            assert len(UNet3D(config.unet).dual_attentions()) == config.unet.dual_attention_layers
+
+
+def test_frame_convolution_is_the_three_by_one_by_one_one() -> None:
+    conv = FrameConv(6)
+    x = torch.randn(2, 6, 5, 12)
+    reference = nn.functional.conv3d(
+        x.unflatten(-1, (3, 4)), conv.weight[..., None, None], conv.bias, padding=(1, 0, 0)
+    )
+    torch.testing.assert_close(conv(x), reference.flatten(-2))
+
+
+def test_temporal_convolution_normalises_each_video_over_all_its_frames() -> None:
+    torch.manual_seed(0)
+    layer = TemporalConv(8, groups=2)
+    one, other = torch.randn(3, 8, 2, 2), 10 * torch.randn(3, 8, 2, 2)
+    together = layer(torch.cat([one, other]), frames=3)
+    torch.testing.assert_close(together[:3], layer(one, frames=3))
+    assert not torch.allclose(layer(one, frames=3)[0], layer(one[:1], frames=1)[0])
+
+
+def test_published_structure() -> None:
+    """Where the published model changes size, and attention at the first three of its four levels."""
+    with torch.device("meta"):
+        full = UNet3D(MODELS["256"].unet)
+    encoder = [isinstance(block, Downsample) for block in full.encoder]
+    assert encoder == [False, False, True] * 3 + [False, False]
+    assert len(full.decoder) == 12
+    assert [block.up is not None for block in full.decoder] == [False, False, True] * 3 + [False] * 3
+    assert [block.spatial is not None for block in full.decoder] == [False] * 3 + [True] * 9
+
+
+def test_micro_sizes_reach_everything() -> None:
+    """Nothing is hard-coded: another width, depth and context run too."""
+    config = replace(MICRO, model_channels=32, context_dim=20, transformer_depth=2, learnable_image_scale=True)
+    x, t, _, _, fs = inputs(4)
+    unet = UNet3D(config)
+    assert unet(x, t, torch.randn(1, 3, 20), torch.randn(1, 8, 20), fs).shape == (1, 3, 4, 4, 6)
+    assert len(unet.dual_attentions()) == config.dual_attention_layers

@@ -1,0 +1,45 @@
+"""The whole full-size pipeline on CUDA tensors that hold no data.
+
+Shapes, types and devices are real: a tensor left on the CPU, or in another type, raises.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from golden import run
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from dcrafter.config import MODELS
+from dcrafter.models.dynamicrafter import DynamiCrafter
+from dcrafter.pipeline import Pipeline
+from dcrafter.settings import resolve
+from dcrafter.weights.checkpoint import Checkpoint
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["256", "512", "1024"])
+def test_every_step_of_the_full_size_pipeline(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = MODELS[name]
+    # Whether values are finite cannot be asked of values that are not there.
+    monkeypatch.setattr(Pipeline, "_finite", lambda self, compute, *components: compute())
+    with FakeTensorMode():
+        shapes = DynamiCrafter.on_meta(config).state_dict()
+        weights = {key: torch.empty(value.shape, device="cpu") for key, value in shapes.items()}
+        pipe = Pipeline(Checkpoint(Path("none"), config, weights), torch.device("cuda"), dtype)
+        settings = resolve(config, "animate", "a cat", 0, {"steps": 1})
+        keyframes = torch.empty(1, 3, config.height, config.width)
+
+        _, conditions = run(pipe.encode(keyframes, settings, torch.randn))
+        _, latents = run(pipe.sample(conditions, settings, torch.randn))
+        used = {parameter.dtype for parameter in pipe.model.unet.parameters()}
+        _, frames = run(pipe.decode(latents[:, :, :2]))
+
+    assert {value.device.type for value in vars(conditions).values()} == {"cuda"}
+    assert used == {dtype}
+    assert latents.device.type == "cuda"
+    assert latents.shape == (1, 4, 16, config.height // 8, config.width // 8)
+    assert frames.shape == (1, 3, 2, config.height, config.width)
+    assert frames.device.type == "cpu"

@@ -1,0 +1,303 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import sys
+import types
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dcrafter.config import MODELS
+from dcrafter.errors import WeightsError
+from dcrafter.models.dynamicrafter import DynamiCrafter
+from dcrafter.weights.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def published(golden: Path) -> dict[str, torch.Tensor]:
+    """The 512 family's tensors under the published names."""
+    return load_file(golden / "dc512" / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def tree(golden: Path) -> Path:
+    return golden / "dc512" / "config.json"
+
+
+@pytest.fixture(scope="module")
+def reference(golden: Path, tree: Path) -> Checkpoint:
+    return open_checkpoint(golden / "dc512" / "model.safetensors", model_config=tree)
+
+
+def assert_same(opened: Checkpoint, reference: Checkpoint) -> None:
+    assert opened.config == reference.config
+    opened.check(DynamiCrafter.on_meta(opened.config))
+    assert set(opened.tensors) == set(reference.tensors)
+    assert all(torch.equal(opened.tensors[key], reference.tensors[key]) for key in reference.tensors)
+
+
+@pytest.mark.parametrize("wrapping", ["lightning", "bare", "deepspeed"])
+def test_pickled_checkpoints_however_they_are_wrapped(
+    wrapping: str, tmp_path: Path, published: dict[str, torch.Tensor], tree: Path, reference: Checkpoint
+) -> None:
+    content: dict[str, Any] = {
+        "lightning": {"state_dict": published, "epoch": 3, "callbacks": {"a": [1, 2.0, None]}},
+        "bare": published,
+        "deepspeed": {"module": {f"_forward_module.{key}": value for key, value in published.items()}},
+    }[wrapping]
+    torch.save(content, tmp_path / "model.ckpt")
+    assert_same(open_checkpoint(tmp_path / "model.ckpt", model_config=tree), reference)
+
+
+def test_old_pickles_without_a_zip_open_too(
+    tmp_path: Path, published: dict[str, torch.Tensor], tree: Path, reference: Checkpoint
+) -> None:
+    torch.save(published, tmp_path / "model.ckpt", _use_new_zipfile_serialization=False)
+    assert_same(open_checkpoint(tmp_path / "model.ckpt", model_config=tree), reference)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.float8_e5m2], ids=str)
+def test_any_float_type_is_read(
+    dtype: torch.dtype, tmp_path: Path, published: dict[str, torch.Tensor], tree: Path
+) -> None:
+    save_file({key: value.to(dtype) for key, value in published.items()}, tmp_path / "model.safetensors")
+    opened = open_checkpoint(tmp_path / "model.safetensors", model_config=tree)
+    model = DynamiCrafter.on_meta(opened.config)
+    *_, last = opened.load(model, "projector", device=torch.device("cpu"), dtype=torch.float32)
+    assert last == (sum(p.numel() for p in model.projector.parameters()),) * 2
+    expected = published["image_proj_model.proj_in.bias"].to(dtype).float()
+    torch.testing.assert_close(model.projector.proj_in.bias, torch.nn.Parameter(expected, requires_grad=False))
+
+
+def test_settings_objects_in_a_pickle_are_inert(
+    tmp_path: Path, published: dict[str, torch.Tensor], tree: Path, reference: Checkpoint, monkeypatch: Any
+) -> None:
+    """A Lightning file with an omegaconf object in it opens without omegaconf, and without running its code."""
+    module = types.ModuleType("omegaconf.dictconfig")
+
+    class DictConfig:
+        def __init__(self) -> None:
+            self._content = {"lr": 1e-5}
+
+        def __setstate__(self, state: object) -> None:
+            raise AssertionError("this must not run")
+
+    DictConfig.__module__, DictConfig.__qualname__ = module.__name__, "DictConfig"
+    module.DictConfig = DictConfig  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "omegaconf", types.ModuleType("omegaconf"))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    torch.save({"state_dict": published, "hyper_parameters": DictConfig()}, tmp_path / "model.ckpt")
+    monkeypatch.undo()
+    assert_same(open_checkpoint(tmp_path / "model.ckpt", model_config=tree), reference)
+
+
+class Attack:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        return (os.mkdir, (str(self.marker),))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, zipped: bool) -> None:
+    marker = tmp_path / "ran"
+    content = {"state_dict": {"x": torch.zeros(1)}, "extra": Attack(marker)}
+    torch.save(content, tmp_path / "model.ckpt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(WeightsError, match="unsafe"):
+        open_checkpoint(tmp_path / "model.ckpt")
+    assert not marker.exists()
+
+
+def test_a_plain_pickle_is_refused(tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    (tmp_path / "model.ckpt").write_bytes(pickle.dumps(Attack(marker)))
+    with pytest.raises(WeightsError):
+        open_checkpoint(tmp_path / "model.ckpt")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "no checkpoint"),
+        (b"hello, this is text", "no checkpoint"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
+        (b"PK\x03\x04 not really a zip file", "damaged"),
+        (b"\x80\x02 not really a pickle", "damaged"),
+        ((10**15).to_bytes(8, "little") + b'{"x":', "damaged"),
+        ((2).to_bytes(8, "little") + b"{]", "damaged"),
+    ],
+)
+def test_what_is_no_checkpoint_is_said_to_be_none(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "model.ckpt").write_bytes(content)
+    with pytest.raises(WeightsError, match=said):
+        open_checkpoint(tmp_path / "model.ckpt")
+
+
+@pytest.mark.parametrize("name", ["dc256/model.ckpt", "dc512/model.safetensors"])
+def test_truncated_files(golden: Path, tmp_path: Path, name: str) -> None:
+    whole = (golden / name).read_bytes()
+    for part in (0.01, 0.5, 0.999):
+        (tmp_path / "model").write_bytes(whole[: int(len(whole) * part)])
+        with pytest.raises(WeightsError, match="damaged"):
+            open_checkpoint(tmp_path / "model")
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.ckpt", tmp_path):
+        with pytest.raises(WeightsError, match="cannot read"):
+            open_checkpoint(path)
+
+
+def test_a_zip_without_a_checkpoint(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "model.ckpt", "w") as file:
+        file.writestr("readme.txt", "nothing")
+    with pytest.raises(WeightsError, match="damaged"):
+        open_checkpoint(tmp_path / "model.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("missing", r"lacks unet\.conv_out\.bias"),
+        ("unexpected", r"has unexpected unet\.something\.weight"),
+        ("shape", r"projector\.proj_in\.bias is \(3,\), not \(32,\)"),
+        ("no clip", "has no text_encoder at all, image_encoder at all"),
+    ],
+)
+def test_keys_that_do_not_fit_are_named(
+    change: str, said: str, tmp_path: Path, published: dict[str, torch.Tensor], tree: Path
+) -> None:
+    tensors = dict(published)
+    if change == "missing":
+        del tensors["model.diffusion_model.out.2.bias"]
+    elif change == "unexpected":
+        tensors["model.diffusion_model.something.weight"] = torch.zeros(1)
+    elif change == "shape":
+        tensors["image_proj_model.proj_in.bias"] = torch.zeros(3)
+    else:
+        tensors = {k: v for k, v in tensors.items() if not k.startswith(("cond_stage_model", "embedder"))}
+    save_file(tensors, tmp_path / "model.safetensors")
+    opened = open_checkpoint(tmp_path / "model.safetensors", model_config=tree)
+    with pytest.raises(WeightsError, match=said):
+        opened.check(DynamiCrafter.on_meta(opened.config))
+
+
+def meta_published(golden: Path, manifest: str, base: float | None) -> dict[str, torch.Tensor]:
+    """The published keys at full size, each a single stored value, so that a file of them stays small."""
+    shapes = json.loads((golden / f"manifest_{manifest}.json").read_text())
+    tensors = {key: torch.zeros(()).expand(shape) for key, shape in shapes.items()}
+    tensors.pop("scale_arr", None)
+    return tensors if base is None else tensors | {"scale_arr": torch.linspace(1, base, 1400)}
+
+
+@pytest.mark.parametrize(
+    ("file", "manifest", "base", "model", "command", "taken"),
+    [
+        ("model.ckpt", "256", None, None, "animate", "256"),
+        ("model.ckpt", "512", 0.3, None, "animate", "1024"),
+        ("model.ckpt", "512", 0.7, None, "animate", "512"),
+        ("model.ckpt", "512", 0.7, None, "loop", "512-interp"),
+        ("model.ckpt", "512", 0.7, "512-interp", "animate", "512-interp"),
+        ("dynamicrafter_512_interp_v1_bf16.ckpt", "512", None, None, "animate", "512-interp"),
+        ("dynamicrafter_1024_v1_bf16.ckpt", "512", None, None, "animate", "1024"),
+    ],
+)
+def test_published_files_tell_their_model(
+    golden: Path,
+    tmp_path: Path,
+    file: str,
+    manifest: str,
+    base: float | None,
+    model: str | None,
+    command: Any,
+    taken: str,
+) -> None:
+    torch.save(meta_published(golden, manifest, base), tmp_path / file)
+    opened = open_checkpoint(tmp_path / file, model=model, command=command)
+    assert opened.config == MODELS[taken]
+    opened.check(DynamiCrafter.on_meta(opened.config))
+    keys_decide = manifest == "256" or base == 0.3 or model is not None
+    assert bool(opened.assumption) != keys_decide
+
+
+def test_another_model_than_the_one_asked_for_is_named(golden: Path, tmp_path: Path) -> None:
+    torch.save(meta_published(golden, "512", 0.3), tmp_path / "model.ckpt")
+    with pytest.raises(WeightsError, match="holds the 1024 model, not 256"):
+        open_checkpoint(tmp_path / "model.ckpt", model="256")
+
+
+def test_something_else_entirely(tmp_path: Path) -> None:
+    save_file({"weight": torch.zeros(3)}, tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match="no DynamiCrafter model"):
+        open_checkpoint(tmp_path / "model.safetensors")
+
+
+def test_our_own_file_carries_its_configuration(tmp_path: Path, reference: Checkpoint) -> None:
+    path = tmp_path / "mine.safetensors"
+    save_checkpoint(reference.tensors, replace(reference.config, name="mine"), path)
+    opened = open_checkpoint(path)
+    assert_same(replace(opened, config=replace(opened.config, name="512")), reference)
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.safetensors"]
+    with pytest.raises(WeightsError, match="holds the mine model, not 256"):
+        open_checkpoint(path, model="256")
+
+
+def test_a_header_of_a_later_version_is_said_to_be_one(tmp_path: Path) -> None:
+    save_file({"x": torch.zeros(1)}, tmp_path / "m.safetensors", metadata={"dcrafter": '{"name": "a", "new": 1}'})
+    with pytest.raises(WeightsError, match="Update dcrafter"):
+        open_checkpoint(tmp_path / "m.safetensors")
+
+
+def test_a_component_loads_alone_in_the_type_asked_for(reference: Checkpoint) -> None:
+    model = DynamiCrafter.on_meta(reference.config)
+    for _ in reference.load(model, "autoencoder", device=torch.device("cpu"), dtype=torch.bfloat16):
+        pass
+    assert {p.dtype for p in model.autoencoder.parameters()} == {torch.bfloat16}
+    assert {p.device.type for p in model.autoencoder.parameters()} == {"cpu"}
+    assert {p.device.type for p in model.unet.parameters()} == {"meta"}
+
+
+def test_the_fingerprint_follows_the_content(tmp_path: Path, reference: Checkpoint) -> None:
+    def fingerprint(content: bytes) -> str:
+        (tmp_path / "file").write_bytes(content)
+        return replace(reference, path=tmp_path / "file").fingerprint
+
+    large = os.urandom(6_000_000)
+    assert fingerprint(large) == fingerprint(large)
+    assert fingerprint(large) != fingerprint(large + b"x")
+    assert fingerprint(large) != fingerprint(large[:-1] + bytes([large[-1] ^ 1]))
+    assert fingerprint(large) != fingerprint(bytes([large[0] ^ 1]) + large[1:])
+    small = io.BytesIO(large[:100_000]).read()
+    assert fingerprint(small) != fingerprint(small[:50_000] + bytes([small[50_000] ^ 1]) + small[50_001:])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model": {}}, "not a DynamiCrafter one"),
+        ("a text", "no YAML or JSON tree"),
+        (("temporal_conv", False), "expected: temporal_conv"),
+        (("use_relative_position", True), "no use_relative_position"),
+    ],
+)
+def test_configuration_trees_of_other_models_are_refused(
+    golden: Path, tmp_path: Path, tree: Path, change: Any, said: str
+) -> None:
+    content = json.loads(tree.read_text())
+    if isinstance(change, tuple):
+        content["model"]["params"]["unet_config"]["params"][change[0]] = change[1]
+    else:
+        content = change
+    (tmp_path / "config.yaml").write_text(json.dumps(content))
+    with pytest.raises(WeightsError, match=said):
+        open_checkpoint(golden / "dc512" / "model.safetensors", model_config=tmp_path / "config.yaml")
