@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from golden import open_golden
+from PIL import Image
+
+import dcrafter
+from dcrafter.config import MODELS
+from dcrafter.errors import InputError, NumericalError, UsageError, WeightsError
+from dcrafter.media.video import read_settings, read_video
+from dcrafter.pipeline import Decoding, Done, Encoding, Loading, Pipeline, Step, kept_frames, seeded_noise
+from dcrafter.settings import Options, resolve
+
+QUICK: Options = {"steps": 1, "width": 64, "height": 64, "guidance": 1.0}
+
+
+@pytest.fixture
+def pipe(golden: Path) -> Pipeline:
+    return open_golden(golden / "dc256")
+
+
+def test_a_photograph_becomes_a_playable_video(pipe: Pipeline, cat: Path, tmp_path: Path) -> None:
+    video = pipe.animate(cat, "cat yawning", seed=1, **QUICK)
+    assert video.frames.shape == (16, 64, 64, 3)
+    assert video.frames.dtype == np.uint8
+    path = video.save(tmp_path / "cat.mp4")
+    frames, fps = read_video(path)
+    assert frames.shape == (16, 64, 64, 3)
+    assert fps == 8
+    settings = read_settings(path)
+    assert settings == video.settings
+    assert settings["prompt"] == "cat yawning"
+    assert settings["seed"] == 1
+    assert settings["images"] == ["cat.png"]
+    assert settings["version"] == dcrafter.__version__
+    assert len(settings["checkpoint"]) == 64
+    assert str(cat.parent) not in str(settings)
+    assert read_settings(video.save(tmp_path / "bare.mp4", metadata=False)) is None
+
+
+def test_a_seed_means_a_video(pipe: Pipeline, cat: Path) -> None:
+    one, again, other = (pipe.animate(cat, "cat", seed=seed, **QUICK) for seed in (1, 1, 2))
+    assert torch.equal(one.latents, again.latents)
+    assert np.array_equal(one.frames, again.frames)
+    assert not torch.allclose(one.latents, other.latents)
+
+
+def test_pictures_may_be_paths_images_or_arrays(pipe: Pipeline, cat: Path) -> None:
+    image = Image.open(cat).convert("RGB")
+    sources: list[Any] = [cat, str(cat), cat.read_bytes(), image, np.asarray(image)]
+    first, *rest = (pipe.animate(source, "cat", **QUICK).latents for source in sources)
+    assert all(torch.equal(first, latents) for latents in rest)
+
+
+def test_events_come_in_the_order_of_the_work(pipe: Pipeline, cat: Path) -> None:
+    settings = resolve(pipe.config, "animate", "cat", 0, QUICK | {"steps": 3})
+    events = list(pipe.generate([cat], settings))
+    others = [event for event in events if not isinstance(event, Loading)]
+    assert [e.what for e in others if isinstance(e, Encoding)] == ["prompt", "picture", "frames"]
+    assert [(e.index, e.total) for e in others if isinstance(e, Step)] == [(1, 3), (2, 3), (3, 3)]
+    assert [(e.frame, e.total) for e in others if isinstance(e, Decoding)] == [(i, 16) for i in range(1, 17)]
+    assert isinstance(events[-1], Done)
+    loaded = list(dict.fromkeys(e.component for e in events if isinstance(e, Loading)))
+    assert loaded == ["text_encoder", "image_encoder", "projector", "autoencoder", "unet"]
+    finished = [e for e in events if isinstance(e, Loading) and e.done == e.total]
+    assert [e.component for e in finished] == [*loaded, "autoencoder"]
+
+
+def test_one_component_at_a_time_holds_memory(pipe: Pipeline, cat: Path) -> None:
+    """The image tower and its projector count as one."""
+    holding = set()
+    for event in pipe.generate([cat], resolve(pipe.config, "animate", "cat", 0, QUICK)):
+        if not isinstance(event, Loading):
+            children = pipe.model.named_children()
+            holding.add(tuple(n for n, m in children if not next(m.parameters()).is_meta))
+    assert holding - {()} == {
+        ("text_encoder",),
+        ("image_encoder", "projector"),
+        ("autoencoder",),
+        ("unet",),
+    }
+
+
+def test_noise_is_drawn_in_the_promised_order(pipe: Pipeline, cat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = []
+
+    def recording(seed: int) -> Callable[[tuple[int, ...]], torch.Tensor]:
+        draw = seeded_noise(seed)
+        return lambda shape: shapes.append(shape) or draw(shape)  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr("dcrafter.pipeline.seeded_noise", recording)
+    pipe.animate(cat, "cat", **QUICK | {"steps": 2, "eta": 0.0})
+    video = (1, 4, 16, 8, 8)
+    assert shapes == [(1, 4, 8, 8), video, video, video]
+    shapes.clear()
+    pipe.config = replace(pipe.config, commands=("loop",))
+    pipe.loop(cat, "cat", **QUICK)
+    assert shapes == [(2, 4, 8, 8), video, video]
+
+
+def test_a_component_that_overflows_is_run_once_more_in_float32(
+    golden: Path, cat: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipe = open_golden(golden / "dc256", dtype=torch.bfloat16)
+    decode = pipe.model.decode
+
+    def overflowing(latents: torch.Tensor) -> torch.Tensor:
+        out = decode(latents)
+        in_half = pipe.model.autoencoder.quant_conv.weight.dtype != torch.float32
+        return out * torch.inf if in_half else out
+
+    monkeypatch.setattr(pipe.model, "decode", overflowing)
+    with caplog.at_level(logging.WARNING):
+        video = pipe.animate(cat, "cat", **QUICK)
+    assert caplog.text.count("going on in float32") == 1
+    assert video.frames.std() > 0
+    assert {p.dtype for p in pipe.model.autoencoder.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("part", ["encode_text", "encode_image", "encode_frames", "denoise", "decode"])
+def test_values_that_are_not_finite_never_get_out(
+    pipe: Pipeline, cat: Path, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = getattr(pipe.model, part)
+    monkeypatch.setattr(pipe.model, part, lambda *args: whole(*args) * torch.nan)
+    with pytest.raises(NumericalError, match="NaN"):
+        pipe.animate(cat, "cat", **QUICK)
+
+
+def test_interpolation_and_loops(golden: Path) -> None:
+    checkpoint_dir = golden / "dc512"
+    pipe = Pipeline.from_pretrained(
+        "512-interp",
+        checkpoint=checkpoint_dir / "model.safetensors",
+        model_config=checkpoint_dir / "config.json",
+        device="cpu",
+        dtype="float32",
+    )
+    first, last = (checkpoint_dir / f"interpolate_input{i}.png" for i in (0, 1))
+    options = QUICK | {"width": 96}
+    between = pipe.interpolate(first, last, "a smiling girl", **options)
+    assert between.frames.shape == (16, 64, 96, 3)
+    assert between.settings["images"] == ["interpolate_input0.png", "interpolate_input1.png"]
+    loop = pipe.loop(first, "a smiling girl", **options)
+    assert loop.frames.shape == (15, 64, 96, 3)
+    with pytest.raises(UsageError, match="does not animate"):
+        pipe.animate(first, "", **options)
+
+
+@pytest.mark.parametrize(
+    ("command", "frames", "kept"),
+    [
+        ("animate", 16, list(range(16))),
+        ("animate", 4, [0, 5, 10, 15]),
+        ("animate", 1, [0]),
+        ("interpolate", 2, [0, 15]),
+        ("loop", 15, list(range(15))),
+        ("loop", 5, [0, 3, 6, 9, 12]),
+    ],
+)
+def test_fewer_frames_are_taken_evenly_from_those_sampled(command: Any, frames: int, kept: list[int]) -> None:
+    settings = resolve(MODELS["tiny"], command, "", 0, {"frames": frames})
+    assert kept_frames(16, settings) == kept
+
+
+def test_a_prompt_that_is_cut_is_said_to_be(pipe: Pipeline, cat: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        pipe.animate(cat, "very " * 80 + "happy cat", **QUICK)
+    assert "longer than the 75 tokens" in caplog.text
+
+
+def test_an_unreadable_picture_is_said_before_any_weights_are_read(pipe: Pipeline, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="none"):
+        pipe.animate(tmp_path / "none.png", "cat")
+    assert next(pipe.model.text_encoder.parameters()).is_meta
+
+
+def test_weights_that_are_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DCRAFTER_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *args: None)
+    with pytest.raises(WeightsError, match="no model for animate"):
+        dcrafter.load()
+    with pytest.raises(WeightsError, match="--offline"):
+        dcrafter.load("512", offline=True)
+    with pytest.raises(UsageError, match="no model 42"):
+        dcrafter.load("42")
+    with pytest.raises(UsageError, match="does not loop"):
+        dcrafter.load("512", command="loop")
+
+
+@pytest.mark.parametrize(("name", "value"), [("device", "abacus"), ("dtype", "int8")])
+def test_devices_and_types_that_do_not_exist(name: str, value: str) -> None:
+    with pytest.raises(UsageError, match=value):
+        dcrafter.load("512", **{name: value})

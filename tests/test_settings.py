@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from dcrafter.config import MODELS, ModelConfig
+from dcrafter.errors import UsageError
+from dcrafter.settings import resolve
+
+
+def test_what_is_left_out_follows_the_model() -> None:
+    old = resolve(MODELS["256"], "animate", "", 0, {})
+    new = resolve(MODELS["1024"], "animate", "", 0, {"steps": None, "fps": None})
+    assert (old.width, old.height, old.motion, old.spacing, old.guidance_rescale) == (256, 256, 3, "uniform", 0.0)
+    assert (new.width, new.height, new.motion, new.spacing) == (1024, 576, 10, "uniform_trailing")
+    assert (new.steps, new.eta, new.guidance, new.guidance_rescale, new.fps) == (50, 1.0, 7.5, 0.7, 8)
+    assert new.frames == 16
+    assert resolve(MODELS["512-interp"], "loop", "", 0, {}).frames == 15
+
+
+def test_high_motion_is_a_high_stride_or_a_low_rate() -> None:
+    def raw(model: str, motion: str | int) -> int:
+        command = MODELS[model].commands[0]
+        return resolve(MODELS[model], command, "", 0, {"motion": motion}).motion
+
+    assert raw("256", "high") > raw("256", "medium") > raw("256", "low")
+    for model in ("512", "1024", "512-interp", "tiny"):
+        assert raw(model, "high") < raw(model, "medium") < raw(model, "low")
+        assert raw(model, 7) == raw(model, "7") == 7
+
+
+@pytest.mark.parametrize(
+    ("scale", "expected"),
+    [
+        ("1.2", [1.2] * 16),
+        (0.5, [0.5] * 16),
+        ("7-9:0.8", [1.0] * 6 + [0.8] * 3 + [1.0] * 7),
+        ("16:0", [1.0] * 15 + [0.0]),
+        ("1-2:2, 3:.5", [2.0, 2.0, 0.5] + [1.0] * 13),
+    ],
+)
+def test_context_scale_by_layers(scale: Any, expected: list[float]) -> None:
+    settings = resolve(MODELS["512"], "animate", "", 0, {"context_scale": scale})
+    assert list(settings.context_scale) == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"steps": 0},
+        {"steps": 1001},
+        {"eta": 1.5},
+        {"guidance_rescale": -0.1},
+        {"frames": 17},
+        {"fps": 0},
+        {"width": 500},
+        {"height": 0},
+        {"fit": "squeeze"},
+        {"motion": "wild"},
+        {"motion": "-3"},
+        {"context_scale": "7-19:0.8"},
+        {"context_scale": "9-7:0.8"},
+        {"context_scale": "much"},
+    ],
+)
+def test_values_without_a_meaning_name_their_option(options: Any) -> None:
+    (name,) = options
+    with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} must be"):
+        resolve(MODELS["512"], "animate", "", 0, options)
+
+
+def test_a_size_that_does_not_fit_comes_with_one_that_does() -> None:
+    with pytest.raises(UsageError, match="multiple of 64, such as 512"):
+        resolve(MODELS["512"], "animate", "", 0, {"width": 500})
+
+
+def test_settings_are_plain_values() -> None:
+    plain = resolve(MODELS["256"], "animate", "a cat", 3, {"context_scale": "2:0.5"}).to_dict()
+    assert json.loads(json.dumps(plain)) == plain
+    assert resolve(MODELS["256"], "animate", "a cat", 3, {}).to_dict()["context_scale"] == 1.0
+
+
+@pytest.mark.parametrize("config", MODELS.values(), ids=str)
+def test_a_configuration_survives_a_header(config: ModelConfig) -> None:
+    assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    with pytest.raises(TypeError, match="UNetConfig has no field depth"):
+        ModelConfig.from_dict(config.to_dict() | {"unet": {"depth": 3}})
