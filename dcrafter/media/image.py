@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, get_args
 
 import numpy as np
 import torch
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from dcrafter.errors import InputError, NumericalError, UsageError
+from dcrafter.settings import Fit
 
 ImageSource = str | Path | bytes | BinaryIO | Image.Image | NDArray[Any]
 Colour = tuple[int, int, int]
 
 MAX_PIXELS = 100_000_000  # 400 MB decoded
-FITS = ("crop", "pad", "stretch")
 
 _ADVICE: dict[type[OSError], str] = {
     FileNotFoundError: "Check the path",
@@ -44,7 +44,7 @@ def open_image(
     Raises InputError if the source cannot be read or has more than `max_pixels` pixels. The header tells
     that, before anything is decoded; files of more than 179 million pixels Pillow refuses in any case.
     """
-    name = str(source) if isinstance(source, str | Path) else "The input"
+    name = str(source) if isinstance(source, str | Path) else "the input"
     too_large = InputError(
         f"{name} has more than {max_pixels / 1e6:g} million pixels",
         "Scale it down first; the model works on small frames",
@@ -65,7 +65,7 @@ def open_image(
         except Exception as error:  # decoders raise nearly anything on damaged data
             if isinstance(error, OSError) and error.strerror:  # it came from the system
                 advice = _ADVICE.get(type(error), "")
-                raise InputError(f"Cannot read {name}: {error.strerror}", advice) from error
+                raise InputError(f"cannot read {name}: {error.strerror}", advice) from error
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"{name} cannot be decoded: {reason}", "The file is damaged or incomplete") from error
 
@@ -86,7 +86,7 @@ def _opened(source: ImageSource, name: str) -> Iterator[Image.Image]:
         yield _identify(BytesIO(source.read()), name)
     else:
         raise InputError(
-            f"A picture cannot be made of {type(source).__name__}",
+            f"a picture cannot be made of {type(source).__name__}",
             "Give a path, bytes, a binary file, a Pillow image or a NumPy array",
         )
 
@@ -116,13 +116,13 @@ def _identify(file: BinaryIO, name: str) -> Image.Image:
 def _from_array(array: NDArray[Any]) -> Image.Image:
     """(H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8 or floats in 0…1."""
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or array.size == 0:
-        raise InputError(f"An array of shape {array.shape} is not a picture", "Give (H, W, 3), (H, W, 4) or (H, W, 1)")
+        raise InputError(f"an array of shape {array.shape} is not a picture", "Give (H, W, 3), (H, W, 4) or (H, W, 1)")
     if np.issubdtype(array.dtype, np.floating):
         if not (array.min() >= -1e-3 and array.max() <= 1 + 1e-3):  # written so that NaN fails too
-            raise InputError("An array of floats must lie in 0…1", "Divide by 255, or give uint8")
+            raise InputError("an array of floats must lie in 0…1", "Divide by 255, or give uint8")
         array = np.rint(array.astype(np.float32).clip(0, 1) * 255).astype(np.uint8)
     elif array.dtype != np.uint8:
-        raise InputError(f"An array of {array.dtype} is not a picture", "Give uint8, or floats in 0…1")
+        raise InputError(f"an array of {array.dtype} is not a picture", "Give uint8, or floats in 0…1")
     return Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array)
 
 
@@ -182,8 +182,8 @@ def fit_image(
 
     Raises UsageError for another `fit`, InputError for a picture too narrow to be scaled.
     """
-    if fit not in FITS:
-        raise UsageError(f"There is no fit {fit!r}", f"Choose one of {', '.join(FITS)}")
+    if fit not in get_args(Fit):
+        raise UsageError(f"there is no fit {fit!r}", f"Choose one of {', '.join(get_args(Fit))}")
     size = (width, height)
     wider = image.width * height >= width * image.height
     if fit != "stretch" and wider == (fit == "crop"):
@@ -192,7 +192,7 @@ def fit_image(
         size = (width, max(1, image.height * width // image.width))
     if size[0] * size[1] > MAX_PIXELS:
         raise InputError(
-            f"A picture of {image.width}x{image.height} pixels is too narrow to fill {width}x{height}",
+            f"a picture of {image.width}x{image.height} pixels is too narrow to fill {width}x{height}",
             "Crop it first, or use --fit pad",
         )
     canvas = Image.new("RGB", (width, height), background)
@@ -214,7 +214,7 @@ def to_frames(video: torch.Tensor) -> NDArray[np.uint8]:
     video = video.detach().float().cpu()
     if not video.isfinite().all():
         raise NumericalError(
-            "The decoded video holds NaN or infinite values",
+            "the decoded video holds NaN or infinite values",
             "The weights may be damaged, or not those of this model",
         )
     frames = ((video + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

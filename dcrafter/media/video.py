@@ -60,7 +60,7 @@ def format_of(path: str | Path, wanted: str | None = None) -> str:
     for name, suffixes in FORMATS.items():
         if name == wanted or (wanted is None and suffix in suffixes):
             return name
-    problem = f"There is no format {wanted!r}" if wanted else f"The name {Path(path).name!r} tells no format"
+    problem = f"there is no format {wanted!r}" if wanted else f"the name {Path(path).name!r} tells no format"
     raise UsageError(problem, f"Choose one of {', '.join(FORMATS)} with -f, or a suffix like .mp4")
 
 
@@ -91,14 +91,14 @@ def write_video(
     path = Path(path)
     format = format_of(path, format)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or frames.size == 0:
-        raise InputError(f"Frames must be uint8 (T, H, W, 3), not {frames.dtype} {frames.shape}")
+        raise InputError(f"frames must be uint8 (T, H, W, 3), not {frames.dtype} {frames.shape}")
     fastest = 50 if format == "gif" else 240  # a GIF counts in hundredths of a second, and players refuse 1
     if not 0.1 <= fps <= fastest:
         raise UsageError(f"{fps} frames per second is out of range", f"A {format} takes 0.1 to {fastest}")
     if format not in _DEFAULT_CODEC and (codec, crf) != (None, None):
-        raise UsageError(f"The format {format} has neither codec nor crf", "They belong to mp4 and webm")
+        raise UsageError(f"the format {format} has neither codec nor crf", "They belong to mp4 and webm")
     if crf is not None and not 0 <= crf <= 63:
-        raise UsageError(f"A crf of {crf} is out of range", "It goes from 0 (best) to 63; 18 looks lossless")
+        raise UsageError(f"a crf of {crf} is out of range", "It goes from 0 (best) to 63; 18 looks lossless")
     comment = None if settings is None else json.dumps(settings)  # plain ASCII, safe in every container
     with _replacing(path, format, overwrite) as temporary:
         if format in _DEFAULT_CODEC:
@@ -136,7 +136,7 @@ def check_output(path: Path, format: str, overwrite: bool = False) -> None:
 def encode_video(frames: Frames, format: str, **options: Any) -> bytes:
     """The file that `write_video` would write with the same options, for pipes, in which nobody can seek."""
     if format == "frames":
-        raise UsageError("A folder of frames cannot go to a pipe", "Choose another format with -f")
+        raise UsageError("a folder of frames cannot go to a pipe", "Choose another format with -f")
     with TemporaryDirectory() as folder:
         return write_video(frames, Path(folder) / "video", format=format, **options).read_bytes()
 
@@ -173,7 +173,7 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, av.error.FFmpegError) as error:
         advice = "Check the folder's permissions and free space, or write elsewhere with -o"
-        raise OutputError(f"Cannot write {path}: {_reason(error)}", advice) from error
+        raise OutputError(f"cannot write {path}: {_reason(error)}", advice) from error
 
 
 def _verify(path: Path, frames: Frames, fps: float) -> None:
@@ -181,12 +181,12 @@ def _verify(path: Path, frames: Frames, fps: float) -> None:
     try:
         shown = [(frame.shape, seconds) for frame, seconds in _stored_frames(path)]
     except InputError as error:
-        raise OutputError("The video was written but does not read back", "Is the disk full?") from error
+        raise OutputError("the video was written but does not read back", "Is the disk full?") from error
     right_time = abs(sum(seconds for _, seconds in shown) * fps - len(frames)) < 0.5
     # A still shrinks to one picture, and in APNG and WebP it has no duration.
     right_time |= len(shown) == 1 and bool((frames == frames[0]).all())
     if not right_time or {shape for shape, _ in shown} != {frames.shape[1:]}:
-        raise OutputError("The video reads back with another length or size", "Is the disk full?")
+        raise OutputError("the video reads back with another length or size", "Is the disk full?")
 
 
 def _write_av(
@@ -215,7 +215,7 @@ def _write_av(
             context.open()
         except (ValueError, TypeError, av.error.FFmpegError) as error:
             advice = f"Choose one of {', '.join(CODECS)}, or another video encoder that PyAV has"
-            raise UsageError(f"The codec {codec!r} cannot write {format} here", advice) from error
+            raise UsageError(f"the codec {codec!r} cannot write {format} here", advice) from error
         for frame in frames:
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(
                 format="yuv420p",
@@ -321,7 +321,7 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except Exception as error:  # decoders raise nearly anything on damaged data
         advice = "Give a complete video, or a folder of numbered PNGs"
-        raise InputError(f"Cannot read {path}: {_reason(error)}", advice) from error
+        raise InputError(f"cannot read {path}: {_reason(error)}", advice) from error
 
 
 def _reason(error: Exception) -> str:

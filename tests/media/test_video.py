@@ -405,7 +405,7 @@ def test_bad_videos_are_refused_in_one_line(tmp_path: Path, content: bytes | Non
     if content is not None:
         path.write_bytes(content)
     for read in (read_video, read_settings):
-        with pytest.raises(InputError, match=r"Cannot read .*cat\.mp4") as caught:
+        with pytest.raises(InputError, match=r"cannot read .*cat\.mp4") as caught:
             read(path)
         assert caught.value.advice
         assert "\n" not in str(caught.value)

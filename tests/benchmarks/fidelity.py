@@ -1,0 +1,44 @@
+"""Relative errors of every golden case in float32, bfloat16 and float16, on this machine's CPU.
+
+    python tests/benchmarks/fidelity.py [DEVICE]
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import load_file
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from golden import relative_error, run_case
+
+GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+CASES = [("dc256", "animate"), ("dc512", "animate"), ("dc512", "interpolate"), ("dc512", "multicfg")]
+GROUPS = {
+    "CLIP pixels and contexts": ["clip_pixels", "clip_image_tokens", "text_context", "image_context"],
+    "image latents": ["concat_latents"],
+    "one evaluation": ["unet_cond_out", "unet_uncond_out"],
+    "sampled latents": ["pred_x0_trace", "final_latents"],
+    "decoded": ["decoded"],
+}
+
+
+def main() -> None:
+    device = sys.argv[1] if len(sys.argv) > 1 else "cpu"
+    table = Table("case", "type", *GROUPS, title="‖computed − recorded‖ / ‖recorded‖, the largest of each group")
+    for family, case in CASES:
+        recorded = load_file(GOLDEN / family / f"{case}.safetensors")
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            computed = run_case(GOLDEN / family, case, dtype=dtype, device=device)
+            errors = [max(relative_error(computed[n], recorded[n]) for n in names) for names in GROUPS.values()]
+            table.add_row(f"{family} {case}", str(dtype)[6:], *(f"{error:.1e}" for error in errors))
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    main()
