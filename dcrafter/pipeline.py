@@ -15,26 +15,24 @@ from typing import Any, Unpack
 
 import numpy as np
 import torch
-from PIL.Image import Image
 from torch import Tensor
 
 from dcrafter import __version__
 from dcrafter.config import Command
 from dcrafter.errors import NumericalError, UsageError
-from dcrafter.media.image import fit_image, open_image, to_frames, to_tensor
+from dcrafter.media.image import ImageSource, fit_image, open_image, to_frames, to_tensor
 from dcrafter.media.video import write_video
 from dcrafter.models.clip import is_cut, tokenize
 from dcrafter.models.dynamicrafter import DynamiCrafter, detail_guidance
 from dcrafter.sampling.ddim import Denoiser, ddim
 from dcrafter.sampling.guidance import guide, guide_multi, rescale_guidance
 from dcrafter.sampling.schedule import sampling_steps
-from dcrafter.settings import Options, Settings, resolve
+from dcrafter.settings import DTYPES, Options, Settings, resolve
 from dcrafter.weights import hub
 from dcrafter.weights.checkpoint import Checkpoint, open_checkpoint
 
 logger = logging.getLogger(__name__)
 
-Picture = str | Path | bytes | Image | np.ndarray
 Noise = Callable[[tuple[int, ...]], Tensor]
 """Draws standard normal noise of a shape, on the CPU. The order of draws is a promise: the posterior of each
 keyframe together, then x_T, then one a step."""
@@ -181,27 +179,27 @@ class Pipeline:
             logger.warning(opened.assumption)
         return cls(opened, place, kind)
 
-    def animate(self, image: Picture, prompt: str = "", *, seed: int = 0, **options: Unpack[Options]) -> Video:
+    def animate(self, image: ImageSource, prompt: str = "", *, seed: int = 0, **options: Unpack[Options]) -> Video:
         """A picture (path, bytes, Pillow image or array) and a prompt → a video that begins from it."""
         return self._video("animate", [image], prompt, seed, options)
 
     def interpolate(
-        self, first: Picture, last: Picture, prompt: str = "", *, seed: int = 0, **options: Unpack[Options]
+        self, first: ImageSource, last: ImageSource, prompt: str = "", *, seed: int = 0, **options: Unpack[Options]
     ) -> Video:
         """Two pictures → a video from one to the other (paper, section 6)."""
         return self._video("interpolate", [first, last], prompt, seed, options)
 
-    def loop(self, image: Picture, prompt: str = "", *, seed: int = 0, **options: Unpack[Options]) -> Video:
+    def loop(self, image: ImageSource, prompt: str = "", *, seed: int = 0, **options: Unpack[Options]) -> Video:
         """A picture → a video that begins and ends with it, to be repeated (paper, section 6)."""
         return self._video("loop", [image], prompt, seed, options)
 
-    def _video(self, command: Command, images: list[Picture], prompt: str, seed: int, options: Options) -> Video:
+    def _video(self, command: Command, images: list[ImageSource], prompt: str, seed: int, options: Options) -> Video:
         settings = resolve(self.config, command, prompt, seed, options)
         *_, done = self.generate(images, settings)
         assert isinstance(done, Done)
         return done.video
 
-    def generate(self, images: list[Picture], settings: Settings) -> Iterator[Event]:
+    def generate(self, images: list[ImageSource], settings: Settings) -> Iterator[Event]:
         """Events up to `Done`. Images: one, or two for interpolate.
 
         Raises:
@@ -363,13 +361,14 @@ def choose_device(device: str) -> torch.device:
 
 def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """auto is float16 on a GPU; on a CPU bfloat16 if it multiplies that in hardware, else float32."""
-    kinds = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
     if dtype == "auto":
         if device.type != "cpu":
             return torch.float16
         abilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
         native = abilities.get("avx512_bf16") or abilities.get("amx_bf16")
         return torch.bfloat16 if native else torch.float32
-    if dtype not in kinds:
-        raise UsageError(f"there is no type {dtype}", f"Choose among auto, {', '.join(kinds)}")
-    return kinds[dtype]
+    if dtype not in DTYPES:
+        raise UsageError(f"there is no type {dtype}", f"Choose among auto, {', '.join(DTYPES)}")
+    kind = getattr(torch, dtype)
+    assert isinstance(kind, torch.dtype)
+    return kind

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
 from dcrafter.config import Command, ModelConfig, Spacing
 from dcrafter.errors import UsageError
@@ -18,6 +18,18 @@ Fit = Literal["crop", "pad", "stretch"]
 DEFAULT_STEPS = 50
 DEFAULT_GUIDANCE = 7.5
 DEFAULT_FPS = 8.0
+DEFAULT_ETA = 1.0
+
+DTYPES = ("float32", "float16", "bfloat16")
+# Each format of a result with the suffixes that mean it, the usual one first. "frames" is a folder of numbered PNGs.
+FORMATS: dict[str, tuple[str, ...]] = {
+    "mp4": (".mp4", ".m4v"),
+    "webm": (".webm",),
+    "gif": (".gif",),
+    "webp": (".webp",),
+    "apng": (".apng", ".png"),
+    "frames": (".frames",),
+}
 
 
 class Options(TypedDict, total=False):
@@ -90,7 +102,7 @@ def resolve(config: ModelConfig, command: Command, prompt: str, seed: int, optio
         seed=seed,
         steps=chosen("steps", DEFAULT_STEPS),
         spacing=config.schedule.spacing,
-        eta=chosen("eta", 1.0),
+        eta=chosen("eta", DEFAULT_ETA),
         guidance=chosen("guidance", DEFAULT_GUIDANCE),
         image_guidance=options.get("image_guidance"),
         guidance_rescale=chosen("guidance_rescale", config.guidance_rescale),
@@ -108,7 +120,9 @@ def resolve(config: ModelConfig, command: Command, prompt: str, seed: int, optio
     _require(1 <= settings.frames <= most, "frames", f"1 to {most}", settings.frames)
     _require(0.1 <= settings.fps <= 240, "fps", "0.1 to 240", settings.fps)
     _require(0 <= settings.seed < 2**63, "seed", "0 to 2⁶³ − 1", settings.seed)
-    _require(settings.fit in ("crop", "pad", "stretch"), "fit", "crop, pad or stretch", settings.fit)
+    _require(settings.fit in get_args(Fit), "fit", " or ".join(get_args(Fit)), settings.fit)
+    for name, scale in (("guidance", settings.guidance), ("image-guidance", settings.image_guidance)):
+        _require(scale is None or abs(scale) <= 1000, name, "-1000 to 1000", scale)
     for name, pixels in (("width", settings.width), ("height", settings.height)):
         multiple = config.size_multiple
         nearest = max(multiple, round(pixels / multiple) * multiple)

@@ -7,15 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, get_args
+from typing import TYPE_CHECKING, Any, BinaryIO, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from dcrafter.errors import InputError, NumericalError, UsageError
 from dcrafter.settings import Fit
+
+if TYPE_CHECKING:
+    import torch
 
 ImageSource = str | Path | bytes | BinaryIO | Image.Image | NDArray[Any]
 Colour = tuple[int, int, int]
@@ -203,6 +205,8 @@ def fit_image(
 
 def to_tensor(image: Image.Image) -> torch.Tensor:
     """An RGB image as the model's input: float32 (3, H, W) in [-1, 1]."""
+    import torch  # here, so that a picture that cannot be read is said to be so before torch's seconds
+
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float() / 127.5 - 1
 
 
@@ -217,5 +221,5 @@ def to_frames(video: torch.Tensor) -> NDArray[np.uint8]:
             "the decoded video holds NaN or infinite values",
             "The weights may be damaged, or not those of this model",
         )
-    frames = ((video + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    frames = ((video + 1) * 127.5).round().clamp(0, 255).byte()
     return np.ascontiguousarray(frames.permute(1, 2, 3, 0).numpy())

@@ -26,18 +26,10 @@ from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from dcrafter.errors import InputError, OutputError, UsageError
+from dcrafter.settings import FORMATS
 
 Frames = NDArray[np.uint8]
 
-# Each format with the suffixes that mean it, the usual one first. "frames" is a folder of numbered PNGs.
-FORMATS: dict[str, tuple[str, ...]] = {
-    "mp4": (".mp4", ".m4v"),
-    "webm": (".webm",),
-    "gif": (".gif",),
-    "webp": (".webp",),
-    "apng": (".apng", ".png"),
-    "frames": (".frames",),
-}
 # Each codec with PyAV's encoder and its options; a lower CRF is better.
 CODECS: dict[str, tuple[str, dict[str, str]]] = {
     "h264": ("libx264", {"crf": "18"}),

@@ -24,7 +24,8 @@ def betas(config: ScheduleConfig) -> Table:
     if config.zero_terminal_snr:
         alphas_bar = alphas_cumprod(config)
         return 1 - alphas_bar / np.concatenate([[1.0], alphas_bar[:-1]])
-    return np.linspace(config.beta_start**0.5, config.beta_end**0.5, config.num_timesteps) ** 2
+    ramp: Table = np.linspace(config.beta_start**0.5, config.beta_end**0.5, config.num_timesteps)
+    return ramp**2
 
 
 def alphas_cumprod(config: ScheduleConfig) -> Table:

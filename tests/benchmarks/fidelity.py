@@ -1,6 +1,6 @@
 """Relative errors of every golden case in float32, bfloat16 and float16, on this machine's CPU.
 
-    python tests/benchmarks/fidelity.py [DEVICE]
+python tests/benchmarks/fidelity.py [DEVICE]
 """
 
 from __future__ import annotations

@@ -1,0 +1,94 @@
+"""`dcrafter`: the commands, and the one place where exceptions become a line of advice and an exit status."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import traceback
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from dcrafter import __version__
+from dcrafter.cli import animate
+from dcrafter.cli.console import logger
+from dcrafter.errors import DCrafterError, OutOfMemoryError
+
+INTERRUPTED = 130
+
+
+class PlainGroup(TyperGroup):
+    """Lists the commands in plain text: importing what draws the boxes of their own help takes half as long again."""
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values | {"rich_markup_mode": None})
+
+
+app = typer.Typer(
+    cls=PlainGroup,
+    invoke_without_command=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def dcrafter(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", metavar="", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Make a still picture move, with DynamiCrafter (Xing et al., ECCV 2024)."""
+    if context.invoked_subcommand is None:
+        print(context.get_help(), file=sys.stderr)
+        raise typer.Exit(2)
+
+
+app.command(epilog=animate.EXAMPLES)(animate.animate)
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run a command line, by default the process's own, and exit with its status."""
+    try:
+        status = app(arguments, prog_name="dcrafter", standalone_mode=False) or 0
+    except typer.TyperException as error:
+        status = error.exit_code
+        context = getattr(error, "ctx", None)
+        advice = f"See {context.command_path} --help" if context else ""
+        _complain(error.format_message().replace("Value error, ", ""), advice)
+    except Exception as error:
+        if logger.isEnabledFor(logging.DEBUG):
+            traceback.print_exc()
+        told = _told(error)
+        status = told.exit_status
+        _complain(told.message, told.advice)
+    if status == INTERRUPTED:  # typer's word for KeyboardInterrupt
+        _complain("interrupted")
+    sys.exit(status)
+
+
+def _told(error: Exception) -> DCrafterError:
+    """What to tell about an exception: itself if it is ours."""
+    if isinstance(error, DCrafterError):
+        return error
+    kind, said = type(error).__name__, str(error)
+    if kind in ("MemoryError", "OutOfMemoryError") or re.search("out of memory|can't allocate memory", said):
+        return OutOfMemoryError(
+            "not enough memory", "Smaller --width and --height help, --dtype float16, or closing other programs"
+        )
+    return DCrafterError(f"unexpected {kind}: {said}", "Run again with -v for its traceback")
+
+
+def _complain(message: str, advice: str = "") -> None:
+    """An error on one line of stderr."""
+    stop = "" if not advice or message.endswith((".", "?")) else "."
+    print("dcrafter:", *f"{message}{stop} {advice}".split(), file=sys.stderr)

@@ -1,0 +1,158 @@
+"""What the user sees: results on stdout, everything else on stderr, as bars on a terminal and as lines elsewhere."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from dcrafter.pipeline import Event, Video
+
+logger = logging.getLogger("dcrafter")
+
+
+class Console:
+    """One command's words to its user."""
+
+    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
+        """`quiet` leaves errors only; `verbose` lets the libraries' warnings through, and `app.main`'s tracebacks."""
+        self.quiet = quiet
+        self.is_terminal = sys.stderr.isatty()
+        logger.setLevel(logging.DEBUG if verbose else logging.WARNING)
+        logger.handlers = [_Warnings(logging.CRITICAL if quiet else logging.NOTSET)]
+        if not verbose:
+            warnings.simplefilter("ignore")
+            logging.getLogger().addHandler(logging.NullHandler())  # else Python prints what nobody handles
+            os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # has a handler of its own; reads this at import
+        if quiet:
+            os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+    def say(self, text: str) -> None:
+        """A line on stderr, unless quiet."""
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def result(self, text: str) -> None:
+        """A line on stdout, at once. A file name that is no valid Unicode comes out as it is."""
+        self.result_bytes((text + "\n").encode(sys.stdout.encoding, "surrogateescape"))
+
+    def result_json(self, **values: Any) -> None:
+        self.result(json.dumps(values))
+
+    def result_bytes(self, content: bytes) -> None:
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+
+    @contextmanager
+    def status(self, text: str) -> Iterator[None]:
+        """A spinner while the block runs, on a terminal."""
+        if self.quiet or not self.is_terminal:
+            yield
+            return
+        from rich.console import Console as RichConsole
+
+        with RichConsole(stderr=True).status(text):
+            yield
+
+    def follow(self, events: Iterable[Event], steps: int) -> Video:
+        """Show a generation's progress; returns its video."""
+        from dcrafter.pipeline import Decoding, Done, Loading, Step
+
+        with self._view() as view:
+            for event in events:
+                if isinstance(event, Loading):
+                    view.show("loading", event.done, event.total, event.component.replace("_", " "))
+                    if event.component == "unet" and event.done == event.total:
+                        view.show("sampling", 0, steps)  # the time of the first step counts
+                elif isinstance(event, Step):
+                    view.show("sampling", event.index, event.total)
+                elif isinstance(event, Decoding):
+                    view.show("decoding", event.frame, event.total)
+                elif isinstance(event, Done):
+                    return event.video
+        raise AssertionError("a generation ends with Done")
+
+    @contextmanager
+    def _view(self) -> Iterator[_View]:
+        if self.quiet or not self.is_terminal:
+            yield _Lines(self)
+            return
+        bars = _Bars()
+        with bars.progress:
+            yield bars
+
+
+class _View(Protocol):
+    def show(self, phase: str, done: int, total: int, what: str = "") -> None: ...
+
+
+_LINES = {"loading": 1, "sampling": 10, "decoding": 4}
+
+
+class _Lines:
+    """A line when a phase begins, then as many more as _LINES says."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.line = ("", 0)
+        self.since = 0.0
+
+    def show(self, phase: str, done: int, total: int, what: str = "") -> None:
+        if done == 0:
+            self.since = time.monotonic()
+            return
+        line = (phase, _LINES[phase] * done // total)
+        if line == self.line or (phase == "loading" == self.line[0]):
+            return
+        self.line = line
+        if phase == "loading":
+            self.console.say("loading")
+            return
+        left = (time.monotonic() - self.since) / done * (total - done)
+        estimate = f", {_clock(left)} left" if phase == "sampling" and done < total else ""
+        self.console.say(f"{phase} {done}/{total}{estimate}")
+
+
+class _Bars:
+    """A bar a phase, with the time that is left."""
+
+    def __init__(self) -> None:
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[count]}"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=RichConsole(stderr=True),
+            redirect_stdout=False,
+            speed_estimate_period=3600,  # a single step may take minutes
+        )
+        self.tasks: dict[str, TaskID] = {}
+
+    def show(self, phase: str, done: int, total: int, what: str = "") -> None:
+        if phase not in self.tasks:
+            self.tasks[phase] = self.progress.add_task(f"{phase:8}", total=total, count="")
+            self.progress.advance(self.tasks[phase], 0)  # where the estimate begins, so that one step is enough
+        count = f"{what} {total / 1e6:.1f} M values" if what else f"{done}/{total}"
+        self.progress.update(self.tasks[phase], completed=done, total=total, count=count)
+
+
+class _Warnings(logging.Handler):
+    """Our own warnings, one line each, on what is stderr at that moment: bars put theirs in its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"dcrafter: {self.format(record)}", file=sys.stderr, flush=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"

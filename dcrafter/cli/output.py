@@ -1,0 +1,138 @@
+"""Where a command's results go and under which names. What can be refused is refused before the work."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dcrafter.cli.options import STDIO, Request
+from dcrafter.errors import OutputError, UsageError
+from dcrafter.media.video import check_output, encode_video, format_of, write_video
+from dcrafter.settings import FORMATS, Settings
+
+if TYPE_CHECKING:
+    from dcrafter.pipeline import Video
+
+DEFAULT_FORMAT = "mp4"
+
+
+class Output:
+    """One file that `-o` names, standard output, or a folder in which names are free: cat.mp4, cat-2.mp4, …"""
+
+    def __init__(self, request: Request, results: int) -> None:
+        """Raises UsageError where `-o`, `-f` and the number of results do not go together."""
+        self.request = request
+        self.format = request.format or DEFAULT_FORMAT
+        self.to_stdout = request.output == STDIO
+        self.folder = Path(request.output or "")
+        self.file: Path | None = None
+        self._taken: set[Path] = set()  # by earlier results of this run
+        if self.to_stdout:
+            self._check_stdout(results)
+            return
+        suffix_format = next((f for f, suffixes in FORMATS.items() if self.folder.suffix.lower() in suffixes), None)
+        if request.output is None or request.output.endswith(("/", os.sep)):
+            return
+        if os.path.isdir(self.folder) and (results > 1 or (request.format or suffix_format) != "frames"):
+            return
+        if results > 1:
+            if suffix_format:
+                raise UsageError(
+                    f"{self.folder} names one file, but there will be {results}", "Give a folder, with / at its end"
+                )
+            return
+        self.file = self.folder
+        self.format = format_of(self.file, request.format)
+        if suffix_format not in (None, self.format):
+            raise UsageError(f"{self.file} is no name for {self.format}", "Change its suffix, or leave out -f")
+
+    def _check_stdout(self, results: int) -> None:
+        if results > 1:
+            raise UsageError(f"stdout takes one result, not {results}", "Give a folder with -o")
+        if self.request.json:
+            raise UsageError("stdout cannot take both the video and --json", "Leave out one of them")
+        if self.format == "frames":
+            raise UsageError("a folder of frames cannot go to stdout", "Choose another format with -f")
+        if sys.stdout.isatty():
+            raise UsageError("a terminal cannot show a video's bytes", "Send them to a file or another program")
+
+    def plan(self, stem: str) -> Path:
+        """The name for the next result. Raises OutputError if nothing could be written there."""
+        if self.to_stdout:
+            return Path(STDIO)
+        path = self.file or next(path for path in self._names(stem) if self._is_free(path))
+        check_output(path, self.format, self.request.overwrite)
+        self._taken.add(path)
+        return path
+
+    def _names(self, stem: str) -> Iterator[Path]:
+        suffix = FORMATS[self.format][0]
+        yield self.folder / f"{stem}{suffix}"
+        for number in itertools.count(2):
+            yield self.folder / f"{stem}-{number}{suffix}"
+
+    def _is_free(self, path: Path) -> bool:
+        return path not in self._taken and (self.request.overwrite or not os.path.lexists(path))
+
+    def try_encoding(self, settings: Settings) -> None:
+        """Writes one black frame somewhere temporary: codec and options that do not work fail now, not at the end."""
+        frame = np.zeros((1, settings.height, settings.width, 3), np.uint8)
+        with TemporaryDirectory() as folder:
+            write_video(
+                frame,
+                Path(folder) / "trial",
+                format=self.format,
+                fps=settings.fps,
+                codec=self.request.codec,
+                crf=self.request.crf,
+            )
+
+    def encode(self, video: Video) -> bytes:
+        """A video as the bytes of a file."""
+        settings = None if self.request.no_metadata else video.settings
+        return encode_video(
+            video.frames,
+            self.format,
+            fps=video.fps,
+            settings=settings,
+            codec=self.request.codec,
+            crf=self.request.crf,
+        )
+
+    def save(self, video: Video, path: Path, stem: str) -> Path:
+        """Writes a video under its planned name, or the next free one if somebody else was faster."""
+        claims = self.file is None and not self.request.overwrite
+        while claims and not _claim(path, folder=self.format == "frames"):
+            path = self.plan(stem)
+        try:
+            return video.save(
+                path,
+                format=self.format,
+                codec=self.request.codec,
+                crf=self.request.crf,
+                overwrite=claims or self.request.overwrite,
+                metadata=not self.request.no_metadata,
+            )
+        except BaseException:
+            if claims:
+                path.rmdir() if path.is_dir() else path.unlink()
+            raise
+
+
+def _claim(path: Path, folder: bool) -> bool:
+    """Makes an empty file or folder if there is nothing of this name; tells whether it did."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir() if folder else path.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise OutputError(f"cannot write {path} ({error.strerror})", "Write elsewhere with -o") from error
+    return True

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import io
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from cli.running import Outcome, Run
+
+from dcrafter.cli.app import main
+
+
+@pytest.fixture
+def dcrafter(capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Runs a command line in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in [name for name in os.environ if name.startswith("DCRAFTER_")]:
+        monkeypatch.delenv(name)
+
+    def run(*arguments: str | Path, stdin: bytes = b"") -> Outcome:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in arguments])
+        captured = capsysbinary.readouterr()
+        return Outcome(int(stop.value.code or 0), captured.out, captured.err.decode())
+
+    return run

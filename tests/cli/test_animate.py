@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import av
+import pytest
+import torch
+from cli.running import CAT, CHECKPOINT, CONFIG, MODEL, QUICK, Outcome, Run, start
+from PIL import Image
+from safetensors.torch import save_file
+
+from dcrafter.media.video import read_settings
+
+
+def shown(source: str | Path | bytes) -> tuple[int, float, int, int]:
+    """Frames, frames a second, width and height of an H.264 video."""
+    with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as container:
+        stream = container.streams.video[0]
+        assert stream.codec_context.name == "h264"
+        assert stream.average_rate is not None
+        frames = list(container.decode(stream))
+        return len(frames), float(stream.average_rate), frames[0].width, frames[0].height
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_picture_becomes_a_video(tmp_path: Path) -> None:
+    """In a process of its own: its streams are what other programs see."""
+    process = start(
+        "animate", CAT, "-p", "cat", *QUICK, folder=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    stdout, stderr = process.communicate()
+    assert (process.returncode, stdout) == (0, b"cat.mp4\n")
+    assert shown(tmp_path / "cat.mp4") == (16, 8.0, 64, 64)
+    assert files(tmp_path) == ["cat.mp4"]
+    settings = read_settings(tmp_path / "cat.mp4")
+    assert settings is not None
+    assert (settings["prompt"], settings["images"]) == ("cat", ["cat.png"])
+    lines = stderr.decode().splitlines()
+    assert lines[0] == "model 256, 64×64, 1 steps, cpu (float32)"
+    assert lines[1] == f"cat.png, seed {settings['seed']}"
+    assert all(re.fullmatch(r"loading|sampling 1/1|decoding \d+/16|done in [\d.]+ s", line) for line in lines[2:])
+
+
+def test_names_and_seeds(dcrafter: Run, tmp_path: Path) -> None:
+    first = dcrafter("animate", CAT, *QUICK, "--seed", "7", "--json", "--no-metadata")
+    assert dcrafter("animate", CAT, *QUICK, "--seed", "6", "-n", "2").lines == ["cat-2.mp4", "cat-3.mp4"]
+    result = json.loads(first.lines[0])
+    assert (result["path"], result["seed"], result["settings"]["seed"]) == ("cat.mp4", 7, 7)
+    assert result["seconds"] > 0
+    assert read_settings("cat.mp4") is None
+    seeds = [(read_settings(name) or {})["seed"] for name in ("cat-2.mp4", "cat-3.mp4")]
+    assert seeds == [6, 7]
+    pixels = [frames_of(name) for name in ("cat.mp4", "cat-2.mp4", "cat-3.mp4")]
+    assert pixels[0] == pixels[2] != pixels[1]  # the same seed is the same video, another is another
+    assert files(tmp_path) == ["cat-2.mp4", "cat-3.mp4", "cat.mp4"]
+
+
+def frames_of(name: str) -> list[bytes]:
+    with av.open(name) as container:
+        return [frame.to_ndarray(format="rgb24").tobytes() for frame in container.decode(video=0)]
+
+
+def test_an_existing_output_is_kept_unless_told_otherwise(dcrafter: Run, tmp_path: Path) -> None:
+    kept = tmp_path / "mine.mp4"
+    kept.write_text("mine")
+    outcome = dcrafter("animate", CAT, "--checkpoint", "not looked at", "-o", kept)
+    assert (outcome.status, outcome.stdout, kept.read_text()) == (2, b"", "mine")
+    assert "exists already" in outcome.stderr
+    assert "--overwrite" in outcome.stderr
+    assert dcrafter("animate", CAT, *QUICK, "-o", kept, "--overwrite").lines == [str(kept)]
+    assert shown(kept)[0] == 16
+
+
+def test_several_pictures_go_into_a_folder(dcrafter: Run, tmp_path: Path) -> None:
+    shutil.copy(CAT, tmp_path / "other.png")
+    outcome = dcrafter("animate", CAT, "other.png", *QUICK, "-o", "new/", "-f", "gif", "--frames", "4", "-q")
+    assert outcome == Outcome(0, b"new/cat.gif\nnew/other.gif\n", "")
+    with Image.open("new/other.gif") as image:
+        assert getattr(image, "n_frames", 1) == 4
+
+
+def test_streams_in_and_out(dcrafter: Run, tmp_path: Path) -> None:
+    outcome = dcrafter("animate", "-", *QUICK, "-o", "-", stdin=Path(CAT).read_bytes())
+    assert shown(outcome.stdout) == (16, 8.0, 64, 64)
+    assert "stdin, seed" in outcome.stderr
+    assert files(tmp_path) == []
+    planned = dcrafter("animate", CAT, *QUICK, "-p", "-", "--dry-run", "--json", stdin=b"a cat\n yawning\n")
+    assert json.loads(planned.lines[0])["settings"]["prompt"] == "a cat yawning"
+    assert dcrafter("animate", "-", *QUICK, stdin=b"").status == 2
+
+
+def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
+    source, sink = os.pipe()
+    os.close(source)
+    process = start("animate", CAT, *QUICK, "--dry-run", "--json", folder=tmp_path, stdout=sink, stderr=subprocess.PIPE)
+    os.close(sink)
+    _, stderr = process.communicate()
+    assert process.returncode == 1
+    assert [line for line in stderr.decode().splitlines() if not line.startswith(("model 256", "cat.png, "))] == []
+
+
+def test_a_dry_run_makes_and_loads_nothing(dcrafter: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr("dcrafter.weights.checkpoint.Checkpoint.load", never)
+    arguments = ("animate", CAT, *MODEL, "--seed", "5", "-n", "2", "--motion", "high", "--dry-run")
+    outcome = dcrafter(*arguments)
+    assert (outcome.status, outcome.stdout) == (0, b"")
+    assert outcome.stderr.splitlines() == [
+        "model 256, 64×64, 50 steps, cpu (float32)",
+        "cat.png, seed 5: cat.mp4",
+        "cat.png, seed 6: cat-2.mp4",
+    ]
+    results = [json.loads(line) for line in dcrafter(*arguments, "--json").lines]
+    assert [(result["path"], result["seed"]) for result in results] == [("cat.mp4", 5), ("cat-2.mp4", 6)]
+    assert results[0]["settings"]["motion"] == 6
+    assert files(tmp_path) == []
+
+
+def test_a_dry_run_of_a_registry_model_downloads_nothing(dcrafter: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("it would be downloaded")
+
+    monkeypatch.setattr("dcrafter.weights.hub.fetch", never)
+    outcome = dcrafter("animate", CAT, "-m", "1024", "--device", "cpu", "--dtype", "bfloat16", "--dry-run")
+    assert (outcome.status, outcome.stderr.splitlines()[0]) == (0, "model 1024, 1024×576, 50 steps, cpu (bfloat16)")
+    outcome = dcrafter("animate", CAT, "-m", "1024", "--motion", "wild")  # before the download, too
+    assert outcome.status == 2
+    assert "trained on 5 to 15" in outcome.stderr
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str, ...]]:
+        return os.system, ("touch ran",)
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one of each input that must be refused."""
+    folder = tmp_path_factory.mktemp("refused")
+    (folder / "text.png").write_text("this is no picture")
+    (folder / "empty.png").touch()
+    with Image.open(CAT) as image:
+        image.save(folder / "cut.jpg")
+    os.truncate(folder / "cut.jpg", 5000)
+    Image.new("1", (30_000, 30_000)).save(folder / "huge.png")
+    save_file({"weight": torch.zeros(1000)}, folder / "other.safetensors")
+    shutil.copy(folder / "other.safetensors", folder / "cut.safetensors")
+    os.truncate(folder / "cut.safetensors", 2000)
+    shutil.copy(CHECKPOINT, folder / "cut.ckpt")
+    os.truncate(folder / "cut.ckpt", 1_000_000)
+    torch.save({"state_dict": {"weight": torch.zeros(1)}, "extra": Evil()}, folder / "evil.ckpt")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["bad/none.png", *QUICK], 2, "bad/none.png: No such file"),
+        (["bad", *QUICK], 2, "bad: Is a directory"),
+        (["bad/text.png", *QUICK], 2, "not a picture"),
+        (["bad/empty.png", *QUICK], 2, "empty"),
+        (["bad/cut.jpg", *QUICK], 2, "damaged"),
+        (["bad/huge.png", *QUICK], 2, "100 million pixels"),
+        ([CAT, "bad/text.png", *QUICK], 2, "bad/text.png is not a picture"),  # before the first is begun
+        (["bad/text.png"], 2, "not a picture"),  # before a model is looked for
+        ([CAT, *QUICK, "-o", "bad/text.png/x.mp4"], 2, "not a folder"),
+        ([CAT, *QUICK, "-o", "/dev/null/x.mp4"], 2, "not a folder"),
+        ([CAT, *QUICK, "-o", "x.avi"], 2, "-f"),
+        ([CAT, *QUICK, "--codec", "h265", "-f", "gif"], 2, "codec"),
+        ([CAT, *QUICK, "--codec", "cinepaque"], 2, "cinepaque"),
+        ([CAT, *QUICK, "--crf", "64"], 2, "crf"),
+        ([CAT, *QUICK, "--motion", "wild"], 2, "--motion must be"),
+        ([CAT, *QUICK, "--width", "100"], 2, "--width must be a multiple"),
+        ([CAT, *QUICK, "--steps", "1001"], 2, "--steps must be 1 to 1000"),
+        ([CAT, *QUICK, "--fps", "nan"], 2, "--fps must be"),
+        ([CAT, *QUICK, "--device", "abacus"], 2, "abacus"),
+        (["-", *QUICK, "-p", "-"], 2, "stdin"),
+        ([CAT, *CONFIG], 2, "--checkpoint"),
+        ([CAT, "-m", "512-interp"], 2, "512-interp"),  # does not animate
+        ([CAT, "--offline", "-m", "256"], 4, "--offline"),
+        ([CAT, "--checkpoint", "bad/none.ckpt"], 4, "bad/none.ckpt"),
+        ([CAT, "--checkpoint", CAT], 4, "no checkpoint"),
+        ([CAT, "--checkpoint", "bad/other.safetensors"], 4, "no DynamiCrafter model"),
+        ([CAT, "--checkpoint", str(CHECKPOINT)], 4, "--model-config"),  # not of the published size
+        ([CAT, "--checkpoint", str(CHECKPOINT), "-m", "512"], 4, "256"),
+        ([CAT, "--checkpoint", "bad/cut.safetensors", *CONFIG], 4, "damaged or incomplete"),
+        ([CAT, "--checkpoint", "bad/cut.ckpt", *CONFIG], 4, "damaged or incomplete"),
+        ([CAT, "--checkpoint", "bad/evil.ckpt", *CONFIG], 4, "would run code"),
+        ([CAT, "--checkpoint", str(CHECKPOINT), "--model-config", "bad/text.png"], 4, "no YAML or JSON tree"),
+    ],
+)
+def test_bad_input_is_one_line_of_advice(
+    dcrafter: Run,
+    refused: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    status: int,
+    said: str,
+) -> None:
+    monkeypatch.setattr("dcrafter.weights.hub.find", lambda model: None)
+    Path("bad").symlink_to(refused)
+    before = files(tmp_path), files(refused)
+    outcome = dcrafter("animate", *arguments)
+    assert (outcome.status, outcome.stdout) == (status, b"")
+    assert outcome.stderr.startswith("dcrafter: ")
+    assert outcome.stderr.count("\n") == 1
+    assert said in outcome.stderr
+    assert (files(tmp_path), files(refused)) == before
+
+
+def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+    process = start(
+        "animate",
+        CAT,
+        *(*MODEL, "--steps", "1000", "-o", "new/"),
+        folder=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    lines = iter(process.stderr.readline, b"")
+    assert any(line.startswith(b"sampling 1/1000") for line in lines)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate()
+    assert (process.returncode, stdout) == (130, b"")
+    assert stderr.endswith(b"dcrafter: interrupted\n")
+    assert b"Traceback" not in stderr
+    assert files(tmp_path) == []
+
+
+def test_bars_on_a_terminal(tmp_path: Path) -> None:
+    terminal, slave = os.openpty()
+    process = start("animate", CAT, *MODEL, "--steps", "4", folder=tmp_path, stdout=subprocess.PIPE, stderr=slave)
+    os.close(slave)
+    screen = b""
+    try:
+        while chunk := os.read(terminal, 65536):
+            screen += chunk
+    except OSError:  # how a terminal says that nobody writes to it any more
+        pass
+    os.close(terminal)
+    stdout, _ = process.communicate()
+    assert (process.returncode, stdout) == (0, b"cat.mp4\n")
+    drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.decode())
+    for pattern in (r"loading +━+ unet [\d.]+ M values", r"sampling +━+ 4/4", r"decoding +━+ 16/16"):
+        assert re.search(pattern, drawn)
+    assert "\x1b[?25h" in screen.decode()  # the cursor is back

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from cli.running import CAT, QUICK, Run
+
+import dcrafter as package
+from dcrafter.cli import run
+from dcrafter.errors import NumericalError, OutputError, WeightsError
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["animate", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from dcrafter.cli.app import main\n"
+        f"try: main({arguments})\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "assert not {'torch', 'numpy', 'open_clip', 'PIL', 'av'} & set(sys.modules)\n"
+        "print('light')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.endswith("light\n"), done.stderr
+
+
+def test_help_has_all_options_in_80_columns(dcrafter: Run) -> None:
+    outcome = dcrafter("animate", "--help")
+    text = outcome.stdout.decode()
+    assert outcome.status == 0
+    assert max(len(line) for line in text.splitlines()) <= 80
+    names = [
+        "--prompt",
+        "--negative-prompt",
+        "--output",
+        "--format",
+        "--model",
+        "--checkpoint",
+        "--model-config",
+        "--steps",
+        "--guidance",
+        "--image-guidance",
+        "--guidance-rescale",
+        "--eta",
+        "--motion",
+        "--context-scale",
+        "--frames",
+        "--fps",
+        "--width",
+        "--height",
+        "--fit",
+        "--seed",
+        "--count",
+        "--device",
+        "--dtype",
+        "--codec",
+        "--crf",
+        "--no-metadata",
+        "--overwrite",
+        "--offline",
+        "--dry-run",
+        "--json",
+        "--quiet",
+        "--verbose",
+    ]
+    assert [name for name in names if f"{name} " not in text] == []
+    assert 'dcrafter animate cat.png -p "cat yawning"' in [line.strip() for line in text.splitlines()]
+
+
+def test_version(dcrafter: Run) -> None:
+    assert dcrafter("--version").lines == [package.__version__]
+
+
+def test_no_command_is_help_and_an_error(dcrafter: Run) -> None:
+    outcome = dcrafter()
+    assert (outcome.status, outcome.stdout) == (2, b"")
+    assert "animate" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["anim"], "No such command 'anim'. Did you mean 'animate'? See dcrafter --help"),
+        (["animate"], "Missing argument 'IMAGE'. See dcrafter animate --help"),
+        (["animate", CAT, "--stepz", "3"], "No such option: --stepz"),
+        (["animate", CAT, "--steps", "many"], "'--steps': Input should be a valid integer"),
+        (["animate", CAT, "-n", "0"], "greater than or equal to 1"),
+        (["animate", CAT, "-m", "vast"], "'vast' is not one of 'auto', '256', '512'"),
+        (["animate", CAT, "-f", "avi"], "'avi' is not one of 'mp4'"),
+        (["animate", CAT, "--fit", "bend"], "'bend' is not one of 'crop', 'pad', 'stretch'"),
+        (["animate", CAT, "--dtype", "int8"], "'int8' is not one of 'auto', 'float32'"),
+    ],
+)
+def test_wrong_usage_is_one_line(dcrafter: Run, arguments: list[str], said: str) -> None:
+    outcome = dcrafter(*arguments)
+    assert (outcome.status, outcome.stdout) == (2, b"")
+    assert outcome.stderr.startswith("dcrafter: ")
+    assert outcome.stderr.count("\n") == 1
+    assert said in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (WeightsError("no weights", "Fetch them"), 4, "no weights. Fetch them"),
+        (OutputError("the disk\nis full"), 2, "the disk is full"),
+        (NumericalError("NaN"), 1, "NaN"),
+        (MemoryError(), 5, "--width and --height"),
+        (torch.OutOfMemoryError("CUDA: 3 GiB"), 5, "--dtype float16"),
+        (RuntimeError("MPS backend out of memory (3 GiB)"), 5, "not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 5, "not enough memory"),
+        (ZeroDivisionError("by zero"), 1, "unexpected ZeroDivisionError: by zero. Run again with -v"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_exceptions_become_a_line_and_a_status(
+    dcrafter: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int, said: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(run, "Output", fail)
+    outcome = dcrafter("animate", CAT)
+    assert (outcome.status, outcome.stdout) == (status, b"")
+    assert outcome.stderr.startswith("dcrafter: ")
+    assert outcome.stderr.count("\n") == 1
+    assert said in outcome.stderr
+    if isinstance(error, Exception):
+        loud = dcrafter("animate", CAT, "-v")
+        assert loud.status == status
+        assert loud.stderr.startswith("Traceback")
+        assert loud.stderr.endswith(outcome.stderr)
+
+
+def test_environment_variables_are_defaults(dcrafter: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DCRAFTER_STEPS", "7")
+    monkeypatch.setenv("DCRAFTER_IMAGE_GUIDANCE", "2.5")
+    monkeypatch.setenv("DCRAFTER_DRY_RUN", "1")
+    monkeypatch.setenv("DCRAFTER_JSON", "1")
+    settings = json.loads(dcrafter("animate", CAT, *QUICK).lines[0])["settings"]
+    assert (settings["steps"], settings["image_guidance"]) == (1, 2.5)
+    monkeypatch.setenv("DCRAFTER_COUNT", "many")
+    assert dcrafter("animate", CAT, *QUICK).status == 2

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from dcrafter.cli import console as module
+from dcrafter.cli.console import Console
+from dcrafter.pipeline import Decoding, Done, Encoding, Event, Loading, Step, Video
+
+STEPS = 20
+VIDEO = Video(np.zeros((2, 4, 4, 3), np.uint8), 8.0, {}, torch.zeros(1))
+
+
+def events() -> Iterator[Event]:
+    yield Encoding("prompt")
+    for component in ("text_encoder", "unet"):
+        yield Loading(component, 1, 2)
+        yield Loading(component, 2, 2)
+    for i in range(STEPS):
+        yield Step(i + 1, STEPS, torch.zeros(1))
+    yield Loading("autoencoder", 2, 2)
+    for i in range(16):
+        yield Decoding(i + 1, 16)
+    yield Done(VIDEO)
+
+
+def test_few_lines_with_the_time_that_is_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 10_000, 60))  # each look at it, a minute later
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    assert Console().follow(events(), STEPS) is VIDEO
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == ""
+    assert lines[:3] == ["loading", "sampling 1/20, 0:19:00 left", "sampling 2/20, 0:18:00 left"]
+    assert lines[-6:-4] == ["loading", "decoding 1/16"]
+    assert lines[-1] == "decoding 16/16"
+    assert len(lines) == 1 + 11 + 1 + 5
+
+
+def test_quiet_leaves_nothing_but_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(quiet=True)
+    console.say("hello")
+    logging.getLogger("dcrafter.pipeline").warning("a remark")
+    assert console.follow(events(), STEPS) is VIDEO
+    assert capsys.readouterr() == ("", "")
+
+
+def test_own_warnings_are_lines_and_others_are_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    Console()
+    logging.getLogger("dcrafter.pipeline").warning("the prompt is %s", "long")
+    logging.getLogger("somebody.else").warning("chatter")
+    warnings.warn("chatter", stacklevel=1)
+    assert capsys.readouterr() == ("", "dcrafter: the prompt is long\n")
+
+
+def test_verbose_lets_library_warnings_through() -> None:
+    Console(verbose=True)
+    with pytest.raises(UserWarning, match="chatter"):  # an error, in tests
+        warnings.warn("chatter", stacklevel=1)
+
+
+def test_a_name_that_is_no_unicode_comes_out_as_it_is(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    Console().result(b"caf\xe9.mp4".decode("utf-8", "surrogateescape"))
+    assert capsysbinary.readouterr().out == b"caf\xe9.mp4\n"
