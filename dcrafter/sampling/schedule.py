@@ -6,6 +6,7 @@ All tables are NumPy's, in float64; samplers take plain numbers from them.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from dcrafter.config import Prediction, ScheduleConfig, Spacing
 RESCALE_STEPS = 400  # over which the dynamic rescale falls from 1 to its base
 
 
-Table = NDArray[np.float64]
+Table = NDArray[np.floating[Any]]
 
 
 def betas(config: ScheduleConfig) -> Table:
@@ -24,8 +25,7 @@ def betas(config: ScheduleConfig) -> Table:
     if config.zero_terminal_snr:
         alphas_bar = alphas_cumprod(config)
         return 1 - alphas_bar / np.concatenate([[1.0], alphas_bar[:-1]])
-    ramp: Table = np.linspace(config.beta_start**0.5, config.beta_end**0.5, config.num_timesteps)
-    return ramp**2
+    return np.linspace(config.beta_start**0.5, config.beta_end**0.5, config.num_timesteps) ** 2
 
 
 def alphas_cumprod(config: ScheduleConfig) -> Table:
