@@ -39,7 +39,7 @@ class AttentionBlock(nn.Module):
         self.q, self.k, self.v, self.proj_out = (nn.Linear(channels, channels) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        h = rearrange(self.norm(x), "b c h w -> b (h w) c")
+        h = rearrange(self.norm(x), "b c h w -> b (h w) c").contiguous()
         h = self.proj_out(attention(self.q(h), self.k(h), self.v(h), heads=1))
         return x + rearrange(h, "b (h w) c -> b c h w", h=x.shape[-2])
 

@@ -87,7 +87,8 @@ class SpatialTransformer(nn.Module):
 
     def forward(self, x: Tensor, text: Tensor, image: Tensor) -> Tensor:
         """x (F, C, h, w), text (B, L, D), image (B or F, M, D) → (F, C, h, w)."""
-        h = self.proj_in(rearrange(self.norm(x), "f c h w -> f (h w) c"))
+        # Contiguous, here and below: a linear layer takes a strided view apart into slices.
+        h = self.proj_in(rearrange(self.norm(x), "f c h w -> f (h w) c").contiguous())
         for block in self.blocks:
             h = block(h, text, image)
         return x + rearrange(self.proj_out(h), "f (h w) c -> f c h w", h=x.shape[-2])
@@ -112,7 +113,7 @@ class TemporalTransformer(nn.Module):
         """(F, C, h, w) → (F, C, h, w)."""
         height, width = x.shape[-2:]
         h = self.norm(rearrange(x, "(b t) c h w -> b c t (h w)", t=frames))
-        h = self.proj_in(rearrange(h, "b c t n -> (b n) t c"))
+        h = self.proj_in(rearrange(h, "b c t n -> (b n) t c").contiguous())
         for block in self.blocks:
             h = block(h)
         return x + rearrange(self.proj_out(h), "(b h w) t c -> (b t) c h w", h=height, w=width)
