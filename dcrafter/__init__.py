@@ -19,7 +19,7 @@ __all__ = ["Pipeline", "Video", "__version__", "load"]
 
 
 def load(model: str = "auto", **options: Any) -> Pipeline:
-    """A pipeline for a model by name, or for a checkpoint file: see `Pipeline.from_pretrained`."""
+    """A pipeline for a model by name, or for a `checkpoint=` file: see `Pipeline.from_pretrained`."""
     from dcrafter.pipeline import Pipeline
 
     return Pipeline.from_pretrained(model, **options)

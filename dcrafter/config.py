@@ -121,12 +121,16 @@ class ScheduleConfig:
     prediction: Prediction = "v"
     zero_terminal_snr: bool = True
     rescale_base: float = 0.7
+    rescale_steps: int = 400  # over which the dynamic rescale falls from 1 to its base
     spacing: Spacing = "uniform_trailing"
 
 
 @dataclass(frozen=True)
 class Motion:
-    """The motion condition `fs`. Its raw number means frame stride (256) or frames a second (the others)."""
+    """The motion condition `fs`. Its raw number means frame stride (256) or frames a second (the others).
+
+    The range and the default are those of the published demos; low, medium and high are our choice within it.
+    """
 
     unit: Literal["frame stride", "FPS"]
     minimum: int
@@ -157,6 +161,19 @@ class ModelConfig:
     projector: QueryTransformerConfig = QueryTransformerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     repository: str | None = None  # where the hub has its weights
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where parts that meet have different sizes."""
+        meeting = {
+            "latent channels": (2 * self.autoencoder.latent_channels, self.unet.in_channels),
+            "predicted channels": (self.autoencoder.latent_channels, self.unet.out_channels),
+            "text context": (self.clip.text.width, self.unet.context_dim),
+            "image context": (self.projector.output_dim, self.unet.context_dim),
+            "image tokens": (self.clip.vision.width, self.projector.embedding_dim),
+        }
+        for what, (given, taken) in meeting.items():
+            if given != taken:
+                raise ValueError(f"{what}: {given} are given where {taken} are taken")
 
     @property
     def size_multiple(self) -> int:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dcrafter import __version__
-from dcrafter.config import Command
+from dcrafter.config import MODELS, Command
 from dcrafter.errors import NumericalError, UsageError
 from dcrafter.media.image import ImageSource, fit_image, open_image, to_frames, to_tensor
 from dcrafter.media.video import write_video
@@ -54,7 +54,7 @@ class Encoding:
     what: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Step:
     """Sampling step `index` (from 1) of `total` is done; `x0` is the predicted clean latent (1, C, T, h, w)."""
 
@@ -79,7 +79,7 @@ class Done:
 Event = Loading | Encoding | Step | Decoding | Done
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Video:
     """The result. `frames` is uint8 (T, H, W, 3); `settings` is what made it, as plain values.
 
@@ -117,19 +117,19 @@ class Video:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Conditions:
-    """What the denoiser is given beside the noisy latent; the first two once with and once without content."""
+    """What the denoiser is given beside the noisy latent."""
 
     text: Tensor  # (1, L, D)
-    no_text: Tensor  # of the negative prompt
+    uncond_text: Tensor  # of the negative prompt
     image: Tensor  # (1, queries, D)
-    no_image: Tensor  # of a mid-grey picture
+    uncond_image: Tensor  # of a mid-grey picture
     concat_latents: Tensor  # (1, C, T, h, w)
 
 
 class Pipeline:
-    """A model ready to generate; its weights stay in the file until they are needed."""
+    """A model ready to generate, one video at a time; its weights stay in the file until they are needed."""
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
         """Raises WeightsError where the checkpoint does not fit its configuration, key by key."""
@@ -163,6 +163,10 @@ class Pipeline:
         Raises:
             UsageError: no such model, device or type. WeightsError: no such weights, or damaged, unsafe ones.
         """
+        if model_config is not None and checkpoint is None:
+            raise UsageError("a model configuration describes a checkpoint", "Give the checkpoint too")
+        if model not in ("auto", *MODELS):
+            raise UsageError(f"there is no model {model}", f"Choose among {', '.join(MODELS)}, or auto")
         place = choose_device(device)
         kind = choose_dtype(dtype, place)
         if checkpoint is not None:
@@ -195,9 +199,10 @@ class Pipeline:
 
     def _video(self, command: Command, images: list[ImageSource], prompt: str, seed: int, options: Options) -> Video:
         settings = resolve(self.config, command, prompt, seed, options)
-        *_, done = self.generate(images, settings)
-        assert isinstance(done, Done)
-        return done.video
+        for event in self.generate(images, settings):
+            if isinstance(event, Done):
+                return event.video
+        raise AssertionError("a generation ends with Done")
 
     def generate(self, images: list[ImageSource], settings: Settings) -> Iterator[Event]:
         """Events up to `Done`. Images: one, or two for interpolate.
@@ -221,28 +226,30 @@ class Pipeline:
             "dtype": str(self.dtype).removeprefix("torch."),
             "version": __version__,
         }
-        yield Done(Video(to_frames(frames[0]), settings.fps, record, latents))
+        yield Done(Video(to_frames(frames[0]), settings.fps, record, latents.cpu().clone()))
 
     @torch.inference_mode()
     def encode(self, keyframes: Tensor, settings: Settings, noise: Noise) -> Generator[Event, None, Conditions]:
         """Keyframes (n, 3, H, W) in [-1, 1] → Conditions, as the generator's return value."""
         config, model, device = self.config, self.model, self.device
         yield Encoding("prompt")
-        yield from self._load("text_encoder")
+        yield from self.hold("text_encoder")
         length = config.clip.text.context_length
-        if is_cut(settings.prompt, length):
-            logger.warning("the prompt is longer than the %d tokens the model reads; the rest is cut", length - 2)
-        tokens = tokenize([settings.prompt, settings.negative_prompt], length).to(device)
+        prompts = {"prompt": settings.prompt, "negative prompt": settings.negative_prompt}
+        for name, prompt in prompts.items():
+            if is_cut(prompt, length):
+                logger.warning("the %s is longer than the %d tokens the model reads; it is cut", name, length - 2)
+        tokens = tokenize([*prompts.values()], length).to(device)
         text = self._finite(lambda: model.encode_text(tokens), "text_encoder")
 
         yield Encoding("picture")
-        yield from self._load("image_encoder", "projector")
+        yield from self.hold("image_encoder", "projector")
         first = keyframes[:1].to(device)  # CLIP sees the first frame only
         seen = torch.cat([first, torch.zeros_like(first)])
         image = self._finite(lambda: model.encode_image(seen), "image_encoder", "projector")
 
         yield Encoding("frames")
-        yield from self._load("autoencoder")
+        yield from self.hold("autoencoder")
         n, _, height, width = keyframes.shape
         factor = config.autoencoder.downsampling
         shape = (n, config.autoencoder.latent_channels, height // factor, width // factor)
@@ -254,7 +261,7 @@ class Pipeline:
     @torch.inference_mode()
     def sample(self, conditions: Conditions, settings: Settings, noise: Noise) -> Generator[Event, None, Tensor]:
         """Conditions → latents (1, C, T, h, w), as the generator's return value."""
-        yield from self._load("unet")
+        yield from self.hold("unet")
         self.model.unet.set_context_scale(settings.context_scale)
         shape = tuple(conditions.concat_latents.shape)
         table = sampling_steps(self.config.schedule, settings.spacing, settings.steps)
@@ -282,10 +289,10 @@ class Pipeline:
 
             conditional = predict(c.text, c.image)
             if settings.image_guidance is not None:
-                nothing, image_only = predict(c.no_text, c.no_image), predict(c.no_text, c.image)
+                nothing, image_only = predict(c.uncond_text, c.uncond_image), predict(c.uncond_text, c.image)
                 out = guide_multi(nothing, image_only, conditional, settings.image_guidance, settings.guidance)
             elif settings.guidance != 1:
-                out = guide(predict(c.no_text, c.no_image), conditional, settings.guidance)
+                out = guide(predict(c.uncond_text, c.uncond_image), conditional, settings.guidance)
             else:
                 return conditional
             return rescale_guidance(out, conditional, settings.guidance_rescale)
@@ -295,7 +302,7 @@ class Pipeline:
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Generator[Event, None, Tensor]:
         """Latents (1, C, T, h, w) → pixels (1, 3, T, H, W) in [-1, 1], as the generator's return value."""
-        yield from self._load("autoencoder")
+        yield from self.hold("autoencoder")
         total = latents.shape[2]
         frames = []
         for i in range(total):
@@ -304,12 +311,11 @@ class Pipeline:
             yield Decoding(i + 1, total)
         return torch.stack(frames, dim=2)
 
-    def _load(self, *components: str, dtype: torch.dtype | None = None) -> Iterator[Loading]:
-        """Make these components, and only these, take memory on the device."""
-        for name, module in self.model.named_children():
-            if name not in components:
-                empty = {key: value.to("meta") for key, value in module.state_dict().items()}
-                module.load_state_dict(empty, assign=True)
+    def hold(self, *components: str, dtype: torch.dtype | None = None) -> Iterator[Loading]:
+        """Load these components (children of the model, by name) onto the device, and release all others."""
+        for module in self.model.children():
+            empty = {key: value.to("meta") for key, value in module.state_dict().items()}
+            module.load_state_dict(empty, assign=True)
         for name in components:
             steps = self.checkpoint.load(self.model, name, device=self.device, dtype=dtype or self.dtype)
             for done, total in steps:
@@ -318,22 +324,24 @@ class Pipeline:
     def _finite(self, run: Callable[[], Tensor], *components: str) -> Tensor:
         """What `run` gives; run once more with its components in float32 if that is not finite."""
         out = run()
-        if self.dtype != torch.float32 and not out.isfinite().all():
+        if out.isfinite().all():
+            return out
+        if self.dtype != torch.float32:
             logger.warning("%s gave NaN or infinite values in %s; going on in float32", components[0], self.dtype)
-            for _ in self._load(*components, dtype=torch.float32):
+            for _ in self.hold(*components, dtype=torch.float32):
                 pass
             out = run()
-        if not out.isfinite().all():
-            raise NumericalError(
-                f"the {components[0]} gave NaN or infinite values", "The checkpoint may be damaged; verify it"
-            )
-        return out
+            if out.isfinite().all():
+                return out
+        raise NumericalError(
+            f"the {components[0]} gave NaN or infinite values", "The checkpoint may be damaged; verify it"
+        )
 
 
 def seeded_noise(seed: int) -> Noise:
     """Noise from one generator on the CPU: the same seed is the same noise on every device."""
     generator = torch.Generator("cpu").manual_seed(seed)
-    return lambda shape: torch.randn(shape, generator=generator)
+    return lambda shape: torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32)
 
 
 def kept_frames(sampled: int, settings: Settings) -> list[int]:

@@ -85,34 +85,46 @@ class Settings:
 def resolve(config: ModelConfig, command: Command, prompt: str, seed: int, options: Options) -> Settings:
     """Options and a model's defaults → settings. Raises UsageError for values that have no meaning."""
 
-    def chosen(name: str, default: Any) -> Any:
-        value = options.get(name)
-        return default if value is None else value
-
+    if unknown := sorted(set(options) - set(Options.__annotations__)):
+        raise UsageError(f"there is no option {', '.join(unknown)}", f"There are {', '.join(Options.__annotations__)}")
     if command not in config.commands:
         raise UsageError(
             f"the {config.name} model does not {command}", f"It is made to {' and '.join(config.commands)}"
         )
+
+    def chosen(name: str, default: Any) -> Any:
+        """An option as a plain value of its default's type."""
+        value = options.get(name)
+        if value is None:
+            return default
+        try:
+            plain = type(default)(value)
+        except (TypeError, ValueError):
+            plain = None
+        _require(plain is not None and (plain == value or isinstance(value, str)), name, "a number", value)
+        return plain
+
     most = config.frames - 1 if command == "loop" else config.frames
+    image_guidance = options.get("image_guidance")
     settings = Settings(
         command=command,
         model=config.name,
         prompt=prompt,
-        negative_prompt=options.get("negative_prompt", ""),
-        seed=seed,
+        negative_prompt=options.get("negative_prompt") or "",
+        seed=int(seed),
         steps=chosen("steps", DEFAULT_STEPS),
         spacing=config.schedule.spacing,
         eta=chosen("eta", DEFAULT_ETA),
         guidance=chosen("guidance", DEFAULT_GUIDANCE),
-        image_guidance=options.get("image_guidance"),
+        image_guidance=None if image_guidance is None else chosen("image_guidance", 1.0),
         guidance_rescale=chosen("guidance_rescale", config.guidance_rescale),
-        motion=_motion(config, chosen("motion", config.motion.default)),
-        context_scale=_context_scale(config, chosen("context_scale", 1.0)),
+        motion=_motion(config, options.get("motion")),
+        context_scale=_context_scale(config, options.get("context_scale")),
         frames=chosen("frames", most),
         fps=chosen("fps", DEFAULT_FPS),
         width=chosen("width", config.width),
         height=chosen("height", config.height),
-        fit=options.get("fit", "crop"),
+        fit=options.get("fit") or "crop",
     )
     _require(1 <= settings.steps <= config.schedule.num_timesteps, "steps", "1 to 1000", settings.steps)
     _require(0 <= settings.eta <= 1, "eta", "0 to 1", settings.eta)
@@ -132,11 +144,13 @@ def resolve(config: ModelConfig, command: Command, prompt: str, seed: int, optio
 
 def _require(condition: bool, option: str, allowed: str, value: object) -> None:
     if not condition:
-        raise UsageError(f"--{option} must be {allowed}, not {value}")
+        raise UsageError(f"--{option.replace('_', '-')} must be {allowed}, not {value}")
 
 
-def _motion(config: ModelConfig, motion: str | int) -> int:
+def _motion(config: ModelConfig, motion: str | int | None) -> int:
     """low, medium, high or a raw number → fs."""
+    if motion is None:
+        return config.motion.default
     friendly = {"low": config.motion.low, "medium": config.motion.medium, "high": config.motion.high}
     if motion in friendly:
         return friendly[str(motion)]
@@ -150,11 +164,11 @@ def _motion(config: ModelConfig, motion: str | int) -> int:
     return int(motion)
 
 
-def _context_scale(config: ModelConfig, scale: str | float) -> tuple[float, ...]:
+def _context_scale(config: ModelConfig, scale: str | float | None) -> tuple[float, ...]:
     """`1.2`, or `7-9:0.8` and several such with commas between → a multiplier per layer."""
     layers = config.unet.dual_attention_layers
     scales = [1.0] * layers
-    for part in str(scale).split(","):
+    for part in str(1.0 if scale is None else scale).split(","):
         match = re.fullmatch(r"(?:(\d+)(?:-(\d+))?:)?(\d*\.?\d+)", part.strip())
         first = int(match[1] or 1) if match else 0
         last = int(match[2] or match[1] or layers) if match else 0

@@ -15,9 +15,11 @@ from torch import Tensor
 from dcrafter.models.clip import clip_pixels, tokenize
 from dcrafter.pipeline import Pipeline, Step
 from dcrafter.sampling.schedule import timesteps
-from dcrafter.settings import resolve
+from dcrafter.settings import Options, resolve
 from dcrafter.weights.checkpoint import open_checkpoint
 
+GOLDEN = Path(__file__).parent / "data" / "golden"
+CASES = [(path.parent.name, path.stem) for path in sorted(GOLDEN.glob("dc*/*.json")) if path.stem != "config"]
 COMMANDS = {"animate": "animate", "interp": "interpolate", "loop": "loop"}
 
 
@@ -39,12 +41,12 @@ def run_case(
     told = json.loads((directory / f"{case}.json").read_text())
     recorded = load_file(directory / f"{case}.safetensors")
     pipe = open_golden(directory, dtype=dtype, device=device)
-    config, model = pipe.config, pipe.model
+    pipe.config = config = replace(pipe.config, frames=told["frames"])
+    model = pipe.model
+    size: Options = {"width": told["width"], "height": told["height"]}
     settings = replace(
-        resolve(config, config.commands[0], told["prompt"], 0, {"motion": told["fs"]}),
+        resolve(config, config.commands[0], told["prompt"], 0, size | {"motion": told["fs"]}),
         command=COMMANDS[told["mode"]],
-        width=told["width"],
-        height=told["height"],
         steps=told["steps"],
         eta=told["eta"],
         guidance=told["cfg_scale"],
@@ -70,19 +72,19 @@ def run_case(
         "timesteps": torch.tensor(timesteps(settings.spacing, settings.steps)),
     }
     with torch.inference_mode():
-        run(pipe._load("image_encoder"))
+        run(pipe.hold("image_encoder"))
         out["clip_image_tokens"] = model.image_encoder(out["clip_pixels"])
 
         _, conditions = run(pipe.encode(keyframes, settings, noise))
-        out["text_context"], out["uncond_text_context"] = conditions.text, conditions.no_text
-        out["image_context"], out["uncond_image_context"] = conditions.image, conditions.no_image
+        out["text_context"], out["uncond_text_context"] = conditions.text, conditions.uncond_text
+        out["image_context"], out["uncond_image_context"] = conditions.image, conditions.uncond_image
         out["concat_latents"] = conditions.concat_latents
 
-        run(pipe._load("unet"))
+        run(pipe.hold("unet"))
         x_T, t, fs = (recorded[name].to(device) for name in ("x_T", "unet_t", "unet_fs"))
         for name, text, image in (
             ("unet_cond_out", conditions.text, conditions.image),
-            ("unet_uncond_out", conditions.no_text, conditions.no_image),
+            ("unet_uncond_out", conditions.uncond_text, conditions.uncond_image),
         ):
             out[name] = model.denoise(x_T, t, text, image, conditions.concat_latents, fs)
 

@@ -19,9 +19,15 @@ from dcrafter.settings import resolve
 from dcrafter.weights.checkpoint import Checkpoint
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", ["256", "512", "1024"])
-def test_every_step_of_the_full_size_pipeline(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+CASES = [(name, dtype, None) for name in ("256", "512", "1024") for dtype in (torch.float16, torch.bfloat16)] + [
+    ("512-interp", torch.float16, 2.0)
+]
+
+
+@pytest.mark.parametrize(("name", "dtype", "image_guidance"), CASES, ids=str)
+def test_every_step_of_the_full_size_pipeline(
+    name: str, dtype: torch.dtype, image_guidance: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = MODELS[name]
     # Whether values are finite cannot be asked of values that are not there.
     monkeypatch.setattr(Pipeline, "_finite", lambda self, compute, *components: compute())
@@ -29,8 +35,9 @@ def test_every_step_of_the_full_size_pipeline(name: str, dtype: torch.dtype, mon
         shapes = DynamiCrafter.on_meta(config).state_dict()
         weights = {key: torch.empty(value.shape, device="cpu") for key, value in shapes.items()}
         pipe = Pipeline(Checkpoint(Path("none"), config, weights), torch.device("cuda"), dtype)
-        settings = resolve(config, "animate", "a cat", 0, {"steps": 1})
-        keyframes = torch.empty(1, 3, config.height, config.width)
+        command = config.commands[0]
+        settings = resolve(config, command, "a cat", 0, {"steps": 1, "image_guidance": image_guidance})
+        keyframes = torch.empty(2 if command == "interpolate" else 1, 3, config.height, config.width)
 
         _, conditions = run(pipe.encode(keyframes, settings, torch.randn))
         _, latents = run(pipe.sample(conditions, settings, torch.randn))

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden import relative_error, run_case
+from golden import CASES, relative_error, run_case
 from safetensors.torch import load_file
 
 MODULE, SAMPLE = 1e-5, 1e-4
 SAMPLED = {"pred_x0_trace", "final_latents", "decoded"}
-CASES = [("dc256", "animate"), ("dc512", "animate"), ("dc512", "interpolate"), ("dc512", "multicfg")]
 
 
 @pytest.mark.parametrize(("family", "case"), CASES)

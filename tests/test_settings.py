@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dcrafter.config import MODELS, ModelConfig
@@ -59,6 +60,8 @@ def test_context_scale_by_layers(scale: Any, expected: list[float]) -> None:
         {"frames": 17},
         {"fps": 0},
         {"width": 500},
+        {"width": 64.5},
+        {"steps": "many"},
         {"height": 0},
         {"fit": "squeeze"},
         {"motion": "wild"},
@@ -72,6 +75,19 @@ def test_values_without_a_meaning_name_their_option(options: Any) -> None:
     (name,) = options
     with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} must be"):
         resolve(MODELS["512"], "animate", "", 0, options)
+
+
+def test_options_come_out_as_plain_values() -> None:
+    options: Any = {"steps": "20", "width": np.float32(512), "eta": 1, "guidance_rescale": np.float64(0.5), "fit": None}
+    settings = resolve(MODELS["512"], "animate", "", 0, options)
+    assert json.dumps(settings.to_dict())
+    assert (settings.steps, settings.width, settings.fit) == (20, 512, "crop")
+    assert [type(v) for v in (settings.steps, settings.width, settings.eta)] == [int, int, float]
+
+
+def test_unknown_options_are_refused() -> None:
+    with pytest.raises(UsageError, match="no option guidence, step"):
+        resolve(MODELS["512"], "animate", "", 0, {"step": 5, "guidence": 3})  # type: ignore[typeddict-unknown-key]
 
 
 def test_a_size_that_does_not_fit_comes_with_one_that_does() -> None:

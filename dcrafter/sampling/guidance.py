@@ -6,7 +6,10 @@ from torch import Tensor
 
 
 def guide(unconditional: Tensor, conditional: Tensor, scale: float) -> Tensor:
-    """Away from the unconditional output, `scale` times the way to the conditional one (1: just there)."""
+    """Away from the unconditional output, `scale` times the way to the conditional one (1: just there).
+
+    Outputs here and below are (B, C, T, h, w), or of any one shape with the batch first; scales are any numbers.
+    """
     return unconditional + scale * (conditional - unconditional)
 
 
@@ -20,7 +23,8 @@ def guide_multi(
 def rescale_guidance(guided: Tensor, conditional: Tensor, amount: float) -> Tensor:
     """Bring the standard deviation back to the conditional output's (arXiv 2305.08891, section 3.4).
 
-    `amount` 0 leaves the guided output alone, 1 rescales it whole.
+    Deviations are each sample's own, over all but the batch axis. `amount` 0 leaves the guided output alone, 1
+    rescales it whole.
     """
     if amount == 0:
         return guided

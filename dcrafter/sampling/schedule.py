@@ -14,8 +14,6 @@ from torch import Tensor
 
 from dcrafter.config import Prediction, ScheduleConfig, Spacing
 
-RESCALE_STEPS = 400  # over which the dynamic rescale falls from 1 to its base
-
 
 Table = NDArray[np.floating[Any]]
 
@@ -40,8 +38,8 @@ def alphas_cumprod(config: ScheduleConfig) -> Table:
 
 def rescale_factors(config: ScheduleConfig) -> Table:
     """s_t, (num_timesteps,): what training multiplied x₀ with (dynamic rescale)."""
-    ramp = np.linspace(1.0, config.rescale_base, RESCALE_STEPS)
-    return np.concatenate([ramp, np.full(config.num_timesteps - RESCALE_STEPS, config.rescale_base)])
+    ramp = np.linspace(1.0, config.rescale_base, config.rescale_steps)
+    return np.concatenate([ramp, np.full(config.num_timesteps, config.rescale_base)])[: config.num_timesteps]
 
 
 def timesteps(spacing: Spacing, steps: int, num_timesteps: int = 1000) -> list[int]:

@@ -12,7 +12,9 @@ import hashlib
 import json
 import pickle
 import re
+import secrets
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,21 +28,17 @@ from torch import Tensor, nn
 
 from dcrafter.config import MODELS, Command, ModelConfig
 from dcrafter.errors import OutputError, WeightsError
-from dcrafter.weights.convert import config_from_tree, to_ours, trailing_ones
+from dcrafter.weights.convert import config_from_tree, to_ours, to_published, trailing_ones
 
 HEADER = "dcrafter"  # the entry of a safetensors header that marks a file as ours and holds its configuration
 MAX_NAMES_IN_ERROR = 3
+RESCALE_TOLERANCE = 0.1  # the published bases are 0.3 and 0.7; eight-bit types round them
 
-# What published pickles hold beside tensors (training settings). An inert stand-in is unpickled in its place;
-# anything else that is no plain data makes a file unsafe.
-HARMLESS_MODULES = (
-    "omegaconf",
-    "numpy",
-    "pytorch_lightning",
-    "lightning",
-    "lightning_fabric",
-    "typing",
-    "argparse",
+# What published pickles name beside tensors: training settings. An inert stand-in is unpickled in their place;
+# anything else makes a file unsafe.
+HARMLESS = re.compile(
+    r"(omegaconf|numpy|pytorch_lightning|lightning|lightning_fabric|deepspeed|typing|argparse|collections|pathlib|enum)"
+    r"\..+|builtins\.(dict|list|tuple|set|int|float|str|bool|bytes|complex|NoneType)"
 )
 
 
@@ -51,6 +49,7 @@ class Checkpoint:
     path: Path
     config: ModelConfig
     tensors: Mapping[str, Tensor]
+    is_published: bool = False  # its keys are the published ones, which messages then name
     assumption: str = ""  # what was taken for granted where keys do not tell, for people to read
 
     def check(self, model: nn.Module) -> None:
@@ -62,12 +61,17 @@ class Checkpoint:
         found = {key: tuple(value.shape) for key, value in self.tensors.items()}
         components = {key.split(".")[0] for key in found}
         absent = [name for name, _ in model.named_children() if name not in components]
+        if absent:
+            raise WeightsError(
+                f"{self.path} has no {' and no '.join(absent)}", "It is a pruned copy; use the whole checkpoint"
+            )
+        keys = [*expected, *(key for key in found if key not in expected)]
+        said_as = to_published(keys) if self.is_published else dict(zip(keys, keys, strict=True))
         complaints = {
-            "has no": [f"{name} at all" for name in absent],
-            "lacks": [key for key in expected if key not in found and key.split(".")[0] not in absent],
-            "has unexpected": [key for key in found if key not in expected],
+            "lacks": [said_as[key] for key in expected if key not in found],
+            "has unexpected": [said_as[key] for key in found if key not in expected],
             "has other shapes:": [
-                f"{key} is {found[key]}, not {shape}"
+                f"{said_as[key]} is {found[key]}, not {shape}"
                 for key, shape in expected.items()
                 if found.get(key, shape) != shape
             ],
@@ -91,7 +95,7 @@ class Checkpoint:
         total, done = sum(self.tensors[name].numel() for name in names.values()), 0
         state = {}
         for key, name in names.items():
-            state[key] = self.tensors[name].to(device=device, dtype=dtype)
+            state[key] = self.tensors[name].to(dtype).to(device)  # not every device has every type
             done += state[key].numel()
             yield done, total
         module.load_state_dict(state, strict=True, assign=True)
@@ -130,31 +134,44 @@ def open_checkpoint(
         WeightsError: the file is missing, damaged, unsafe, or of another model.
     """
     raw, header = _read(path)
-    assumption = ""
     if HEADER in header:
         config = _config_from_header(path, header[HEADER])
-        tensors = raw
         if model is not None and model != config.name:
             raise _mismatch(path, config.name, model)
+        return Checkpoint(path, config, raw)
+    assumption = ""
+    if model_config is not None:
+        config = config_from_tree(_read_tree(model_config), model, command)
+        if (base := _rescale_base(raw)) is not None and abs(base - config.schedule.rescale_base) > RESCALE_TOLERANCE:
+            raise WeightsError(
+                f"{path} was trained with a base_scale of {base:.1f}, not {config.schedule.rescale_base:.1f}",
+                f"{model_config} is the configuration of another model",
+            )
     else:
-        named = {key: name for key in raw if (name := to_ours(key)) is not None}
-        tensors = {name: _drop_ones(raw[key], trailing_ones(key)) for key, name in named.items()}
-        if model_config is not None:
-            config = config_from_tree(_read_tree(model_config), model)
-        else:
-            name, assumption = _identify(path, raw, model, command)
-            config = MODELS[name]
-    return Checkpoint(path, config, tensors, assumption)
+        name, assumption = _identify(path, raw, model, command)
+        config = MODELS[name]
+    tensors: dict[str, Tensor] = {}
+    for key, value in raw.items():
+        if (ours := to_ours(key)) is None:
+            continue
+        if ours in tensors:
+            raise WeightsError(f"{path} has two tensors for one, of which {key} is the second")
+        tensors[ours] = _drop_ones(value, trailing_ones(key))
+    return Checkpoint(path, config, tensors, is_published=True, assumption=assumption)
 
 
 def save_checkpoint(tensors: Mapping[str, Tensor], config: ModelConfig, path: Path) -> None:
-    """Write our own file: contiguous `tensors` under our names, the configuration in the header."""
-    temporary = path.with_name(path.name + ".part")
+    """Write our own file: `tensors` under our names, the configuration in the header.
+
+    Raises OutputError; what was at `path` is then untouched.
+    """
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}.part")
     try:
-        save_file(dict(tensors), temporary, metadata={HEADER: json.dumps(config.to_dict())})
+        contiguous = {key: value.contiguous() for key, value in tensors.items()}
+        save_file(contiguous, temporary, metadata={HEADER: json.dumps(config.to_dict())})
         temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path} ({error.strerror})") from error
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"cannot write {path} ({_first_line(error)})") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -177,7 +194,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return _state_dict(_unpickle(path, mmap=start.startswith(b"PK"))), {}
     except WeightsError:
         raise
-    except (SafetensorError, RuntimeError, ValueError, EOFError, OSError) as error:
+    except Exception as error:  # a damaged pickle raises nearly anything
         raise WeightsError(
             f"the checkpoint {path} is damaged or incomplete ({_first_line(error)})",
             "Fetch it again, and compare its size with the original's",
@@ -192,10 +209,10 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _unpickle(path: Path, mmap: bool) -> Any:
     # The listing is of names only: nothing is imported or run.
     found = torch.serialization.get_unsafe_globals_in_checkpoint(path) if mmap else []
-    unsafe = [name for name in found if name.split(".")[0] not in HARMLESS_MODULES]
+    unsafe = [name for name in found if not HARMLESS.fullmatch(name)]
     if unsafe:
         raise _unsafe(path, ", ".join(unsafe[:MAX_NAMES_IN_ERROR]))
-    stand_ins: list[Any] = [(_Inert, name) for name in found]
+    stand_ins: list[Any] = [(_InertDict if name.lower().endswith("dict") else _Inert, name) for name in found]
     try:
         with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -217,6 +234,13 @@ class _Inert:
     def __setstate__(self, state: object) -> None: ...
 
 
+class _InertDict(_Inert):
+    """The same for dictionaries of other kinds, whose items the unpickler sets one by one."""
+
+    def __new__(cls, *args: object, **kwargs: object) -> Any:
+        return OrderedDict()
+
+
 def _state_dict(content: Any) -> dict[str, Tensor]:
     """A Lightning dict, DeepSpeed's `module` dict or a bare state dict → its tensors."""
     if isinstance(content, dict):
@@ -232,15 +256,17 @@ def _state_dict(content: Any) -> dict[str, Tensor]:
 
 
 def _drop_ones(tensor: Tensor, ones: int) -> Tensor:
-    """Without so many trailing dimensions of 1; as it is where they are something else, for `_check` to say."""
+    """Without so many trailing dimensions of 1; as it is where they are something else, for `check` to say."""
     split = tensor.ndim - ones
     return tensor.reshape(tensor.shape[:split]) if set(tensor.shape[split:]) == {1} else tensor
 
 
 def _read_tree(path: Path) -> Mapping[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = path.read_text(encoding="utf-8")
+        # Not all JSON is YAML to PyYAML: tabs are not.
+        tree = json.loads(text) if text.lstrip().startswith("{") else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise WeightsError(f"cannot read the model configuration {path} ({_first_line(error)})") from error
     if not isinstance(tree, Mapping):
         raise WeightsError(f"the model configuration {path} is no YAML or JSON tree")
@@ -265,10 +291,16 @@ def _candidates(tensors: Mapping[str, Tensor]) -> list[str]:
         return []
     if any(key.endswith(".attn2.alpha") or ".framestride_embed." in key for key in tensors):
         return ["256"]
-    if "scale_arr" not in tensors:
-        return ["512", "512-interp", "1024"]
-    base = float(tensors["scale_arr"][-1])
-    return [name for name in ("512", "512-interp", "1024") if abs(MODELS[name].schedule.rescale_base - base) < 0.05]
+    base = _rescale_base(tensors)
+    names = ["512", "512-interp", "1024"]
+    return [
+        name for name in names if base is None or abs(MODELS[name].schedule.rescale_base - base) < RESCALE_TOLERANCE
+    ]
+
+
+def _rescale_base(tensors: Mapping[str, Tensor]) -> float | None:
+    """What the dynamic rescale falls to, where the file says so."""
+    return float(tensors["scale_arr"][-1]) if "scale_arr" in tensors else None
 
 
 def _identify(path: Path, tensors: Mapping[str, Tensor], model: str | None, command: Command) -> tuple[str, str]:
@@ -285,7 +317,8 @@ def _identify(path: Path, tensors: Mapping[str, Tensor], model: str | None, comm
         return model, ""
     if len(candidates) == 1:
         return candidates[0], ""
-    by_name = [name for name in candidates if name in path.name or name.replace("-", "_") in path.name]
+    file_name = path.name.replace("_", "-")
+    by_name = [name for name in candidates if re.search(rf"(?<!\d){name}(?!\d)", file_name)]
     by_command = [name for name in candidates if command in MODELS[name].commands]
     chosen = max(by_name, key=len) if by_name else by_command[0]
     reason = "its name says so" if by_name else f"the command is {command}"

@@ -11,6 +11,7 @@ from dcrafter.config import (
     MODELS,
     AutoencoderConfig,
     CLIPConfig,
+    Command,
     ModelConfig,
     QueryTransformerConfig,
     ScheduleConfig,
@@ -82,11 +83,11 @@ RULES = [
     ("projector.layers.{n}.1.", "projector.layers.{n}.ff."),
 ]
 
-# Schedule tables, which we compute, and what is left in the image tower's CLIP of its text side.
+# Schedule tables, which we compute; averages kept for training; and what the image tower's CLIP has of a text side.
 UNUSED = re.compile(
-    r"(betas|scale_arr|logvar|(log_|sqrt_)?(one_minus_)?alphas_cumprod(_prev)?|sqrt_recipm?1?_alphas_cumprod"
+    r"(betas|scale_arr|scale_factor|logvar|model_ema\..*|(log_|sqrt_)?(one_minus_)?alphas_cumprod(_prev)?|sqrt_recipm?1?_alphas_cumprod"
     r"|posterior_(variance|log_variance_clipped|mean_coef[12])"
-    r"|embedder\.model\.(positional_embedding|text_projection|logit_scale|token_embedding\..*|ln_final\..*)"
+    r"|embedder\.model\.(positional_embedding|text_projection|logit_scale|(token_embedding|ln_final|transformer)\..*)"
     r"|(embedder|cond_stage_model)\.model\.attn_mask)"
 )
 
@@ -139,13 +140,13 @@ def trailing_ones(published_key: str) -> int:
     return next((ones for pattern, ones in TRAILING_ONES if pattern.fullmatch(published_key)), 0)
 
 
-def config_from_tree(tree: Mapping[str, Any], model: str | None = None) -> ModelConfig:
+def config_from_tree(tree: Mapping[str, Any], model: str | None = None, command: Command = "animate") -> ModelConfig:
     """A published configuration tree → ours.
 
     What a tree does not say (spacing, guidance rescale, motion range) follows the registry's `model`, by default
-    the one of the same prediction type and rescale. Under `clip` a tree may give the OpenCLIP architecture in
-    open_clip's terms; without it ViT-H-14 is meant. Raises WeightsError for a tree that is not one, or asks for
-    what DynamiCrafter's published models do not have.
+    the one of the same prediction type and rescale that does the command. Under `clip` a tree may give the OpenCLIP
+    architecture in open_clip's terms; without it ViT-H-14 is meant. Raises WeightsError for a tree that is not one,
+    or asks for what DynamiCrafter's published models do not have.
     """
     try:
         params = tree["model"]["params"]
@@ -154,10 +155,13 @@ def config_from_tree(tree: Mapping[str, Any], model: str | None = None) -> Model
         query = params["image_proj_stage_config"]["params"]
         _check_supported(unet, vae, params)
         prediction = params.get("parameterization", "eps")
-        rescale = params.get("base_scale", 0.7) if params.get("use_dynamic_rescale") else 1.0
-        if model is None:
-            model = "256" if prediction == "eps" else "1024" if rescale < 0.5 else "512"
-        base = MODELS[model]
+        rescale = float(params.get("base_scale", 0.7)) if params.get("use_dynamic_rescale") else 1.0
+        base = MODELS[model or _family(prediction, rescale, command)]
+        if base.schedule.prediction != prediction:
+            raise WeightsError(
+                f"the model configuration predicts {prediction}, and the {model} model does not",
+                f"Leave out --model {model}, or change it",
+            )
         autoencoder = AutoencoderConfig(
             latent_channels=vae["z_channels"],
             channels=vae["ch"],
@@ -165,15 +169,17 @@ def config_from_tree(tree: Mapping[str, Any], model: str | None = None) -> Model
             num_res_blocks=vae["num_res_blocks"],
             decoder_channels=vae["ch"],
             decoder_res_blocks=vae["num_res_blocks"] + 1,
-            scale=params.get("scale_factor", 0.18215),
+            scale=float(params.get("scale_factor", 0.18215)),
         )
-        height, width = params["image_size"]
+        size = params["image_size"]
+        height, width = (size, size) if isinstance(size, int) else size
+        motion = base.motion if model else replace(base.motion, default=unet.get("default_fs", base.motion.default))
         return replace(
             base,
             height=height * autoencoder.downsampling,
             width=width * autoencoder.downsampling,
             frames=query["video_length"],
-            motion=replace(base.motion, default=unet.get("default_fs", base.motion.default)),
+            motion=motion,
             unet=UNetConfig(
                 in_channels=unet["in_channels"],
                 out_channels=unet["out_channels"],
@@ -184,7 +190,6 @@ def config_from_tree(tree: Mapping[str, Any], model: str | None = None) -> Model
                 head_channels=unet["num_head_channels"],
                 transformer_depth=unet.get("transformer_depth", 1),
                 context_dim=unet["context_dim"],
-                image_tokens_per_frame=query["num_queries"],
                 learnable_image_scale=unet.get("image_cross_attention_scale_learnable", False),
             ),
             autoencoder=autoencoder,
@@ -202,11 +207,12 @@ def config_from_tree(tree: Mapping[str, Any], model: str | None = None) -> Model
             ),
             schedule=ScheduleConfig(
                 num_timesteps=params.get("timesteps", 1000),
-                beta_start=params["linear_start"],
-                beta_end=params["linear_end"],
+                beta_start=float(params["linear_start"]),
+                beta_end=float(params["linear_end"]),
                 prediction=prediction,
                 zero_terminal_snr=params.get("rescale_betas_zero_snr", False),
                 rescale_base=rescale,
+                rescale_steps=params.get("turning_step", 400),
                 spacing=base.schedule.spacing,
             ),
         )
@@ -219,13 +225,23 @@ def config_from_tree(tree: Mapping[str, Any], model: str | None = None) -> Model
 
 def _check_supported(unet: Mapping[str, Any], vae: Mapping[str, Any], params: Mapping[str, Any]) -> None:
     needed = ["temporal_conv", "addition_attention", "image_cross_attention", "fs_condition", "use_linear"]
-    lacking = [name for name in needed if not unet.get(name)]
+    usual = ["temporal_attention", "temporal_selfatt_only"]
+    lacking = [name for name in needed if not unet.get(name)] + [name for name in usual if not unet.get(name, True)]
     unwanted = ["use_relative_position", "use_causal_attention", "use_scale_shift_norm", "resblock_updown"]
     lacking += [f"no {name}" for name in unwanted if unet.get(name)]
     if vae.get("attn_resolutions"):
         lacking.append("no attn_resolutions in the autoencoder")
     if params.get("parameterization", "eps") not in ("eps", "v"):
         lacking.append("parameterization eps or v")
+    if params.get("parameterization", "eps") == "eps" and params.get("rescale_betas_zero_snr"):
+        lacking.append("parameterization v with rescale_betas_zero_snr")
+    if params.get("beta_schedule", "linear") != "linear":
+        lacking.append("beta_schedule linear")
+    if not vae.get("double_z", True):
+        lacking.append("double_z in the autoencoder")
+    text = params.get("cond_stage_config", {}).get("params", {})
+    if text.get("layer", "penultimate") != "penultimate":
+        lacking.append("layer penultimate of the text encoder")
     if lacking:
         raise WeightsError(
             f"the model configuration is of another architecture (expected: {', '.join(lacking)})",
@@ -234,11 +250,18 @@ def _check_supported(unet: Mapping[str, Any], vae: Mapping[str, Any], params: Ma
 
 
 def _clip_from_tree(tree: Mapping[str, Any]) -> CLIPConfig:
+    """ViT-H-14 where the tree says nothing; what its `clip` leaves out is open_clip's default, not ViT-H-14's."""
     if "clip" not in tree:
         return CLIPConfig()
     clip = tree["clip"]
-    return CLIPConfig(
-        embed_dim=clip["embed_dim"],
-        vision=VisionConfig(**clip["vision_cfg"]),
-        text=TextConfig(**clip["text_cfg"]),
-    )
+    vision = {"layers": 12, "width": 768, "head_width": 64, "patch_size": 16} | clip["vision_cfg"]
+    text = {"width": 512, "heads": 8, "layers": 12} | clip["text_cfg"]
+    return CLIPConfig(embed_dim=clip["embed_dim"], vision=VisionConfig(**vision), text=TextConfig(**text))
+
+
+def _family(prediction: str, rescale: float, command: Command) -> str:
+    """The registry model that a tree without a name is like."""
+    if prediction == "eps":
+        return "256"
+    like = "1024" if rescale < 0.5 else "512"
+    return like if command in MODELS[like].commands else "512-interp"

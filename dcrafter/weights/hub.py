@@ -34,8 +34,7 @@ def find(model: str) -> Path | None:
 def choose(model: str, command: Command) -> str:
     """The registry name that `model` stands for: itself, or for `auto` the best that is here.
 
-    Raises UsageError for a name that is none, or of a model that does not do the command; WeightsError where
-    `auto` finds nothing.
+    Raises UsageError for a model that does not do the command, WeightsError where `auto` finds nothing.
     """
     able = [name for name in BEST_FIRST if command in MODELS[name].commands]
     if model == "auto":
@@ -46,8 +45,6 @@ def choose(model: str, command: Command) -> str:
             f"no model for {command} is on this machine",
             f"Name one to have it downloaded (--model {able[-1]}, 10.4 GB), or give --checkpoint FILE",
         )
-    if model not in MODELS:
-        raise UsageError(f"there is no model {model}", f"Choose among {', '.join(MODELS)}, or auto")
     if command not in MODELS[model].commands:
         raise UsageError(f"the model {model} does not {command}", f"Use {' or '.join(able)}")
     return model

@@ -15,10 +15,8 @@ from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from golden import relative_error, run_case
+from golden import CASES, GOLDEN, relative_error, run_case
 
-GOLDEN = Path(__file__).parents[1] / "data" / "golden"
-CASES = [("dc256", "animate"), ("dc512", "animate"), ("dc512", "interpolate"), ("dc512", "multicfg")]
 GROUPS = {
     "CLIP pixels and contexts": ["clip_pixels", "clip_image_tokens", "text_context", "image_context"],
     "image latents": ["concat_latents"],

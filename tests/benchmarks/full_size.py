@@ -71,7 +71,7 @@ def measure(path: Path, dtype: str, evaluate: bool) -> None:
         pipe = Pipeline.from_pretrained("512", checkpoint=path, device="cpu", dtype=dtype)
         ready = time.perf_counter() - started
         for component in ORDER:
-            for _ in pipe._load(component):
+            for _ in pipe.hold(component):
                 pass
     loaded = time.perf_counter() - started
     print(f"{dtype}: ready in {ready:.1f} s, every component loaded once in {loaded:.1f} s, peak {peak.gb:.2f} GB")

@@ -7,10 +7,12 @@ import pickle
 import sys
 import types
 import zipfile
+from collections import defaultdict
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -80,23 +82,62 @@ def test_any_float_type_is_read(
 def test_settings_objects_in_a_pickle_are_inert(
     tmp_path: Path, published: dict[str, torch.Tensor], tree: Path, reference: Checkpoint, monkeypatch: Any
 ) -> None:
-    """A Lightning file with an omegaconf object in it opens without omegaconf, and without running its code."""
-    module = types.ModuleType("omegaconf.dictconfig")
+    """A Lightning file with what Lightning and omegaconf pickle opens without them, and without running their code."""
 
     class DictConfig:
         def __init__(self) -> None:
-            self._content = {"lr": 1e-5}
+            self._metadata = {"ref_type": dict, "element_type": list}
+            self._content = defaultdict(list, lr=[1e-5])
 
         def __setstate__(self, state: object) -> None:
             raise AssertionError("this must not run")
 
-    DictConfig.__module__, DictConfig.__qualname__ = module.__name__, "DictConfig"
-    module.DictConfig = DictConfig  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "omegaconf", types.ModuleType("omegaconf"))
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    torch.save({"state_dict": published, "hyper_parameters": DictConfig()}, tmp_path / "model.ckpt")
+    class AttributeDict(dict[str, Any]):
+        pass
+
+    for kind, name in ((DictConfig, "omegaconf.dictconfig"), (AttributeDict, "pytorch_lightning.utilities.parsing")):
+        kind.__module__, kind.__qualname__ = name, kind.__name__
+        module = types.ModuleType(name)
+        setattr(module, kind.__name__, kind)
+        monkeypatch.setitem(sys.modules, name, module)
+        monkeypatch.setitem(sys.modules, name.split(".")[0], types.ModuleType(name.split(".")[0]))
+    monkeypatch.setitem(sys.modules, "pytorch_lightning.utilities", types.ModuleType("pytorch_lightning.utilities"))
+    settings = AttributeDict(config=DictConfig(), path=PurePosixPath("a/b"), rate=np.float64(0.1))
+    torch.save({"state_dict": published, "hyper_parameters": settings}, tmp_path / "model.ckpt")
     monkeypatch.undo()
     assert_same(open_checkpoint(tmp_path / "model.ckpt", model_config=tree), reference)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damaged_pickles_are_said_to_be_damaged_or_unsafe(tmp_path: Path, zipped: bool) -> None:
+    """Whatever a decoder makes of wrong bytes, it ends in a WeightsError."""
+    path = tmp_path / "model.ckpt"
+    torch.save({"state_dict": {"x": torch.zeros(3)}}, path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    start = whole.index(b"state_dict") if zipped else 0
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        content = bytearray(whole)
+        content[start + random.integers(150)] = random.integers(256)
+        path.write_bytes(content)
+        with pytest.raises(WeightsError):  # where the damage is harmless, "no DynamiCrafter model"
+            open_checkpoint(path)
+
+
+def test_two_tensors_for_one_are_refused(tmp_path: Path, published: dict[str, torch.Tensor], tree: Path) -> None:
+    other = "model.diffusion_model.framestride_embed.0.bias"
+    tensors = published | {other: torch.zeros(128)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match="two tensors for one"):
+        open_checkpoint(tmp_path / "model.safetensors", model_config=tree)
+
+
+def test_what_training_leaves_in_a_file_is_passed_over(
+    tmp_path: Path, published: dict[str, torch.Tensor], tree: Path, reference: Checkpoint
+) -> None:
+    more = {"model_ema.decay": torch.ones(()), "scale_factor": torch.ones(()), "logvar": torch.zeros(1000)}
+    save_file(published | more, tmp_path / "model.safetensors")
+    assert_same(open_checkpoint(tmp_path / "model.safetensors", model_config=tree), reference)
 
 
 class Attack:
@@ -168,10 +209,10 @@ def test_a_zip_without_a_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("missing", r"lacks unet\.conv_out\.bias"),
-        ("unexpected", r"has unexpected unet\.something\.weight"),
-        ("shape", r"projector\.proj_in\.bias is \(3,\), not \(32,\)"),
-        ("no clip", "has no text_encoder at all, image_encoder at all"),
+        ("missing", r"lacks model\.diffusion_model\.out\.2\.bias"),
+        ("unexpected", r"has unexpected model\.diffusion_model\.something\.weight"),
+        ("shape", r"image_proj_model\.proj_in\.bias is \(3,\), not \(32,\)"),
+        ("no clip", "has no text_encoder and no image_encoder.*pruned"),
     ],
 )
 def test_keys_that_do_not_fit_are_named(
@@ -287,6 +328,7 @@ def test_the_fingerprint_follows_the_content(tmp_path: Path, reference: Checkpoi
         ({"model": {}}, "not a DynamiCrafter one"),
         ("a text", "no YAML or JSON tree"),
         (("temporal_conv", False), "expected: temporal_conv"),
+        (("temporal_selfatt_only", False), "expected: temporal_selfatt_only"),
         (("use_relative_position", True), "no use_relative_position"),
     ],
 )
@@ -301,3 +343,29 @@ def test_configuration_trees_of_other_models_are_refused(
     (tmp_path / "config.yaml").write_text(json.dumps(content))
     with pytest.raises(WeightsError, match=said):
         open_checkpoint(golden / "dc512" / "model.safetensors", model_config=tmp_path / "config.yaml")
+
+
+def changed_tree(tree: Path, folder: Path, **params: Any) -> Path:
+    content = json.loads(tree.read_text())
+    content["model"]["params"] |= params
+    (folder / "config.json").write_text("\t" + json.dumps(content, indent="\t"))  # tabs: JSON that is no YAML
+    return folder / "config.json"
+
+
+def test_a_tree_follows_the_command_and_the_model_asked_for(golden: Path, tmp_path: Path, tree: Path) -> None:
+    path = golden / "dc512" / "model.safetensors"
+    assert open_checkpoint(path, model_config=tree, command="loop").config.commands == ("interpolate", "loop")
+    interp = open_checkpoint(path, model="512-interp", model_config=tree).config
+    assert (interp.name, interp.motion) == ("512-interp", MODELS["512-interp"].motion)
+    square = open_checkpoint(path, model_config=changed_tree(tree, tmp_path, image_size=16)).config
+    assert (square.height, square.width) == (128, 128)
+    with pytest.raises(WeightsError, match="predicts v, and the 256 model does not"):
+        open_checkpoint(path, model="256", model_config=tree)
+    with pytest.raises(WeightsError, match=r"base_scale of 0\.7, not 0\.3"):
+        open_checkpoint(path, model_config=changed_tree(tree, tmp_path, base_scale=0.3))
+    with pytest.raises(WeightsError, match="beta_schedule linear"):
+        open_checkpoint(path, model_config=changed_tree(tree, tmp_path, beta_schedule="cosine"))
+    unet = json.loads(tree.read_text())["model"]["params"]["unet_config"]
+    unet["params"]["context_dim"] = 48
+    with pytest.raises(WeightsError, match="32 are given where 48 are taken"):
+        open_checkpoint(path, model_config=changed_tree(tree, tmp_path, unet_config=unet))
