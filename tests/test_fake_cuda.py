@@ -18,7 +18,6 @@ from dcrafter.pipeline import Pipeline
 from dcrafter.settings import resolve
 from dcrafter.weights.checkpoint import Checkpoint
 
-
 CASES = [(name, dtype, None) for name in ("256", "512", "1024") for dtype in (torch.float16, torch.bfloat16)] + [
     ("512-interp", torch.float16, 2.0)
 ]

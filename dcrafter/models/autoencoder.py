@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dcrafter.config import AutoencoderConfig
-from dcrafter.models.layers import attention
+from dcrafter.models.layers import Upsample, attention
 
 
 def group_norm(channels: int, config: AutoencoderConfig) -> nn.GroupNorm:
@@ -53,15 +53,6 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.pad(x, (0, 1, 0, 1)))
-
-
-class Upsample(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 class Level(nn.Module):

@@ -1,4 +1,4 @@
-"""Embeddings, attention and feed-forward: what the denoiser and the projector are built from."""
+"""Embeddings, attention, feed-forward: what the denoiser and the other networks are built from."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Attention of (F, N, dim) to itself, or to a context (G, M, context_dim) with G dividing F."""
+    """Attention of a sequence to itself. `context_dim` is for classes that take keys and values from elsewhere."""
 
     def __init__(self, dim: int, heads: int, head_channels: int, context_dim: int | None = None) -> None:
         super().__init__()
@@ -51,6 +51,7 @@ class Attention(nn.Module):
         self.to_out = nn.Linear(inner, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(F, N, dim) → (F, N, dim)."""
         return self.to_out(attention(self.to_q(x), self.to_k(x), self.to_v(x), self.heads))
 
 
@@ -105,6 +106,18 @@ class TransformerBlock(nn.Module):
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(dim) for _ in range(3))
 
     def forward(self, x: Tensor, *context: Tensor) -> Tensor:
+        """x (F, N, dim), and what the second attention takes beside it → (F, N, dim)."""
         x = x + self.attn1(self.norm1(x))
         x = x + self.attn2(self.norm2(x), *context)
         return x + self.ff(self.norm3(x))
+
+
+class Upsample(nn.Module):
+    """Twice the size: (n, C, h, w) → (n, C, 2h, 2w)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dcrafter.config import UNetConfig
-from dcrafter.models.layers import Attention, DualCrossAttention, TransformerBlock, sinusoidal_embedding
+from dcrafter.models.layers import Attention, DualCrossAttention, TransformerBlock, Upsample, sinusoidal_embedding
 
 
 class FrameConv(nn.Conv1d):
@@ -38,6 +38,7 @@ class TemporalConv(nn.Module):
         self.convs = nn.ModuleList(FrameConv(channels) for _ in range(4))
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
+        """(F, C, h, w) → (F, C, h, w)."""
         height = x.shape[-2]
         h = rearrange(x, "(b t) c h w -> b c t (h w)", t=frames)
         for norm, conv in zip(self.norms, self.convs, strict=True):
@@ -128,15 +129,6 @@ class Downsample(nn.Module):
         return self.conv(x)
 
 
-class Upsample(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-
-
 class Stage(nn.Module):
     """A residual block, then a spatial and a temporal transformer where the level has them, then maybe a ×2."""
 
@@ -151,6 +143,7 @@ class Stage(nn.Module):
         self.up = Upsample(channels) if upsample else None
 
     def forward(self, x: Tensor, emb: Tensor, text: Tensor, image: Tensor, frames: int) -> Tensor:
+        """x (F, C, h, w), emb (B, E), text (B, L, D), image (B or F, M, D) → (F, C', h or 2h, w or 2w)."""
         x = self.res(x, emb, frames)
         if self.spatial is not None and self.temporal is not None:
             x = self.temporal(self.spatial(x, text, image), frames)

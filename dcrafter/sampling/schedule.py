@@ -14,7 +14,6 @@ from torch import Tensor
 
 from dcrafter.config import Prediction, ScheduleConfig, Spacing
 
-
 Table = NDArray[np.floating[Any]]
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from dcrafter import settings
 from dcrafter.cli.options import Request
 from dcrafter.cli.output import Output
 from dcrafter.errors import OutputError, UsageError
@@ -24,10 +23,6 @@ def _in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def output(results: int = 1, **options: Any) -> Output:
     return Output(Request(**options), results)
-
-
-def test_the_help_names_the_formats_that_are_written() -> None:
-    assert media.FORMATS == settings.FORMATS
 
 
 @pytest.mark.parametrize(

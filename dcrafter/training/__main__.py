@@ -1,0 +1,54 @@
+"""`python -m dcrafter.training RECIPE.toml`: runs, or goes on with, the training that a recipe describes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from dcrafter.errors import DCrafterError
+
+
+def say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m dcrafter.training", description="Train what a recipe says.")
+    parser.add_argument("recipe", type=Path, metavar="RECIPE.toml")
+    parser.add_argument("--out", type=Path, help="folder for checkpoints, log and pictures (default: runs/RECIPE)")
+    parser.add_argument("--data", type=Path, help="folder of the data set, in place of the recipe's")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be trained, and leave")
+    arguments = parser.parse_args()
+    try:
+        train(arguments.recipe, arguments.out, arguments.data, arguments.dry_run)
+    except DCrafterError as error:
+        say(f"error: {error}")
+        sys.exit(error.exit_status)
+
+
+def train(recipe_path: Path, out: Path | None, data: Path | None, dry_run: bool) -> None:
+    from dcrafter.training.autoencoder import AutoencoderStage
+    from dcrafter.training.recipe import load_recipe
+    from dcrafter.training.trainer import Trainer
+
+    recipe = load_recipe(recipe_path)
+    stage = AutoencoderStage(recipe, data or Path(recipe.data))
+    trained = sum(value.numel() for value in stage.trained().values())
+    frozen = sum(value.numel() for value in stage.parameters()) - trained
+    # float32 weights, gradients, moving average and the optimiser's two moments
+    gigabytes = (trained * 5 + frozen) * 4 / 1e9
+    say(
+        f"{recipe.stage} of {recipe.model}: {trained / 1e6:.2f} M parameters trained, {frozen / 1e6:.2f} M frozen, "
+        f"{recipe.train.steps} steps of {recipe.train.batch * recipe.train.accumulate}; "
+        f"{gigabytes:.2f} GB besides activations"
+    )
+    if dry_run:
+        return
+    out = out or Path("runs") / recipe_path.stem
+    out.mkdir(parents=True, exist_ok=True)
+    Trainer(stage, recipe.train, out, seed=recipe.seed, say=say).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""The autoencoder stage: a small AutoencoderKL from nothing, by pixels, edges and a little KL (arXiv 2112.10752).
+
+No perceptual network and no discriminator: differences of neighbouring pixels at three scales keep edges sharp.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dcrafter.models.autoencoder import AttentionBlock, AutoencoderKL, ResnetBlock
+from dcrafter.training.data import Source, Stills
+from dcrafter.training.recipe import Recipe
+from dcrafter.training.trainer import Stage
+
+HELD_OUT = 64  # pictures of each kind that the metrics are measured on
+SHOWN = 12  # of them in the picture
+FIRST_LOGVAR = -6.0  # a little noise from the start, so that the decoder learns at once
+
+
+def edges(difference: Tensor) -> Tensor:
+    """Mean absolute difference of neighbours, over three scales. (n, 3, H, W) → scalar."""
+    total = difference.new_zeros(())
+    for _ in range(3):
+        total = total + difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
+        difference = F.avg_pool2d(difference, 2)
+    return total
+
+
+def psnr(made: Tensor, true: Tensor) -> float:
+    """Mean over pictures (n, 3, H, W) in [-1, 1] of the peak signal-to-noise ratio, in dB."""
+    squared = ((made.clamp(-1, 1) - true) ** 2).mean(dim=(1, 2, 3)) / 4
+    return float((-10 * squared.clamp_min(1e-10).log10()).mean())
+
+
+def as_input(pixels: Tensor) -> Tensor:
+    """(n, H, W, 3) uint8 → (n, 3, H, W) in [-1, 1]."""
+    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+@torch.no_grad()
+def initialise(autoencoder: AutoencoderKL) -> None:
+    """Nearly a linear autoencoder: residual branches that add nothing yet, all else orthogonal (arXiv 1312.6120).
+
+    So pixels reach the latents and gradients the pixels from the first step on.
+    """
+    for module in autoencoder.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.orthogonal_(module.weight)
+            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+    for module in autoencoder.modules():
+        if isinstance(module, ResnetBlock):
+            nn.init.zeros_(module.conv2.weight)
+        elif isinstance(module, AttentionBlock):
+            nn.init.zeros_(module.proj_out.weight)
+    channels = autoencoder.config.latent_channels
+    autoencoder.quant_conv.weight[channels:] = 0.0
+    autoencoder.quant_conv.bias[channels:] = FIRST_LOGVAR  # type: ignore[index]
+
+
+class AutoencoderStage(Stage):
+    """Trains all of the autoencoder. Latents are not scaled here; `latent_std` in the log is 1/scale."""
+
+    def __init__(self, recipe: Recipe, data: Path) -> None:
+        super().__init__()
+        config = recipe.model_config
+        torch.manual_seed(recipe.seed)
+        self.autoencoder = AutoencoderKL(config.autoencoder)
+        initialise(self.autoencoder)
+        self.weights = recipe.loss
+        train, held_out = (Source(data, split, size=config.height) for split in ("train", "held-out"))
+        items = recipe.train.steps * recipe.train.batch * recipe.train.accumulate
+        self.dataset = Stills(train, recipe.seed, items)
+        self.held_out: dict[str, Tensor] = {}
+        photograph = partial(held_out.picture_still, photographs=1.0)
+        for kind, draw in (("emoji", held_out.emoji_still), ("photographs", photograph)):
+            stills = [draw(np.random.default_rng([1, i])) for i in range(HELD_OUT)]
+            self.held_out[kind] = as_input(torch.stack(stills))
+
+    def forward(self, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """A batch of stills (n, H, W, 3) uint8."""
+        true = as_input(batch)
+        mean, logvar = (moment.float() for moment in self.autoencoder.posterior(true))
+        noise = torch.randn(mean.shape, generator=generator).to(mean)
+        latents = (mean + torch.exp(0.5 * logvar) * noise) * self.autoencoder.config.scale
+        difference = self.autoencoder.decode(latents).float() - true
+        terms = {
+            "absolute": difference.abs().mean(),
+            "squared": (difference**2).mean(),
+            "edges": edges(difference),
+            "kl": 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean(),
+        }
+        loss = terms["absolute"] + sum(getattr(self.weights, name) * terms[name] for name in ("squared", "edges", "kl"))
+        return {"loss": loss, **terms}
+
+    def evaluate(self) -> dict[str, float]:
+        values = {}
+        for kind, true in self.held_out.items():
+            mean, made = self._reconstruct(true)
+            values[f"psnr_{kind}"] = psnr(made, true)
+            values[f"latent_std_{kind}"] = float(mean.std())
+        return values
+
+    def picture(self) -> Tensor:
+        """Held-out stills, each over what becomes of it."""
+        rows = []
+        for true in self.held_out.values():
+            shown = true[:SHOWN].to(self._device)
+            rows += [torch.cat([*shown], dim=-1), torch.cat([*self._reconstruct(shown)[1]], dim=-1)]
+        grid = torch.cat(rows, dim=-2).clamp(-1, 1)
+        return ((grid + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).cpu().contiguous()
+
+    @property
+    def _device(self) -> Any:
+        return self.autoencoder.quant_conv.weight.device
+
+    def _reconstruct(self, true: Tensor) -> tuple[Tensor, Tensor]:
+        """Latent means and pictures, as they come without posterior noise, on the CPU."""
+        parts = []
+        for some in torch.split(true, 16):
+            mean, _ = self.autoencoder.posterior(some.to(self._device))
+            made = self.autoencoder.decode(mean.float() * self.autoencoder.config.scale)
+            parts.append((mean.float().cpu(), made.float().cpu()))
+        means, made_all = zip(*parts, strict=True)
+        return torch.cat(means), torch.cat(made_all)

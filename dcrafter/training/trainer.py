@@ -1,0 +1,247 @@
+"""Trains any stage: `accelerate` carries devices, processes and mixed precision; the rest is on this page.
+
+Everything random is a function of the seed and the step, data included, and the learning rate one of the step. So a
+checkpoint holds weights, their moving average, the optimiser and the step, and a run that was killed goes on exactly
+as if it had not been.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from dcrafter.errors import InputError, NumericalError
+from dcrafter.training.recipe import TrainerConfig
+
+Say = Callable[[str], None]
+
+
+class Stage(nn.Module):
+    """What one stage trains, and on what. Parameters that stay frozen have `requires_grad` off."""
+
+    dataset: Dataset[Any]  # map-style: item i of a run is always the same
+
+    @abstractmethod
+    def forward(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
+        """The terms of the loss of a collated batch; "loss" is the one to minimise. `generator` is on the CPU."""
+
+    @abstractmethod
+    def evaluate(self) -> dict[str, float]:
+        """Metrics on held-out data."""
+
+    @abstractmethod
+    def picture(self) -> Tensor:
+        """What the stage makes of held-out data, to look at: (H, W, 3) uint8."""
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        return {name: value for name, value in self.named_parameters() if value.requires_grad}
+
+
+def learning_rate(config: TrainerConfig, step: int) -> float:
+    """Linear warm-up, constant, and a cosine to zero over the last `cooldown` steps."""
+    rate = config.learning_rate * min(1.0, (step + 1) / max(config.warmup, 1))
+    left = config.steps - step
+    if left < config.cooldown:
+        rate *= 0.5 * (1 - math.cos(math.pi * left / config.cooldown))
+    return rate
+
+
+class MovingAverage:
+    """Exponential moving average of parameters, quicker at the start of a run."""
+
+    def __init__(self, parameters: dict[str, nn.Parameter], decay: float) -> None:
+        self.parameters = parameters
+        self.decay = decay
+        self.values = {name: value.detach().clone().float() for name, value in parameters.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.values.values()), list(self.parameters.values()), 1 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside, the parameters are the average."""
+        kept = {name: value.detach().clone() for name, value in self.parameters.items()}
+        try:
+            self._fill(self.values)
+            yield
+        finally:
+            self._fill(kept)
+
+    @torch.no_grad()
+    def _fill(self, values: dict[str, Tensor]) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.copy_(values[name])
+
+
+class Trainer:
+    """Trains `stage` in the folder `out`, from its checkpoint if there is one.
+
+    `out` gets `checkpoint.pt`, `weights.safetensors` (the moving average), `log.jsonl` and pictures. Raises
+    NumericalError when the loss is no number any more.
+    """
+
+    def __init__(self, stage: Stage, config: TrainerConfig, out: Path, *, seed: int, say: Say) -> None:
+        self.config, self.out, self.seed, self.say = config, out, seed, say
+        self.accelerator = Accelerator(
+            mixed_precision=config.precision,
+            gradient_accumulation_steps=config.accumulate,
+            dataloader_config=DataLoaderConfiguration(use_seedable_sampler=False),
+        )
+        parameters = stage.trained()
+        optimizer = torch.optim.AdamW(
+            parameters.values(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+        )
+        self.stage = stage
+        self.model, self.optimizer = self.accelerator.prepare(stage, optimizer)
+        self.average = MovingAverage(parameters, config.ema)
+        self.step = 0
+        self.stopping = False
+        self._load()
+
+    # Checkpoints
+
+    def save(self) -> None:
+        self.accelerator.wait_for_everyone()
+        if not self.accelerator.is_main_process:
+            return
+        state = {
+            "step": self.step,
+            "weights": {name: value.detach() for name, value in self.average.parameters.items()},
+            "average": self.average.values,
+            "optimizer": self.optimizer.state_dict(),
+        }
+        part = self.out / "checkpoint.pt.part"
+        torch.save(state, part)
+        os.replace(part, self.out / "checkpoint.pt")  # never a half-written one
+        part = self.out / "weights.safetensors.part"
+        save_file({name: value.contiguous() for name, value in self.average.values.items()}, part)
+        os.replace(part, self.out / "weights.safetensors")
+
+    def _load(self) -> None:
+        path = self.out / "checkpoint.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, map_location=self.accelerator.device, weights_only=True, mmap=True)
+        if state["weights"].keys() != self.average.parameters.keys():
+            raise InputError(f"{path} was trained with other parameters", "Choose another --out folder.")
+        with torch.no_grad():
+            for name, parameter in self.average.parameters.items():
+                parameter.copy_(state["weights"][name])
+                self.average.values[name].copy_(state["average"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+    # The run
+
+    def run(self) -> None:
+        """Trains until `steps`, or until SIGINT or SIGTERM, which save and leave."""
+        if self.step:
+            self.say(f"going on from step {self.step}")
+        before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            self._run()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _run(self) -> None:
+        config = self.config
+        batches = self._batches()
+        saved = logged = time.monotonic()
+        sums: dict[str, float] = {}
+        started_at = self.step
+        while self.step < config.steps and not self.stopping:
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(config, self.step)
+            for part in range(config.accumulate):
+                for name, value in self._accumulate(next(batches), part).items():
+                    sums[name] = sums.get(name, 0.0) + value / config.accumulate
+            self.average.update(self.step)
+            self.step += 1
+
+            if self.step % config.log_every == 0:
+                now = time.monotonic()
+                done = min(config.log_every, self.step - started_at)
+                self._log({name: value / done for name, value in sums.items()}, (now - logged) / done)
+                sums, logged = {}, now
+            if self.step % config.evaluate_every == 0:
+                self._evaluate()
+            if time.monotonic() - saved > 60 * config.save_minutes:
+                self.save()
+                saved = time.monotonic()
+        self.save()
+        self.say(f"{'stopped' if self.stopping else 'done'} at step {self.step}, saved in {self.out}")
+
+    def _accumulate(self, batch: Any, part: int) -> dict[str, float]:
+        """Forward and backward of a step's batch number `part`, and the step of the optimiser when it is due."""
+        place = self.step * self.config.accumulate + part
+        place = self.accelerator.process_index + self.accelerator.num_processes * place
+        generator = torch.Generator().manual_seed((self.seed << 40) + place)
+        with self.accelerator.accumulate(self.model):
+            with self.accelerator.autocast():
+                terms = self.model(batch, generator)
+            self.accelerator.backward(terms["loss"])
+            if self.accelerator.sync_gradients:
+                norm = self.accelerator.clip_grad_norm_(self.average.parameters.values(), self.config.clip)
+                terms = {**terms, "gradient": norm}
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        values = {name: float(value.detach()) for name, value in terms.items()}
+        if not math.isfinite(values["loss"]):
+            raise NumericalError(f"The loss is {values['loss']} at step {self.step}", "Lower the learning rate.")
+        return values
+
+    def _batches(self) -> Iterator[Any]:
+        """Batches from the current step on; item i belongs to the same step in every run."""
+        config = self.config
+        items = config.batch * config.accumulate * self.accelerator.num_processes
+        loader = DataLoader(
+            self.stage.dataset,
+            batch_size=config.batch,
+            sampler=range(self.step * items, config.steps * items),
+            num_workers=config.workers,
+        )
+        return iter(self.accelerator.prepare(loader))
+
+    def _evaluate(self) -> None:
+        self.accelerator.wait_for_everyone()
+        if not self.accelerator.is_main_process:
+            return
+        with self.average.applied(), torch.no_grad(), self.accelerator.autocast():
+            self.stage.eval()
+            self._log(self.stage.evaluate())
+            Image.fromarray(self.stage.picture().numpy()).save(self.out / f"step-{self.step:07d}.png")
+            self.stage.train()
+
+    def _log(self, values: dict[str, float], seconds: float | None = None) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        line = f"step {self.step}/{self.config.steps}  " + "  ".join(f"{k} {v:.4g}" for k, v in values.items())
+        if seconds is not None:
+            values = {**values, "seconds": round(seconds, 4)}
+            left = int(seconds * (self.config.steps - self.step))
+            line += f"  {seconds:.2f} s a step, {left // 3600}:{left // 60 % 60:02d} h left"
+        with open(self.out / "log.jsonl", "a") as log:
+            log.write(json.dumps({"step": self.step, **values}) + "\n")
+        self.say(line)
+
+    def _stop(self, *_: object) -> None:
+        self.stopping = True

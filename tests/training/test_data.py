@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dcrafter.errors import InputError
+from dcrafter.training.captions import PHRASES
+from dcrafter.training.data import DIRECTED, MOTIONS, Clips, Source, Stills, make_motion, sampling_grid
+
+SIZE, FRAMES = 32, 6
+
+
+@pytest.fixture(scope="module")
+def source(data: Path) -> Source:
+    return Source(data, size=SIZE, frames=FRAMES)
+
+
+def grey(frames: Tensor) -> Tensor:
+    return frames.float().mean(-1)
+
+
+def best(last: Tensor, candidates: dict[str, Tensor]) -> str:
+    """Which candidate is nearest to `last` away from the borders."""
+    inside = slice(6, -6)
+    return min(candidates, key=lambda name: float((candidates[name] - last)[inside, inside].abs().mean()))
+
+
+def affine(image: Tensor, zoom: float = 1.0, turn: float = 0.0) -> Tensor:
+    """(H, W) grown by `zoom` and turned clockwise by `turn`, about the middle."""
+    cos, sin = np.cos(turn) / zoom, np.sin(turn) / zoom
+    grid = F.affine_grid(torch.tensor([[[cos, sin, 0.0], [-sin, cos, 0.0]]]), [1, 1, *image.shape], align_corners=False)
+    moved = F.grid_sample(image[None, None], grid.float(), align_corners=False, padding_mode="border")
+    return moved[0, 0]
+
+
+def test_the_same_index_gives_the_same_clip_and_another_does_not(data: Path, source: Source) -> None:
+    again = Clips(Source(data, size=SIZE, frames=FRAMES), seed=3, length=20)
+    for index in range(20):
+        first, second = source.clip(3, index), again[index]
+        assert torch.equal(first["frames"], second["frames"])
+        assert {k: v for k, v in first.items() if k != "frames"} == {k: v for k, v in second.items() if k != "frames"}
+    assert not torch.equal(source.clip(3, 0)["frames"], source.clip(4, 0)["frames"])
+    stills = Stills(source, seed=3, length=5)
+    assert torch.equal(stills[4], source.still(3, 4))
+    assert not torch.equal(stills[4], stills[3])
+
+
+def test_shapes_and_kinds(source: Source) -> None:
+    clips = [source.clip(0, i) for i in range(60)]
+    assert {clip["kind"] for clip in clips} == {"animation", "picture", "scene"}
+    assert {clip["fps"] for clip in clips} == {24, 12, 8, 6}
+    for clip in clips:
+        assert clip["frames"].shape == (FRAMES, SIZE, SIZE, 3)
+        assert clip["frames"].dtype == torch.uint8
+    assert source.still(0, 0).shape == (SIZE, SIZE, 3)
+
+
+def test_held_out_is_never_drawn_in_training(data: Path, source: Source) -> None:
+    """In the fixture only what is held out is called F or 3."""
+    for index in range(150):
+        caption = source.clip(1, index)["caption"]
+        assert "disc F" not in caption
+        assert "picture 3" not in caption
+    held_out = Source(data, "held-out", size=SIZE, frames=FRAMES)
+    captions = [held_out.clip(1, index)["caption"] for index in range(40)]
+    assert not [caption for caption in captions if "picture 0" in caption or "disc A" in caption]
+    assert any("disc F" in caption for caption in captions)
+    assert all(row["split"] == "train" for row in [*source.emoji, *source.animated, *source.pictures])
+
+
+@pytest.mark.parametrize(("name", "axis", "sign"), [
+    ("pan left", "x", 1), ("pan right", "x", -1), ("pan up", "y", 1), ("pan down", "y", -1),
+])  # fmt: skip
+def test_a_pan_is_the_cameras(source: Source, name: str, axis: str, sign: int) -> None:
+    right = 0
+    for index in range(8):
+        clip = source.clip(7, index, motion=name)
+        first, second = grey(clip["frames"])[:2]
+        first, second = first - first.mean(), second - second.mean()
+        cross = torch.fft.fft2(second) * torch.fft.fft2(first).conj()
+        peak = int(torch.fft.ifft2(cross).real.argmax())
+        y, x = ((place + SIZE // 2) % SIZE - SIZE // 2 for place in divmod(peak, SIZE))
+        shift = x if axis == "x" else y
+        if shift == 0:  # a slow one, less than a pixel: look further
+            pixels = 2 if axis == "x" else 1
+            last = grey(clip["frames"])[-1]
+            moved = {str(s): torch.roll(grey(clip["frames"])[0], s, dims=pixels - 1) for s in (-1, 1, -2, 2, -3, 3)}
+            shift = int(best(last, moved))
+        right += np.sign(shift) == sign
+    assert right >= 7
+
+
+@pytest.mark.parametrize("name", ["zoom in", "zoom out"])
+def test_zoom(source: Source, name: str) -> None:
+    right = 0
+    for index in range(8):
+        frames = grey(source.clip(7, index, motion=name)["frames"])
+        candidates = {f"zoom {'in' if z > 1 else 'out'} {z}": affine(frames[0], zoom=z) for z in (0.75, 0.9, 1.1, 1.3)}
+        right += best(frames[-1], candidates).startswith(name)
+    assert right >= 7
+
+
+@pytest.mark.parametrize("name", ["rotate clockwise", "rotate counterclockwise"])
+def test_rotation_is_the_contents_as_seen(source: Source, name: str) -> None:
+    right = 0
+    for index in range(8):
+        clip = source.clip(11, index, motion=name)
+        if clip["kind"] != "picture":  # a disc that turns looks the same
+            right += 1
+            continue
+        frames = grey(clip["frames"])
+        candidates = {f"{turn}": affine(frames[0], turn=turn) for turn in (-0.4, -0.15, 0.15, 0.4)}
+        clockwise = float(best(frames[-1], candidates)) > 0
+        right += clockwise == (name == "rotate clockwise")
+    assert right >= 7
+
+
+def test_a_marker_moves_as_each_motion_says() -> None:
+    """The pixel that shows the content at (0.5, 0), right of the middle, tells all directions."""
+    seconds = np.arange(8) / 8
+    end = {}
+    for name in DIRECTED:
+        motion = make_motion(name, 1.0, seconds, np.random.default_rng(0))
+        grid = sampling_grid(motion, seconds, 64)
+        distance = np.linalg.norm(grid - [0.5, 0.0], axis=-1)
+        rows, columns = np.unravel_index(distance.reshape(8, -1).argmin(-1), (64, 64))
+        end[name] = (columns[-1] - columns[0], rows[-1] - rows[0])
+    assert end["pan left"][0] > 4
+    assert end["pan right"][0] < -4
+    assert end["pan up"][1] > 4
+    assert end["pan down"][1] < -4
+    assert end["zoom in"][0] > 2
+    assert end["zoom out"][0] < -2
+    assert end["rotate clockwise"][1] > 2  # right of the middle, clockwise is down
+    assert end["rotate counterclockwise"][1] < -2
+
+
+def test_no_border_shows_under_any_motion(source: Source) -> None:
+    """Pictures of the fixture have no black: a border would."""
+    for name in MOTIONS:
+        for index in range(4):
+            rng = np.random.default_rng([1, index])
+            motion = make_motion(name, 2.2, np.arange(FRAMES) / 6, rng)
+            white = np.full((100, 140, 3), 255, np.uint8)
+            frames = source._filmed(rng, white, motion, np.arange(FRAMES) / 6, centred=bool(index % 2))
+            assert frames.min() == 255, name
+
+
+def test_words_of_pace_tell_the_rate(source: Source) -> None:
+    paces: dict[str, list[float]] = {"slow": [], "fast": []}
+    for index in range(200):
+        clip = source.clip(2, index)
+        if "slow" in clip["caption"] or "gent" in clip["caption"]:
+            paces["slow"].append(clip["pace"])
+        if "fast" in clip["caption"] or "quick" in clip["caption"] or "rapid" in clip["caption"]:
+            paces["fast"].append(clip["pace"])
+    assert min(map(len, paces.values())) > 3
+    assert max(paces["slow"]) < 1 < min(paces["fast"])
+
+
+def test_a_lower_fps_moves_more() -> None:
+    shifts = []
+    for fps in (24, 12, 6):
+        motion = make_motion("pan left", 1.0, np.arange(16) / fps, np.random.default_rng(0))
+        shifts.append(motion.x[-1])
+    assert all(slow < fast for slow, fast in pairwise(shifts))
+
+
+def test_still_stands_still(source: Source) -> None:
+    frames = source.clip(0, 0, motion="still")["frames"]
+    assert torch.equal(frames, frames[:1].expand_as(frames))
+
+
+def test_new_words_are_not_the_trained_ones(source: Source) -> None:
+    for name, phrases in PHRASES.items():
+        assert not set(phrases.train) & set(phrases.held_out)
+        trained = {phrase.format(x="X", adj="", adv="") for phrase in phrases.train}
+        assert not {phrase.format(x="X", adj="", adv="") for phrase in phrases.held_out} & trained, name
+    assert source.clip(0, 1, motion="zoom in", new_words=True)["caption"] != source.clip(0, 1, motion="zoom in")
+
+
+def test_a_folder_without_a_data_set_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no prepared data set"):
+        Source(tmp_path)

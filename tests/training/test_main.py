@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dcrafter.training.__main__ import main
+
+RECIPE = """
+stage = "autoencoder"
+model = "tiny"
+data = "nowhere"
+[autoencoder]
+channels = 32
+decoder_channels = 32
+channel_mult = [1]
+[train]
+steps = 10
+batch = 2
+learning_rate = 1e-3
+"""
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr("sys.argv", ["training", *map(str, arguments)])
+    main()
+
+
+def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "small.toml"
+    recipe.write_text(RECIPE)
+    monkeypatch.setattr("dcrafter.training.autoencoder.HELD_OUT", 2)
+    run(monkeypatch, recipe, "--data", data, "--out", tmp_path / "out", "--dry-run")
+    assert "M parameters trained, 0.00 M frozen, 10 steps of 2" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bad_recipe_is_one_line_and_status_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "small.toml"
+    recipe.write_text(RECIPE)
+    with pytest.raises(SystemExit) as left:
+        run(monkeypatch, recipe, "--dry-run")
+    assert left.value.code == 2
+    assert capsys.readouterr().err.startswith("error: nowhere holds no prepared data set")

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dcrafter.errors import InputError
+from dcrafter.training import prepare
+from dcrafter.training.data import Index, Source
+from dcrafter.training.prepare import EMOJI_PACKAGES, fraction, held_out_pictures, normal_code
+
+LABELS = [
+    {"label": "cat face", "hexcode": "1F431", "tags": ["pet"]},
+    {
+        "label": "hand",
+        "hexcode": "270B",
+        "tags": [],
+        "skins": [{"label": "hand: dark", "hexcode": "270B-1F3FF"}, {"label": "hand: light", "hexcode": "270B-1F3FB"}],
+    },
+]
+
+
+def archive(path: Path, files: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def webp(colour: tuple[int, int, int], frames: int) -> bytes:
+    images = [Image.new("RGBA", (64, 64), (*colour, 100 + 20 * i)) for i in range(frames)]
+    buffer = io.BytesIO()
+    images[0].save(buffer, "WEBP", save_all=True, append_images=images[1:], duration=42, lossless=True)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Downloads as the registries' clients would leave them, and a small picture table."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    archive(folder / "emojibase-data-1.0.0.tgz", {"package/en/data.json": json.dumps(LABELS).encode()})
+    contents: list[dict[str, bytes]] = [
+        {"package/assets/1f431.webp": webp((255, 0, 0), 4), "package/assets/ffff.webp": webp((1, 2, 3), 1)},
+        {"package/assets/270b.webp": webp((0, 255, 0), 3), "package/assets/270b-1f3ff.webp": webp((0, 0, 255), 3)},
+        {"package/assets/270b-1f3fb.webp": webp((0, 9, 255), 1)},
+        {},
+    ]
+    for package, files in zip(EMOJI_PACKAGES, contents, strict=True):
+        archive(folder / f"{package.lstrip('@').replace('/', '-')}-1.0.0.tgz", files)
+    (folder / "walls").mkdir()
+    Image.new("RGB", (300, 200), (9, 8, 7)).save(folder / "walls" / "a.png")
+    Image.new("RGB", (3000, 2048), (1, 2, 3)).save(folder / "walls" / "b.png")
+    rows = [{"package": "walls", "file": f"{name}.png", "label": name, "photograph": True} for name in "ab"]
+    monkeypatch.setattr(prepare, "picture_table", lambda: rows)
+    return folder
+
+
+def test_it_builds_what_data_reads(work: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare.prepare(out, work)
+    index = Index(out)
+    emoji = {row["hexcode"]: row for row in index.about["emoji"]}
+    assert emoji.keys() == {"1f431", "270b", "270b-1f3ff", "270b-1f3fb"}  # what has no label is left out
+    assert emoji["1f431"]["label"] == "cat face"
+    assert emoji["270b-1f3ff"]["label"] == "hand"
+    assert len({emoji[code]["split"] for code in emoji if code.startswith("270b")}) == 1
+    moving = [code for code in emoji if emoji[code]["animation"] and code.startswith("270b")]
+    assert len(moving) == 1  # one tone moves
+    start, count = emoji["1f431"]["animation"]
+    frames = index.animations[start : start + count]
+    assert frames[:, 64, 64].tolist() == [[a, 0, 0, a] for a in (100, 120, 140, 160)]  # premultiplied red
+    sizes = {row["label"]: index.picture(row).shape for row in index.about["pictures"]}
+    assert sizes == {"a": (200, 300, 3), "b": (1024, 1500, 3)}
+    assert str(tmp_path) not in (out / "index.json").read_text()
+    assert sum(row["split"] == "held-out" for row in index.about["pictures"]) == 1
+    assert Source(out).animated
+
+
+def test_twice_is_the_same_and_complete_is_left_alone(work: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        prepare.prepare(tmp_path / name, work)
+    for file in ("animations.u8", "stills.u8", "pictures.u8", "index.json"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    for path in work.glob("*.tgz"):
+        path.unlink()
+    prepare.prepare(tmp_path / "one", work)  # asks for nothing
+
+
+def test_what_cannot_be_fetched_is_an_input_error(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    next(work.glob("emojibase*")).unlink()
+    with pytest.raises(InputError, match="npm is not installed"):
+        prepare.prepare(tmp_path / "out", work)
+    assert not (tmp_path / "out" / "index.json").exists()
+
+
+def test_every_picture_of_the_table_names_its_licence_and_credit() -> None:
+    rows = prepare.picture_table()
+    free = {"CC0-1.0", "CC-BY-4.0", "CC-BY-SA-3.0", "CC-BY-SA-4.0", "GPL-2.0-or-later", "LGPL-3.0-only"}
+    assert {row["licence"] for row in rows} <= free
+    assert all(row["credit"] and row["label"] for row in rows)
+    assert len({(row["package"], row["file"]) for row in rows}) == len(rows)
+
+
+def test_splits_depend_on_names_alone() -> None:
+    names = [f"picture {i}" for i in range(21)]
+    assert len(held_out_pictures(names)) == 3
+    assert held_out_pictures(names) == held_out_pictures(names[::-1])
+    assert 0.03 < np.mean([fraction(name) < 0.05 for name in map(str, range(2000))]) < 0.07
+
+
+def test_hex_codes_in_all_spellings() -> None:
+    assert normal_code("1F3F3-FE0F-200D-26A7-FE0F") == normal_code("1f3f3-200d-26a7-fe0f") == "1f3f3-200d-26a7"

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import dcrafter.training
+from dcrafter.errors import InputError
+from dcrafter.training.recipe import load_recipe
+
+GOOD = """
+stage = "autoencoder"
+model = "tiny"
+data = "data"
+[autoencoder]
+channels = 32
+channel_mult = [1, 2]
+[train]
+steps = 10
+batch = 2
+learning_rate = 1e-3
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_recipe_becomes_configuration(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, GOOD))
+    assert recipe.train.steps == 10
+    assert recipe.train.learning_rate == 1e-3
+    assert recipe.model_config.autoencoder.channel_mult == (1, 2)
+    assert recipe.model_config.autoencoder.fold == 4  # the registry's
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("batch = 2", "batch = 2\nspeed = 3", r"\[train\] has no key speed"),
+        ('data = "data"', 'data = "data"\nsize = 3', "recipe.toml has no key size"),
+        ("channels = 32", "chanels = 32", "no field chanels"),
+        ("steps = 10", "", "steps"),
+        ('"autoencoder"', '"vae"', "no stage vae"),
+        ('"tiny"', '"huge"', "no model huge"),
+        ("steps = 10", "steps = = 10", "cannot be read"),
+    ],
+)
+def test_what_a_recipe_must_not_be(tmp_path: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_recipe(write(tmp_path, GOOD.replace(old, new)))
+
+
+def test_a_missing_recipe(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        load_recipe(tmp_path / "none.toml")
+
+
+RECIPES = sorted(Path(dcrafter.training.__path__[0]).glob("recipes/*.toml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_recipes_of_the_package_load(path: Path) -> None:
+    assert load_recipe(path).model_config.autoencoder.downsampling == 16

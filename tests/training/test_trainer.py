@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from dcrafter.errors import NumericalError
+from dcrafter.training.recipe import TrainerConfig
+from dcrafter.training.trainer import Stage, Trainer, learning_rate
+
+CONFIG = TrainerConfig(
+    steps=12, batch=2, learning_rate=0.05, warmup=2, ema=0.9, precision="no", log_every=4, evaluate_every=6
+)
+
+
+class Numbers(Dataset[Tensor]):
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def __getitem__(self, index: int) -> Tensor:
+        self.asked.append(index)
+        return torch.full((3,), float(index % 5))
+
+
+class Line(Stage):
+    """Learns y = 2x through a noisy linear layer; a second layer is frozen. Optionally interrupts itself."""
+
+    def __init__(self, interrupt_at: int | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.learns = nn.Linear(3, 3)
+        self.frozen = nn.Linear(3, 3).requires_grad_(False)
+        self.dataset = Numbers()
+        self.calls = 0
+        self.interrupt_at = interrupt_at
+
+    def forward(self, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        self.calls += 1
+        if self.calls == self.interrupt_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        x = batch + 0.1 * torch.randn(batch.shape, generator=generator)
+        loss = ((self.learns(x) - 2 * batch) ** 2).mean()
+        return {"loss": loss, "half": loss / 2}
+
+    def evaluate(self) -> dict[str, float]:
+        return {"bias": float(self.learns.bias.sum())}
+
+    def picture(self) -> Tensor:
+        return torch.zeros(4, 6, 3, dtype=torch.uint8)
+
+
+def train(out: Path, stage: Line | None = None, config: TrainerConfig = CONFIG) -> tuple[Trainer, Line]:
+    out.mkdir(exist_ok=True)
+    stage = stage or Line()
+    trainer = Trainer(stage, config, out, seed=3, say=lambda _: None)
+    trainer.run()
+    return trainer, stage
+
+
+def test_only_what_has_gradients_changes_and_the_loss_falls(tmp_path: Path) -> None:
+    before = Line()
+    _, stage = train(tmp_path, config=replace(CONFIG, steps=60))
+    assert torch.equal(stage.frozen.weight, before.frozen.weight)
+    assert not torch.equal(stage.learns.weight, before.learns.weight)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert losses[-1] < 0.3 * losses[0]
+    assert {"loss", "half", "gradient", "seconds", "step"} == rows[0].keys()
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_stop_and_a_resume_give_the_same_as_no_stop(tmp_path: Path, accumulate: int) -> None:
+    config = replace(CONFIG, accumulate=accumulate)
+    whole, whole_stage = train(tmp_path / "whole", config=config)
+    stopped, _ = train(tmp_path / "parts", Line(interrupt_at=5 * accumulate), config)
+    assert stopped.step == 5  # a signal ends the run behind the step it falls in
+    resumed, resumed_stage = train(tmp_path / "parts", config=config)
+    assert resumed.step == whole.step == 12
+    assert torch.equal(whole_stage.learns.weight, resumed_stage.learns.weight)
+    for name, value in whole.average.values.items():
+        assert torch.equal(value, resumed.average.values[name])
+    assert resumed_stage.dataset.asked == list(range(5 * 2 * accumulate, 12 * 2 * accumulate))
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_pictures_and_metrics_are_of_the_average(tmp_path: Path) -> None:
+    trainer, stage = train(tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    metrics = [row for row in rows if "bias" in row]
+    assert [row["step"] for row in metrics] == [6, 12]
+    assert metrics[-1]["bias"] == pytest.approx(float(trainer.average.values["learns.bias"].sum()))
+    assert metrics[-1]["bias"] != pytest.approx(float(stage.learns.bias.sum().detach()))
+    with Image.open(tmp_path / "step-0000012.png") as image:
+        assert image.size == (6, 4)
+
+
+def test_the_learning_rate_grows_stays_and_falls() -> None:
+    config = replace(CONFIG, steps=100, warmup=10, cooldown=20, learning_rate=1.0)
+    rates = [learning_rate(config, step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9:80] == [1.0] * 71
+    assert rates[90] == pytest.approx(0.5)
+    assert 0 < rates[99] < 0.01
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
+    stage = Line()
+    with torch.no_grad():
+        stage.learns.weight[0, 0] = float("nan")
+    with pytest.raises(NumericalError, match="at step 0"):
+        train(tmp_path, stage)
