@@ -18,22 +18,25 @@ def main() -> None:
     parser.add_argument("recipe", type=Path, metavar="RECIPE.toml")
     parser.add_argument("--out", type=Path, help="folder for checkpoints, log and pictures (default: runs/RECIPE)")
     parser.add_argument("--data", type=Path, help="folder of the data set, in place of the recipe's")
+    parser.add_argument("--start", type=Path, help="weights.safetensors of an earlier run, to begin a new one from")
     parser.add_argument("--dry-run", action="store_true", help="say what would be trained, and leave")
     arguments = parser.parse_args()
     try:
-        train(arguments.recipe, arguments.out, arguments.data, arguments.dry_run)
+        train(arguments.recipe, arguments.out, arguments.data, arguments.start, arguments.dry_run)
     except DCrafterError as error:
         say(f"error: {error}")
         sys.exit(error.exit_status)
 
 
-def train(recipe_path: Path, out: Path | None, data: Path | None, dry_run: bool) -> None:
+def train(recipe_path: Path, out: Path | None, data: Path | None, start: Path | None, dry_run: bool) -> None:
     from dcrafter.training.autoencoder import AutoencoderStage
     from dcrafter.training.recipe import load_recipe
     from dcrafter.training.trainer import Trainer
 
     recipe = load_recipe(recipe_path)
     stage = AutoencoderStage(recipe, data or Path(recipe.data))
+    if start is not None:
+        stage.begin_from(start)
     trained = sum(value.numel() for value in stage.trained().values())
     frozen = sum(value.numel() for value in stage.parameters()) - trained
     # float32 weights, gradients, moving average and the optimiser's two moments

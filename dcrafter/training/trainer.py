@@ -22,7 +22,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -51,6 +52,19 @@ class Stage(nn.Module):
 
     def trained(self) -> dict[str, nn.Parameter]:
         return {name: value for name, value in self.named_parameters() if value.requires_grad}
+
+    def begin_from(self, path: Path) -> None:
+        """Takes the weights that an earlier run left, of any float type. Raises InputError if they do not fit."""
+        try:
+            weights = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"cannot read the weights {path} ({error})") from error
+        parameters = self.trained()
+        if {name: value.shape for name, value in weights.items()} != {n: p.shape for n, p in parameters.items()}:
+            raise InputError(f"{path} holds other parameters than this recipe trains", "Begin without --start")
+        with torch.no_grad():
+            for name, value in weights.items():
+                parameters[name].copy_(value)
 
 
 def learning_rate(config: TrainerConfig, step: int) -> float:

@@ -3,8 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
+from dcrafter.errors import InputError
 from dcrafter.training.__main__ import main
+from dcrafter.training.autoencoder import AutoencoderStage
+from dcrafter.training.recipe import load_recipe
 
 RECIPE = """
 stage = "autoencoder"
@@ -46,3 +51,21 @@ def test_a_bad_recipe_is_one_line_and_status_2(
         run(monkeypatch, recipe, "--dry-run")
     assert left.value.code == 2
     assert capsys.readouterr().err.startswith("error: nowhere holds no prepared data set")
+
+
+def test_a_run_begins_from_the_weights_of_another(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = tmp_path / "small.toml"
+    recipe.write_text(RECIPE.replace("steps = 10", "steps = 1"))
+    monkeypatch.setattr("dcrafter.training.autoencoder.HELD_OUT", 2)
+    run(monkeypatch, recipe, "--data", data, "--out", tmp_path / "out")
+    weights = load_file(tmp_path / "out" / "weights.safetensors")
+    save_file({name: value.half() for name, value in weights.items()}, tmp_path / "kept.safetensors")
+    stage = AutoencoderStage(load_recipe(recipe), data)
+    assert not all(torch.equal(p, weights[name]) for name, p in stage.trained().items())
+    stage.begin_from(tmp_path / "kept.safetensors")
+    assert all(torch.equal(p, weights[name].half().float()) for name, p in stage.trained().items())
+    weights.popitem()
+    save_file(weights, tmp_path / "less.safetensors")
+    for name in ("less.safetensors", "small.toml", "nothing"):
+        with pytest.raises(InputError):
+            stage.begin_from(tmp_path / name)
