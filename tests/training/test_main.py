@@ -23,6 +23,7 @@ channel_mult = [1]
 steps = 10
 batch = 2
 learning_rate = 1e-3
+precision = "no"
 """
 
 
