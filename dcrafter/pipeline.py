@@ -8,8 +8,8 @@ text → image → autoencoder → UNet → autoencoder: the peak is the largest
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -56,7 +56,7 @@ class Encoding:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """Sampling step `index` (from 1) of `total` is done; `x0` is the predicted clean latent (1, C, T, h, w)."""
+    """Sampling step `index` (from 1) of `total` is done; `x0` is the predicted clean latent (B, C, T, h, w)."""
 
     index: int
     total: int
@@ -119,13 +119,19 @@ class Video:
 
 @dataclass(frozen=True, eq=False)
 class Conditions:
-    """What the denoiser is given beside the noisy latent."""
+    """What the denoiser is given beside the noisy latents of B videos (one, as `encode` makes them)."""
 
-    text: Tensor  # (1, L, D)
+    text: Tensor  # (B, L, D)
     uncond_text: Tensor  # of the negative prompt
-    image: Tensor  # (1, queries, D)
+    image: Tensor  # (B, queries, D)
     uncond_image: Tensor  # of a mid-grey picture
-    concat_latents: Tensor  # (1, C, T, h, w)
+    concat_latents: Tensor  # (B, C, T, h, w)
+
+    @staticmethod
+    def together(conditions: Sequence[Conditions]) -> Conditions:
+        """Those of several videos, to be sampled at once."""
+        names = [each.name for each in fields(Conditions)]
+        return Conditions(*(torch.cat([getattr(c, name) for c in conditions]) for name in names))
 
 
 class Pipeline:
@@ -260,7 +266,7 @@ class Pipeline:
 
     @torch.inference_mode()
     def sample(self, conditions: Conditions, settings: Settings, noise: Noise) -> Generator[Event, None, Tensor]:
-        """Conditions → latents (1, C, T, h, w), as the generator's return value."""
+        """Conditions of B videos → latents (B, C, T, h, w), as the generator's return value."""
         yield from self.hold("unet")
         self.model.unet.set_context_scale(settings.context_scale)
         shape = tuple(conditions.concat_latents.shape)
@@ -280,11 +286,11 @@ class Pipeline:
     def denoiser(self, conditions: Conditions, settings: Settings) -> Denoiser:
         """The UNet with its conditions and guidance in place. Needs the unet loaded."""
         c, device = conditions, self.device
-        fs = torch.full((1,), settings.motion, device=device)
+        fs = torch.full((len(c.text),), settings.motion, device=device)
 
         def denoise(x: Tensor, t: int) -> Tensor:
             def predict(text: Tensor, image: Tensor) -> Tensor:
-                time = torch.full((1,), t, device=device)
+                time = torch.full((len(x),), t, device=device)
                 return self._finite(lambda: self.model.denoise(x, time, text, image, c.concat_latents, fs), "unet")
 
             conditional = predict(c.text, c.image)
@@ -301,7 +307,7 @@ class Pipeline:
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Generator[Event, None, Tensor]:
-        """Latents (1, C, T, h, w) → pixels (1, 3, T, H, W) in [-1, 1], as the generator's return value."""
+        """Latents (B, C, T, h, w) → pixels (B, 3, T, H, W) in [-1, 1], as the generator's return value."""
         yield from self.hold("autoencoder")
         total = latents.shape[2]
         frames = []

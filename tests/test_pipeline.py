@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,20 @@ from PIL import Image
 import dcrafter
 from dcrafter.config import MODELS
 from dcrafter.errors import InputError, NumericalError, UsageError, WeightsError
+from dcrafter.media.image import fit_image, open_image, to_tensor
 from dcrafter.media.video import read_settings, read_video
-from dcrafter.pipeline import Decoding, Done, Encoding, Loading, Pipeline, Step, kept_frames, seeded_noise
+from dcrafter.pipeline import (
+    Conditions,
+    Decoding,
+    Done,
+    Encoding,
+    Loading,
+    Noise,
+    Pipeline,
+    Step,
+    kept_frames,
+    seeded_noise,
+)
 from dcrafter.settings import Options, resolve
 
 QUICK: Options = {"steps": 1, "width": 64, "height": 64, "guidance": 1.0}
@@ -200,3 +212,29 @@ def test_weights_that_are_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_devices_and_types_that_do_not_exist(name: str, value: str) -> None:
     with pytest.raises(UsageError, match=value):
         dcrafter.load("512", **{name: value})
+
+
+def test_videos_sampled_together_are_those_sampled_singly(golden: Path, cat: Path) -> None:
+    pipe = open_golden(golden / "dc256")
+    settings = resolve(pipe.config, "animate", "cat", 0, {**QUICK, "guidance": 2.0, "guidance_rescale": 0.7})
+    pictures = [to_tensor(fit_image(open_image(cat), 64, 64, fit)) for fit in ("crop", "stretch")]
+
+    def returned(events: Generator[Any, None, Any]) -> Any:
+        while True:
+            try:
+                next(events)
+            except StopIteration as end:
+                return end.value
+
+    conditions = [returned(pipe.encode(picture[None], settings, seeded_noise(i))) for i, picture in enumerate(pictures)]
+    draws = [torch.randn(2, *c.concat_latents.shape) for c in conditions]
+
+    def noise(number: int | None) -> Noise:
+        steps = iter(zip(*draws, strict=True) if number is None else ((step,) for step in draws[number]))
+        return lambda _: torch.cat(next(steps))
+
+    singly = [returned(pipe.sample(c, settings, noise(i))) for i, c in enumerate(conditions)]
+    together = returned(pipe.sample(Conditions.together(conditions), settings, noise(None)))
+    assert not torch.allclose(*singly, atol=1e-2)
+    torch.testing.assert_close(together, torch.cat(singly), atol=1e-4, rtol=1e-4)
+    assert returned(pipe.decode(together[:, :, :2])).shape == (2, 3, 2, 64, 64)
