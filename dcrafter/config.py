@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 Prediction = Literal["eps", "v"]
 Spacing = Literal["uniform", "uniform_trailing"]
@@ -187,13 +187,14 @@ class ModelConfig:
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> ModelConfig:
         """The reverse of `to_dict`. Raises TypeError where a field is unknown or missing."""
-        return _from_dict(ModelConfig, values)
+        return build(ModelConfig, values)
 
 
 T = TypeVar("T")
 
 
-def _from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
+def build(kind: type[T], values: Mapping[str, Any]) -> T:
+    """A dataclass from plain values, the dataclasses in it too. Raises TypeError for what it cannot hold."""
     types = get_type_hints(kind)
     names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(set(values) - names):
@@ -201,7 +202,11 @@ def _from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
     made: dict[str, Any] = {}
     for name, value in values.items():
         if is_dataclass(types[name]):
-            value = _from_dict(types[name], value)
+            if not isinstance(value, Mapping):
+                raise TypeError(f"{name} must be a table of fields, not {value!r}")
+            value = build(cast(type, types[name]), value)
+        if get_origin(types[name]) is Literal and value not in get_args(types[name]):
+            raise TypeError(f"{name} must be {' or '.join(map(str, get_args(types[name])))}, not {value}")
         made[name] = tuple(value) if isinstance(value, list) else value
     return kind(**made)
 
@@ -251,29 +256,30 @@ MODELS: dict[str, ModelConfig] = {
         unet=UNetConfig(
             in_channels=64,
             out_channels=32,
-            model_channels=96,
-            channel_mult=(1, 2),
+            model_channels=128,
+            channel_mult=(1, 1),
+            num_res_blocks=1,
             attention_resolutions=(1, 2),
             head_channels=32,
-            context_dim=256,
+            init_attn_heads=4,
+            context_dim=96,
             learnable_image_scale=True,
         ),
         autoencoder=AutoencoderConfig(
             latent_channels=32,
-            channels=96,
-            channel_mult=(1, 2, 2),
+            channels=64,
+            channel_mult=(1, 1, 2),
+            num_res_blocks=1,
             decoder_channels=96,
-            decoder_res_blocks=4,
+            decoder_res_blocks=2,
             fold=4,
-            scale=1.0,
+            scale=0.625,
         ),
         clip=CLIPConfig(
-            embed_dim=256,
-            vision=VisionConfig(image_size=128, layers=4, width=256, head_width=32, patch_size=16),
-            text=TextConfig(width=256, heads=8, layers=4),
+            embed_dim=96,
+            vision=VisionConfig(image_size=128, layers=4, width=128, head_width=32, patch_size=16),
+            text=TextConfig(context_length=32, width=96, heads=3, layers=4),
         ),
-        projector=QueryTransformerConfig(
-            embedding_dim=256, dim=256, depth=2, heads=8, head_channels=32, output_dim=256
-        ),
+        projector=QueryTransformerConfig(embedding_dim=128, dim=96, depth=2, heads=3, head_channels=32, output_dim=96),
     ),
 }

@@ -34,11 +34,14 @@ class TemporalConv(nn.Module):
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
+        self.enabled = True
         self.norms = nn.ModuleList(nn.GroupNorm(groups, channels) for _ in range(4))
         self.convs = nn.ModuleList(FrameConv(channels) for _ in range(4))
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
         """(F, C, h, w) → (F, C, h, w)."""
+        if not self.enabled:
+            return x
         height = x.shape[-2]
         h = rearrange(x, "(b t) c h w -> b c t (h w)", t=frames)
         for norm, conv in zip(self.norms, self.convs, strict=True):
@@ -100,6 +103,7 @@ class TemporalTransformer(nn.Module):
 
     def __init__(self, channels: int, heads: int, config: UNetConfig) -> None:
         super().__init__()
+        self.enabled = True
         d = config.head_channels
         inner = heads * d
         self.norm = nn.GroupNorm(config.norm_groups, channels, eps=1e-6)
@@ -112,6 +116,8 @@ class TemporalTransformer(nn.Module):
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
         """(F, C, h, w) → (F, C, h, w)."""
+        if not self.enabled:
+            return x
         height, width = x.shape[-2:]
         h = self.norm(rearrange(x, "(b t) c h w -> b c t (h w)", t=frames))
         h = self.proj_in(rearrange(h, "b c t n -> (b n) t c").contiguous())
@@ -242,3 +248,9 @@ class UNet3D(nn.Module):
         """Multiply λ layer by layer (paper, figure 2a). Raises ValueError if there is not one per layer."""
         for layer, scale in zip(self.dual_attentions(), scales, strict=True):
             layer.context_scale = scale
+
+    def set_temporal(self, enabled: bool) -> None:
+        """Without its temporal layers this is a text-to-image model, each frame by itself (paper, section 3.3)."""
+        for module in self.modules():
+            if isinstance(module, TemporalConv | TemporalTransformer):
+                module.enabled = enabled

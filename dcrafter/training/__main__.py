@@ -5,8 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dcrafter.errors import DCrafterError
+
+if TYPE_CHECKING:
+    from dcrafter.training.recipe import Recipe
+    from dcrafter.training.trainer import Stage
 
 
 def say(message: str) -> None:
@@ -17,8 +22,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m dcrafter.training", description="Train what a recipe says.")
     parser.add_argument("recipe", type=Path, metavar="RECIPE.toml")
     parser.add_argument("--out", type=Path, help="folder for checkpoints, log and pictures (default: runs/RECIPE)")
-    parser.add_argument("--data", type=Path, help="folder of the data set, in place of the recipe's")
-    parser.add_argument("--start", type=Path, help="weights.safetensors of an earlier run, to begin a new one from")
+    parser.add_argument("--data", type=Path, help="the data set, in place of the recipe's")
+    parser.add_argument(
+        "--start", type=Path, nargs="+", help="checkpoints or weights.safetensors to begin from, not the recipe's"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be trained, and leave")
     arguments = parser.parse_args()
     try:
@@ -28,17 +35,28 @@ def main() -> None:
         sys.exit(error.exit_status)
 
 
-def train(recipe_path: Path, out: Path | None, data: Path | None, start: Path | None, dry_run: bool) -> None:
+def make_stage(recipe: Recipe, data: Path) -> Stage:
     from dcrafter.training.autoencoder import AutoencoderStage
+    from dcrafter.training.denoiser import DenoiserStage
+    from dcrafter.training.towers import TowersStage
+
+    match recipe.stage:
+        case "autoencoder":
+            return AutoencoderStage(recipe, data)
+        case "towers":
+            return TowersStage(recipe, data)
+        case _:
+            return DenoiserStage(recipe, data)
+
+
+def train(recipe_path: Path, out: Path | None, data: Path | None, start: list[Path] | None, dry_run: bool) -> None:
     from dcrafter.training.recipe import load_recipe
     from dcrafter.training.trainer import Trainer
 
     recipe = load_recipe(recipe_path)
-    stage = AutoencoderStage(recipe, data or Path(recipe.data))
-    if start is not None:
-        stage.begin_from(start)
+    stage = make_stage(recipe, data or Path(recipe.data))
     trained = sum(value.numel() for value in stage.trained().values())
-    frozen = sum(value.numel() for value in stage.parameters()) - trained
+    frozen = sum(value.numel() for value in stage.model.parameters()) - trained
     # float32 weights, gradients, moving average and the optimiser's two moments
     gigabytes = (trained * 5 + frozen) * 4 / 1e9
     say(
@@ -48,6 +66,7 @@ def train(recipe_path: Path, out: Path | None, data: Path | None, start: Path | 
     )
     if dry_run:
         return
+    stage.begin_from(start or [Path(path) for path in recipe.start])
     out = out or Path("runs") / recipe_path.stem
     out.mkdir(parents=True, exist_ok=True)
     Trainer(stage, recipe.train, out, seed=recipe.seed, say=say).run()

@@ -5,22 +5,20 @@ No perceptual network and no discriminator: differences of neighbouring pixels a
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dcrafter.metrics.pixels import psnr
 from dcrafter.models.autoencoder import AttentionBlock, AutoencoderKL, ResnetBlock
-from dcrafter.training.data import Source, Stills
+from dcrafter.training.data import HELD_OUT, Source, Stills, as_input, held_out_stills
 from dcrafter.training.recipe import Recipe
 from dcrafter.training.trainer import Stage
 
-HELD_OUT = 64  # pictures of each kind that the metrics are measured on
-SHOWN = 12  # of them in the picture
+SHOWN = 12  # of each kind of held-out stills, in the picture
 FIRST_LOGVAR = -6.0  # a little noise from the start, so that the decoder learns at once
 
 
@@ -31,17 +29,6 @@ def edges(difference: Tensor) -> Tensor:
         total = total + difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
         difference = F.avg_pool2d(difference, 2)
     return total
-
-
-def psnr(made: Tensor, true: Tensor) -> float:
-    """Mean over pictures (n, 3, H, W) in [-1, 1] of the peak signal-to-noise ratio, in dB."""
-    squared = ((made.clamp(-1, 1) - true) ** 2).mean(dim=(1, 2, 3)) / 4
-    return float((-10 * squared.clamp_min(1e-10).log10()).mean())
-
-
-def as_input(pixels: Tensor) -> Tensor:
-    """(n, H, W, 3) uint8 → (n, 3, H, W) in [-1, 1]."""
-    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 @torch.no_grad()
@@ -71,17 +58,15 @@ class AutoencoderStage(Stage):
         super().__init__()
         config = recipe.model_config
         torch.manual_seed(recipe.seed)
+        self.config = config
         self.autoencoder = AutoencoderKL(config.autoencoder)
         initialise(self.autoencoder)
+        self.model = nn.ModuleDict({"autoencoder": self.autoencoder})
         self.weights = recipe.loss
-        train, held_out = (Source(data, split, size=config.height) for split in ("train", "held-out"))
+        train = Source(data, "train", size=config.height)
         items = recipe.train.steps * recipe.train.batch * recipe.train.accumulate
         self.dataset = Stills(train, recipe.seed, items)
-        self.held_out: dict[str, Tensor] = {}
-        photograph = partial(held_out.picture_still, photographs=1.0)
-        for kind, draw in (("emoji", held_out.emoji_still), ("photographs", photograph)):
-            stills = [draw(np.random.default_rng([1, i])) for i in range(HELD_OUT)]
-            self.held_out[kind] = as_input(torch.stack(stills))
+        self.held_out = held_out_stills(data, config.height, HELD_OUT)
 
     def forward(self, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """A batch of stills (n, H, W, 3) uint8."""

@@ -9,7 +9,9 @@ procedural motion of rate v a second moves v/fps a frame, with fps one of those 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +29,7 @@ Split = Literal["train", "held-out"]
 Rng = np.random.Generator
 Array = np.ndarray
 
+HELD_OUT = 64  # stills of each kind that an autoencoder is judged by
 EMOJI_FPS = 24
 STRIDES = (1, 2, 3, 4)
 MOTIONS = tuple(PHRASES)
@@ -219,9 +222,9 @@ class Source:
     def clip(self, seed: int, index: int, *, motion: str | None = None, new_words: bool = False) -> dict[str, Any]:
         """A clip with its caption.
 
-        {"frames": (T, H, W, 3) uint8, "caption", "fps", "kind": "animation", "picture" or "scene", "motion" (None for
-        an animation), "pace": the motion's rate in units of the usual one}. `motion` asks for one of `MOTIONS`;
-        `new_words` captions it in the phrases kept from training.
+        {"frames": (T, H, W, 3) uint8, "caption", "fps", "stride", "kind": "animation", "picture" or "scene", "motion"
+        (None for an animation), "pace": the motion's rate in units of the usual one}. `motion` asks for one of
+        `MOTIONS`; `new_words` captions it in the phrases kept from training.
         """
         rng = np.random.default_rng([seed, index])
         kind = rng.random()
@@ -234,6 +237,30 @@ class Source:
         """A picture (H, W, 3) uint8 for the autoencoder: half of them emoji, half crops of pictures."""
         rng = np.random.default_rng([seed, index])
         return self.emoji_still(rng) if rng.random() < 0.5 else self.picture_still(rng)
+
+    def captioned_still(self, seed: int, index: int) -> dict[str, Any]:
+        """{"picture": (H, W, 3) uint8, "caption"}: mostly one emoji, in the words of any motion it may begin."""
+        rng = np.random.default_rng([seed, index])
+        if rng.random() < 0.85:
+            row = one_of(rng, self.emoji)
+            frame = self.index.stills[row["still"]]
+            if row["animation"] and rng.random() < 0.5:
+                start, count = row["animation"]
+                frame = self.index.animations[start + int(rng.integers(count))]
+            canvas = planes(self._background(rng))
+            sprite = resized_emoji(self._maybe_mirrored(rng, frame[None]), int(self.size * rng.uniform(0.5, 1.0)))
+            self._paste(canvas, sprite, rng)
+            pixels, label = to_bytes(canvas)[0], noun(row["label"])
+            tags = self._some_tags(rng, row)
+        else:
+            row = self._some_picture(rng)
+            whole = self.index.picture(row)
+            side = min(whole.shape[:2])
+            top, left = (int(rng.integers(extent - side + 1)) for extent in whole.shape[:2])
+            square = resized(whole[top : top + side, left : left + side], self.size, self.size)
+            pixels, label, tags = torch.from_numpy(np.array(square)), row["label"], row["label"]
+        phrases = ANIMATION_PHRASES if rng.random() < 0.5 else PHRASES[one_of(rng, MOTIONS)]
+        return {"picture": pixels, "caption": fill(one_of(rng, phrases.train), label, tags=tags)}
 
     def emoji_still(self, rng: Rng) -> Tensor:
         frames = []
@@ -274,11 +301,9 @@ class Source:
         canvas = canvas.repeat(self.frames, 1, 1, 1)
         self._paste(canvas, resized_emoji(frames, int(self.size * rng.uniform(0.5, 1.0))), rng)
         template = one_of(rng, ANIMATION_PHRASES.held_out if new_words else ANIMATION_PHRASES.train)
-        tags = plain_tags(row["label"], row["tags"])
-        some = ", ".join(rng.permutation(tags)[: int(rng.integers(1, 4))]) if tags else row["label"]
-        caption = fill(template, noun(row["label"]), tags=some)
+        caption = fill(template, noun(row["label"]), tags=self._some_tags(rng, row))
         return {
-            "frames": to_bytes(canvas), "caption": caption, "fps": EMOJI_FPS // stride,
+            "frames": to_bytes(canvas), "caption": caption, "fps": EMOJI_FPS // stride, "stride": stride,
             "kind": "animation", "motion": None, "pace": 1.0,
         }  # fmt: skip
 
@@ -287,7 +312,8 @@ class Source:
         template = one_of(rng, phrases.held_out if new_words else phrases.train)
         word = one_of(rng, (None, "slow", "fast")) if takes_pace(template) and rng.random() < 0.6 else None
         pace = float(rng.uniform(*(PACES[word] if takes_pace(template) else (0.4, 2.2))))
-        fps = EMOJI_FPS // int(one_of(rng, STRIDES))
+        stride = int(one_of(rng, STRIDES))
+        fps = EMOJI_FPS // stride
         seconds = np.arange(self.frames) / fps
         motion = make_motion(name, pace, seconds, rng)
         if scene and name not in DIRECTED[:6] and rng.random() < 0.6:
@@ -296,7 +322,7 @@ class Source:
             picture, label = self._scene(rng) if scene else self._picture(rng)
             frames = self._filmed(rng, picture, motion, seconds, centred=scene)
         return {
-            "frames": frames, "caption": fill(template, label, word, rng=rng), "fps": fps,
+            "frames": frames, "caption": fill(template, label, word, rng=rng), "fps": fps, "stride": stride,
             "kind": "scene" if scene else "picture", "motion": name, "pace": pace,
         }  # fmt: skip
 
@@ -355,6 +381,11 @@ class Source:
 
     # What clips and stills are put together from
 
+    @staticmethod
+    def _some_tags(rng: Rng, row: dict[str, Any]) -> str:
+        tags = plain_tags(row["label"], row["tags"])
+        return ", ".join(rng.permutation(tags)[: int(rng.integers(1, 4))]) if tags else str(row["label"])
+
     def _background(self, rng: Rng) -> Array:
         """(H, W, 3) uint8: a plain colour, a gradient, a blurred picture or a picture."""
         kind = rng.random()
@@ -400,6 +431,21 @@ class Source:
         view.copy_(over(sprite[:, :, cut_top:, cut_left:][:, :, : view.shape[2], : view.shape[3]], view))
 
 
+def as_input(pixels: Tensor) -> Tensor:
+    """(n, H, W, 3) uint8 → (n, 3, H, W) in [-1, 1]."""
+    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def held_out_stills(folder: Path, size: int, count: int) -> dict[str, Tensor]:
+    """What an autoencoder is judged by: emoji and photographs never trained on, (count, 3, size, size) in [-1, 1]."""
+    source = Source(folder, "held-out", size=size)
+
+    def drawn(draw: Callable[[Rng], Tensor]) -> Tensor:
+        return as_input(torch.stack([draw(np.random.default_rng([1, i])) for i in range(count)]))
+
+    return {"emoji": drawn(source.emoji_still), "photographs": drawn(partial(source.picture_still, photographs=1.0))}
+
+
 class Clips(Dataset[dict[str, Any]]):
     """`length` clips of a source, as a map-style data set; clip i of a seed is always the same."""
 
@@ -424,3 +470,16 @@ class Stills(Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         return self.source.still(self.seed, index)
+
+
+class CaptionedStills(Dataset[dict[str, Any]]):
+    """`length` captioned stills of a source, as a map-style data set."""
+
+    def __init__(self, source: Source, seed: int, length: int) -> None:
+        self.source, self.seed, self.length = source, seed, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.source.captioned_still(self.seed, index)

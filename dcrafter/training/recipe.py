@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal
 
-from dcrafter.config import MODELS, ModelConfig
+from dcrafter.config import MODELS, ModelConfig, build
 from dcrafter.errors import InputError
+from dcrafter.training.videos import VideoData
+
+StageName = Literal["autoencoder", "towers", "text-to-video", "context", "adaptation", "detail"]
 
 
 @dataclass(frozen=True)
@@ -43,41 +46,54 @@ class AutoencoderLoss:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """`model` names the registry's configuration; `autoencoder` changes fields of its autoencoder."""
+class Conditioning:
+    """What the denoiser is given in training, and which of the paper's ideas are left out (paper, table 4)."""
 
-    stage: Literal["autoencoder"]
+    drop_text: float = 0.05  # shares of clips without the one, the other, or both
+    drop_image: float = 0.05
+    drop_both: float = 0.05
+    first_frame: float = 0.0  # share of clips whose picture is surely their first frame; others have any frame
+    interpolation: float = 0.0  # share of clips with first and last frame as visual detail guidance
+    loops: float = 0.0  # share of those that come back to their first frame
+    single_frames: float = 0.0  # share of batches of pictures, for the spatial layers alone
+    context: bool = True  # the image context stream
+    detail: bool = True  # visual detail guidance, in the stage that adds it
+    learn_scale: bool = True  # λ, where the model has it
+    tokens: Literal["all", "class"] = "all"  # what the query transformer reads
+    train: Literal["paper", "everything"] = "paper"  # "everything": the whole UNet and the query transformer
+    checkpointing: bool = False  # recompute activations in the backward pass: slower, much less memory
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """`model` names the registry's configuration, in which `config` changes fields.
+
+    `start` are the files whose weights the run begins from. `data` is the folder that `dcrafter.training.prepare`
+    made, or for the denoiser's stages a folder or manifest of videos.
+    """
+
+    stage: StageName
     model: str
-    data: str  # the folder that `dcrafter.training.prepare` made
+    data: str
     train: TrainerConfig
     seed: int = 0
+    start: tuple[str, ...] = ()
+    config: dict[str, Any] = field(default_factory=dict)
     loss: AutoencoderLoss = AutoencoderLoss()
-    autoencoder: dict[str, Any] = field(default_factory=dict)
+    conditioning: Conditioning = Conditioning()
+    videos: VideoData = field(default_factory=VideoData)
 
     @property
     def model_config(self) -> ModelConfig:
         """The registry's configuration with the recipe's changes. Raises TypeError where a field is unknown."""
-        values = MODELS[self.model].to_dict()
-        return ModelConfig.from_dict({**values, "autoencoder": {**values["autoencoder"], **self.autoencoder}})
+        return ModelConfig.from_dict(_merged(MODELS[self.model].to_dict(), self.config))
 
 
-T = TypeVar("T")
-
-
-def _made(kind: type[T], values: Mapping[str, Any], where: str) -> T:
-    types = get_type_hints(kind)
-    names = {each.name for each in fields(kind)}  # type: ignore[arg-type]
-    if unknown := sorted(set(values) - names):
-        raise InputError(f"{where} has no key {', '.join(unknown)}", f"Its keys are {', '.join(sorted(names))}.")
-    made: dict[str, Any] = {}
-    for name, value in values.items():
-        if is_dataclass(types[name]) and isinstance(value, dict):
-            value = _made(types[name], value, f"[{name}]")
-        made[name] = tuple(value) if isinstance(value, list) else value
-    try:
-        return kind(**made)
-    except TypeError as error:  # a required key is missing
-        raise InputError(f"{where}: {error}") from None
+def _merged(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    return values | {
+        name: _merged(values[name], change) if isinstance(change, Mapping) and name in values else change
+        for name, change in changes.items()
+    }
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -86,13 +102,11 @@ def load_recipe(path: Path) -> Recipe:
         values = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"The recipe {path} cannot be read: {error}") from error
-    recipe = _made(Recipe, values, path.name)
-    if recipe.stage not in ("autoencoder",):
-        raise InputError(f"{path.name}: there is no stage {recipe.stage}", "The stages are: autoencoder.")
-    if recipe.model not in MODELS:
-        raise InputError(f"{path.name}: there is no model {recipe.model}", f"The models are {', '.join(MODELS)}.")
     try:
+        recipe = build(Recipe, values)
+        if recipe.model not in MODELS:
+            raise InputError(f"{path.name}: there is no model {recipe.model}", f"The models are {', '.join(MODELS)}.")
         _ = recipe.model_config
     except (TypeError, ValueError) as error:
-        raise InputError(f"{path.name}, [autoencoder]: {error}") from None
+        raise InputError(f"{path.name}: {error}") from None
     return recipe

@@ -13,7 +13,7 @@ import os
 import signal
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from dcrafter.config import ModelConfig
 from dcrafter.errors import InputError, NumericalError
 from dcrafter.training.recipe import TrainerConfig
+from dcrafter.weights.checkpoint import open_checkpoint, save_checkpoint
 
 Say = Callable[[str], None]
 
@@ -36,6 +36,9 @@ Say = Callable[[str], None]
 class Stage(nn.Module):
     """What one stage trains, and on what. Parameters that stay frozen have `requires_grad` off."""
 
+    config: ModelConfig
+    model: nn.Module  # its children are components of `DynamiCrafter`, by their names there
+    needed: tuple[str, ...] = ()  # the components that an earlier run must have trained
     dataset: Dataset[Any]  # map-style: item i of a run is always the same
 
     @abstractmethod
@@ -51,20 +54,27 @@ class Stage(nn.Module):
         """What the stage makes of held-out data, to look at: (H, W, 3) uint8."""
 
     def trained(self) -> dict[str, nn.Parameter]:
-        return {name: value for name, value in self.named_parameters() if value.requires_grad}
+        return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
 
-    def begin_from(self, path: Path) -> None:
-        """Takes the weights that an earlier run left, of any float type. Raises InputError if they do not fit."""
-        try:
-            weights = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"cannot read the weights {path} ({error})") from error
-        parameters = self.trained()
-        if {name: value.shape for name, value in weights.items()} != {n: p.shape for n, p in parameters.items()}:
-            raise InputError(f"{path} holds other parameters than this recipe trains", "Begin without --start")
-        with torch.no_grad():
-            for name, value in weights.items():
-                parameters[name].copy_(value)
+    def begin_from(self, paths: Sequence[Path]) -> None:
+        """Takes weights from checkpoints, published ones or those of earlier runs, the last file's first.
+
+        Raises InputError where shapes differ or a needed component is in no file, WeightsError where a file cannot
+        be read.
+        """
+        found: dict[str, Tensor] = {}
+        for path in paths:
+            found |= open_checkpoint(path, model=self.config.name).tensors
+        own = self.model.state_dict()
+        for name, value in own.items():
+            if name in found and found[name].shape != value.shape:
+                was = tuple(found[name].shape)
+                raise InputError(f"{name} is {was} where this recipe makes it {tuple(value.shape)}")
+            if name in found:
+                value.copy_(found[name])
+        missing = {name.split(".")[0] for name in own.keys() - found.keys()}
+        if absent := [name for name in self.needed if name in missing]:
+            raise InputError(f"this stage needs a trained {' and '.join(absent)}", "Name its file in `start`")
 
 
 def learning_rate(config: TrainerConfig, step: int) -> float:
@@ -108,8 +118,8 @@ class MovingAverage:
 class Trainer:
     """Trains `stage` in the folder `out`, from its checkpoint if there is one.
 
-    `out` gets `checkpoint.pt`, `weights.safetensors` (the moving average), `log.jsonl` and pictures. Raises
-    NumericalError when the loss is no number any more.
+    `out` gets `checkpoint.pt`, to go on from, `weights.safetensors`, the moving average to be used, `log.jsonl` and
+    pictures. Raises NumericalError when the loss is no number any more.
     """
 
     def __init__(self, stage: Stage, config: TrainerConfig, out: Path, *, seed: int, say: Say) -> None:
@@ -145,9 +155,14 @@ class Trainer:
         part = self.out / "checkpoint.pt.part"
         torch.save(state, part)
         os.replace(part, self.out / "checkpoint.pt")  # never a half-written one
-        part = self.out / "weights.safetensors.part"
-        save_file({name: value.contiguous() for name, value in self.average.values.items()}, part)
-        os.replace(part, self.out / "weights.safetensors")
+
+    def export(self) -> None:
+        """Writes `weights.safetensors`: the components whole, trained or not, in float16."""
+        if not self.accelerator.is_main_process:
+            return
+        weights = {**self.stage.model.state_dict(), **self.average.values}
+        half = {name: value.to("cpu", torch.float16) for name, value in weights.items()}
+        save_checkpoint(half, self.stage.config, self.out / "weights.safetensors")
 
     def _load(self) -> None:
         path = self.out / "checkpoint.pt"
@@ -202,6 +217,7 @@ class Trainer:
                 self.save()
                 saved = time.monotonic()
         self.save()
+        self.export()
         self.say(f"{'stopped' if self.stopping else 'done'} at step {self.step}, saved in {self.out}")
 
     def _accumulate(self, batch: Any, part: int) -> dict[str, float]:
@@ -244,6 +260,7 @@ class Trainer:
             self._log(self.stage.evaluate())
             Image.fromarray(self.stage.picture().numpy()).save(self.out / f"step-{self.step:07d}.png")
             self.stage.train()
+        self.export()
 
     def _log(self, values: dict[str, float], seconds: float | None = None) -> None:
         if not self.accelerator.is_main_process:

@@ -4,18 +4,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
-from dcrafter.errors import InputError
+from dcrafter.errors import InputError, WeightsError
 from dcrafter.training.__main__ import main
 from dcrafter.training.autoencoder import AutoencoderStage
 from dcrafter.training.recipe import load_recipe
+from dcrafter.weights.checkpoint import open_checkpoint, save_checkpoint
 
 RECIPE = """
 stage = "autoencoder"
 model = "tiny"
 data = "nowhere"
-[autoencoder]
+[config.autoencoder]
 channels = 32
 decoder_channels = 32
 channel_mult = [1]
@@ -59,14 +59,26 @@ def test_a_run_begins_from_the_weights_of_another(data: Path, tmp_path: Path, mo
     recipe.write_text(RECIPE.replace("steps = 10", "steps = 1"))
     monkeypatch.setattr("dcrafter.training.autoencoder.HELD_OUT", 2)
     run(monkeypatch, recipe, "--data", data, "--out", tmp_path / "out")
-    weights = load_file(tmp_path / "out" / "weights.safetensors")
-    save_file({name: value.half() for name, value in weights.items()}, tmp_path / "kept.safetensors")
+    made = tmp_path / "out" / "weights.safetensors"
+    weights = open_checkpoint(made).tensors
     stage = AutoencoderStage(load_recipe(recipe), data)
-    assert not all(torch.equal(p, weights[name]) for name, p in stage.trained().items())
-    stage.begin_from(tmp_path / "kept.safetensors")
-    assert all(torch.equal(p, weights[name].half().float()) for name, p in stage.trained().items())
-    weights.popitem()
-    save_file(weights, tmp_path / "less.safetensors")
-    for name in ("less.safetensors", "small.toml", "nothing"):
-        with pytest.raises(InputError):
-            stage.begin_from(tmp_path / name)
+    assert not all(torch.equal(p, weights[name].float()) for name, p in stage.trained().items())
+    stage.begin_from([made])
+    assert all(torch.equal(p, weights[name].float()) for name, p in stage.trained().items())
+
+
+def test_what_a_run_cannot_begin_from(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = tmp_path / "small.toml"
+    recipe.write_text(RECIPE)
+    monkeypatch.setattr("dcrafter.training.autoencoder.HELD_OUT", 2)
+    stage = AutoencoderStage(load_recipe(recipe), data)
+    other = tmp_path / "other.safetensors"
+    save_checkpoint({"autoencoder.encoder.conv_in.weight": torch.zeros(3)}, stage.config, other)
+    with pytest.raises(InputError, match=r"autoencoder.encoder.conv_in.weight is \(3,\) where"):
+        stage.begin_from([other])
+    stage.needed = ("autoencoder",)
+    with pytest.raises(InputError, match="needs a trained autoencoder"):
+        stage.begin_from([])
+    for name in ("small.toml", "nothing"):
+        with pytest.raises(WeightsError):
+            stage.begin_from([tmp_path / name])

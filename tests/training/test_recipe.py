@@ -12,7 +12,7 @@ GOOD = """
 stage = "autoencoder"
 model = "tiny"
 data = "data"
-[autoencoder]
+[config.autoencoder]
 channels = 32
 channel_mult = [1, 2]
 [train]
@@ -39,11 +39,11 @@ def test_a_recipe_becomes_configuration(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("batch = 2", "batch = 2\nspeed = 3", r"\[train\] has no key speed"),
-        ('data = "data"', 'data = "data"\nsize = 3', "recipe.toml has no key size"),
+        ("batch = 2", "batch = 2\nspeed = 3", "TrainerConfig has no field speed"),
+        ('data = "data"', 'data = "data"\nsize = 3', "Recipe has no field size"),
         ("channels = 32", "chanels = 32", "no field chanels"),
         ("steps = 10", "", "steps"),
-        ('"autoencoder"', '"vae"', "no stage vae"),
+        ('"autoencoder"', '"vae"', "stage must be autoencoder or .*, not vae"),
         ('"tiny"', '"huge"', "no model huge"),
         ("steps = 10", "steps = = 10", "cannot be read"),
     ],

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from dcrafter.config import MODELS
 from dcrafter.errors import NumericalError
 from dcrafter.training.recipe import TrainerConfig
 from dcrafter.training.trainer import Stage, Trainer, learning_rate
@@ -38,6 +39,8 @@ class Line(Stage):
         torch.manual_seed(0)
         self.learns = nn.Linear(3, 3)
         self.frozen = nn.Linear(3, 3).requires_grad_(False)
+        self.model = nn.ModuleDict({"learns": self.learns, "frozen": self.frozen})
+        self.config = MODELS["tiny"]
         self.dataset = Numbers()
         self.calls = 0
         self.interrupt_at = interrupt_at

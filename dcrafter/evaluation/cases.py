@@ -1,0 +1,92 @@
+"""What a model is asked for: held-out pictures with captions, the same for a seed whatever the model."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from dcrafter.errors import InputError
+from dcrafter.training.captions import PHRASES, fill, takes_pace
+from dcrafter.training.data import DIRECTED, PACES, Source, one_of
+
+FPS = 12  # every case has this motion condition, so that they can be sampled together
+LOOPING = ("sway", "pulse", "ripple", "shake")  # motions that come back to where they began
+# What a landscape may be called that no training caption may have said; `unseen_nouns` holds them against the data.
+NOUNS = (
+    "the scenery", "the countryside", "a vista", "a panorama", "a glade", "a canyon", "the wilderness", "the horizon",
+    "the terrain", "a backdrop", "the surroundings", "a snapshot", "an artwork", "a valley",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A caption and the data's own clip (T, S, S, 3) uint8, whose first frame is the picture to animate."""
+
+    caption: str
+    frames: Tensor
+    motion: str | None  # what the caption asks for; None is an emoji's own animation
+
+
+def moved(source: Source, seed: int, motions: Sequence[str], count: int) -> list[Case]:
+    """Pictures, each to be moved in one of `motions`, in turn."""
+    cases: list[Case] = []
+    numbers = itertools.count()
+    while len(cases) < count:
+        clip = source.clip(seed, next(numbers), motion=motions[len(cases) % len(motions)])
+        if clip["kind"] == "picture":  # not a scene of emoji
+            cases.append(_case(clip))
+    return cases
+
+
+def pictures(source: Source, seed: int, count: int) -> list[Case]:
+    """Pictures under the eight directed motions, in the phrases of training."""
+    return moved(source, seed, DIRECTED, count)
+
+
+def paraphrases(source: Source, seed: int, count: int) -> list[Case]:
+    """The same pictures and motions in phrases and with nouns that no training caption has.
+
+    Raises InputError where training knows all the nouns.
+    """
+    rng = np.random.default_rng([seed, 1])
+    nouns = unseen_nouns(source)
+    cases = []
+    for case in pictures(source, seed, count):
+        assert case.motion is not None
+        template = one_of(rng, PHRASES[case.motion].held_out)
+        pace = one_of(rng, tuple(PACES)) if takes_pace(template) else None
+        cases.append(replace(case, caption=fill(template, one_of(rng, nouns), pace, rng=rng)))
+    return cases
+
+
+def loops(source: Source, seed: int, count: int) -> list[Case]:
+    """Pictures under motions that come back."""
+    return moved(source, seed, LOOPING, count)
+
+
+def emoji(source: Source, seed: int, count: int) -> list[Case]:
+    """Emoji with animations of their own."""
+    clips = (source.clip(seed, index) for index in itertools.count())
+    found = (clip for clip in clips if clip["kind"] == "animation" and clip["fps"] == FPS)
+    return [_case(next(found)) for _ in range(count)]
+
+
+def unseen_nouns(source: Source) -> list[str]:
+    """Those of `NOUNS` whose words are in no label or tag of the training data."""
+    rows = [*source.index.emoji("train"), *source.index.pictures("train")]
+    said = " ".join(" ".join([row["label"], *row.get("tags", [])]) for row in rows)
+    known = set(re.findall(r"\w+", said.lower()))
+    nouns = [noun for noun in NOUNS if noun.split()[-1] not in known]
+    if not nouns:
+        raise InputError("training captions have every noun of the evaluation", "Add others to NOUNS")
+    return nouns
+
+
+def _case(clip: dict[str, Any]) -> Case:
+    return Case(clip["caption"], clip["frames"], clip["motion"])

@@ -1,0 +1,374 @@
+"""The denoiser's stages: a text-to-video base, then the paper's three (section 3.3), and what each leaves frozen."""
+
+from __future__ import annotations
+
+import functools
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import Dataset, default_collate
+
+from dcrafter.config import ModelConfig, ScheduleConfig
+from dcrafter.metrics.pixels import frame_difference, psnr
+from dcrafter.models.clip import clip_pixels, tokenize
+from dcrafter.models.dynamicrafter import DynamiCrafter
+from dcrafter.models.layers import DualCrossAttention
+from dcrafter.models.unet import ResBlock, SpatialTransformer, TemporalConv, TemporalTransformer, UNet3D
+from dcrafter.models.unet import Stage as UNetStage
+from dcrafter.sampling.ddim import ddim
+from dcrafter.sampling.guidance import guide, rescale_guidance
+from dcrafter.sampling.schedule import alphas_cumprod, rescale_factors, sampling_steps
+from dcrafter.training.data import DIRECTED, Clips, Source, as_input
+from dcrafter.training.recipe import Conditioning, Recipe, StageName
+from dcrafter.training.trainer import Stage
+from dcrafter.training.videos import Videos
+
+HELD_OUT = 32  # clips that the loss is measured on
+SHOWN = 6  # of them sampled, for metrics and to look at
+STEPS, GUIDANCE, SEEN = 20, 3.0, 8  # DDIM steps, guidance scale, frames of a clip in the picture
+
+Group = Literal["temporal", "spatial", "image attention", "embeddings"]
+
+TRAINED: dict[StageName, tuple[Group, ...]] = {
+    "text-to-video": ("temporal", "spatial", "embeddings"),
+    "context": ("image attention",),
+    "adaptation": ("spatial", "image attention"),
+    "detail": ("spatial", "image attention"),
+}
+"""Which parts of the UNet a stage trains. All but the first train the query transformer too."""
+
+
+def parameter_groups(unet: UNet3D) -> dict[str, Group]:
+    """The group that each of the UNet's parameters belongs to."""
+    groups: dict[str, Group] = {name: "spatial" for name, _ in unet.named_parameters()}
+    for prefix, module in unet.named_modules():
+        names = [f"{prefix}.{name}" for name, _ in module.named_parameters()]
+        if isinstance(module, TemporalConv | TemporalTransformer):
+            groups |= dict.fromkeys(names, "temporal")
+        elif isinstance(module, DualCrossAttention):
+            added = ("to_k_ip.weight", "to_v_ip.weight", "alpha")
+            groups |= {name: "image attention" for name in names if name.removeprefix(f"{prefix}.") in added}
+        elif prefix in ("time_embed", "fs_embed"):
+            groups |= dict.fromkeys(names, "embeddings")
+    return groups
+
+
+@torch.no_grad()
+def initialise(unet: UNet3D) -> None:
+    """Residual branches, the image's attention and its latent add nothing yet, and the prediction is zero."""
+    silent: list[nn.Module] = [unet.conv_out]
+    for module in unet.modules():
+        match module:
+            case ResBlock():
+                silent.append(module.conv2)
+            case TemporalConv():
+                silent.append(module.convs[-1])
+            case SpatialTransformer() | TemporalTransformer():
+                silent.append(module.proj_out)
+            case DualCrossAttention():
+                silent.append(module.to_v_ip)
+    for module in silent:
+        for parameter in module.parameters():
+            nn.init.zeros_(parameter)
+    unet.conv_in.weight[:, unet.config.in_channels // 2 :] = 0
+
+
+def there_and_back(latents: Tensor) -> Tensor:
+    """A clip (B, C, T, h, w) played to its end and back to its beginning, at twice the speed."""
+    last = latents.shape[2] - 1
+    return latents[:, :, last - (last - 2 * torch.arange(last + 1)).abs()]
+
+
+class Process:
+    """The forward diffusion process and what is to be predicted (arXiv 2006.11239, equation 4; 2202.00512).
+
+    With zero terminal SNR (2305.08891) x_t is all noise at the last timestep. The dynamic rescale multiplies x₀ by
+    s_t, as the sampler expects.
+    """
+
+    def __init__(self, config: ScheduleConfig) -> None:
+        self.config = config
+        alphas = torch.from_numpy(alphas_cumprod(config))
+        self.root, self.noise = alphas.sqrt(), (1 - alphas).sqrt()
+        self.rescale = torch.from_numpy(rescale_factors(config))
+
+    def noised(self, x0: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+        """Clean latents (B, C, T, h, w), timesteps (B,) and noise → x_t and the target, eps or v."""
+        root, noise, rescale = (
+            table[t.cpu()].to(x0)[:, None, None, None, None] for table in (self.root, self.noise, self.rescale)
+        )
+        x0 = rescale * x0
+        x_t = root * x0 + noise * eps
+        return x_t, eps if self.config.prediction == "eps" else root * eps - noise * x0
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the denoiser is given, for B clips of T frames. `latents` are the clean ones."""
+
+    latents: Tensor  # (B, C, T, h, w)
+    text: Tensor  # (B, L, D)
+    image: Tensor  # (B, M, D)
+    concat_latents: Tensor  # (B, C, T, h, w)
+    fs: Tensor  # (B,)
+
+    def denoise(self, unet: UNet3D, x_t: Tensor, t: Tensor) -> Tensor:
+        return unet(torch.cat([x_t, self.concat_latents], dim=1), t, self.text, self.image, self.fs).float()
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What is random of a batch, one value a clip; without the draws, what a person does who animates a picture."""
+
+    condition: Tensor  # the frame that is the picture
+    text: Tensor  # is the text kept?
+    image: Tensor  # is the picture kept in the context?
+    ends: Tensor  # are first and last frame the guidance, and none between?
+    loops: Tensor  # does the clip come back?
+
+    @staticmethod
+    def none(clips: int) -> Drawn:
+        yes = torch.ones(clips, dtype=torch.bool)
+        return Drawn(torch.zeros(clips, dtype=torch.long), yes, yes, ~yes, ~yes)
+
+    @staticmethod
+    def random(clips: int, frames: int, options: Conditioning, generator: torch.Generator) -> Drawn:
+        def uniform() -> Tensor:
+            return torch.rand(clips, generator=generator)
+
+        anywhere = torch.randint(frames, (clips,), generator=generator)
+        condition = anywhere * (uniform() >= options.first_frame)
+        dropped, text, image, both = uniform(), options.drop_text, options.drop_image, options.drop_both
+        without_text = (dropped < text) | ((dropped >= text + image) & (dropped < text + image + both))
+        without_image = (dropped >= text) & (dropped < text + image + both)
+        ends = uniform() < options.interpolation
+        loops = ends & (uniform() < options.loops)
+        return Drawn(condition * ~ends, ~without_text, ~without_image, ends, loops)
+
+
+class DenoiserStage(Stage):
+    """Trains the UNet's groups that `TRAINED` names, and the query transformer; all else stays as it was found."""
+
+    model: DynamiCrafter
+
+    def __init__(self, recipe: Recipe, data: Path) -> None:
+        super().__init__()
+        self.config, self.options = recipe.model_config, recipe.conditioning
+        self.stage = recipe.stage
+        torch.manual_seed(recipe.seed)
+        self.model = DynamiCrafter(self.config)
+        self.unet = self.model.unet
+        initialise(self.unet)
+        self.has_context = self.stage != "text-to-video" and self.options.context
+        self.has_detail = self.stage == "detail" and self.options.detail
+        self.needed = ("text_encoder", "autoencoder")
+        if self.stage != "text-to-video":
+            self.needed += ("unet", *(["image_encoder"] if self.has_context else []))
+        self._freeze()
+        if not self.has_context:
+            self.unet.set_context_scale([0.0] * self.config.unet.dual_attention_layers)
+        if self.options.checkpointing:
+            again = functools.partial(
+                checkpoint, use_reentrant=False, context_fn=lambda: (self._kernel(), self._kernel())
+            )
+            for module in self.unet.modules():
+                if isinstance(module, UNetStage):
+                    module.forward = functools.partial(again, module.forward)  # type: ignore[method-assign]
+        self.process = Process(self.config.schedule)
+        items = recipe.train.steps * recipe.train.batch * recipe.train.accumulate
+        self.dataset: Dataset[Any] = Items(recipe, data, items)
+        held_out = Items(replace(recipe, seed=recipe.seed + 1), data, HELD_OUT, held_out=True)
+        self.held_out = [held_out[i] for i in range(HELD_OUT)]
+        self.sampled: list[tuple[Tensor, Tensor]] = []  # true and made frames of the clips shown
+
+    def _freeze(self) -> None:
+        groups = parameter_groups(self.unet)
+        trained = set(TRAINED[self.stage])
+        if self.options.train == "everything":
+            trained |= {"temporal", "spatial", "embeddings"}
+        if not self.has_context:
+            trained.discard("image attention")
+        for name, parameter in self.unet.named_parameters():
+            parameter.requires_grad_(
+                groups[name] in trained and not (name.endswith(".alpha") and not self.options.learn_scale)
+            )
+        for name, component in self.model.named_children():
+            if name != "unet":
+                component.requires_grad_(name == "projector" and self.has_context)
+
+    # Training
+
+    def forward(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
+        """A batch of `Items`."""
+        clips, frames = batch["frames"].shape[:2]
+        drawn = Drawn.random(clips, frames, self.options, generator)
+        single = self.stage == "context" or bool(torch.rand((), generator=generator) < self.options.single_frames)
+        loss = self._loss(self.inputs(batch, drawn, generator, single=single), generator)
+        return {"loss": loss}
+
+    def _loss(self, inputs: Inputs, generator: torch.Generator) -> Tensor:
+        x0 = inputs.latents
+        t = torch.randint(self.config.schedule.num_timesteps, (len(x0),), generator=generator)
+        eps = torch.randn(x0.shape, generator=generator).to(x0)
+        x_t, target = self.process.noised(x0, t, eps)
+        with self._kernel():
+            predicted = inputs.denoise(self.unet, x_t, t.to(x0.device))
+        return ((predicted - target) ** 2).mean()
+
+    def _kernel(self) -> AbstractContextManager[None]:
+        # On a CPU the fused attention's backward pass takes longer than all the rest of a step.
+        return sdpa_kernel(SDPBackend.MATH) if self._device.type == "cpu" else nullcontext()
+
+    @property
+    def _device(self) -> torch.device:
+        return self.unet.conv_in.weight.device
+
+    def inputs(
+        self, batch: dict[str, Any], drawn: Drawn, generator: torch.Generator, *, single: bool = False
+    ) -> Inputs:
+        """Encodes a batch. `single` keeps one frame a clip, the picture itself, for the spatial layers alone."""
+        frames: Tensor = batch["frames"].to(self._device)  # (B, T, H, W, 3)
+        clips, count = frames.shape[:2]
+        every = torch.arange(clips)
+        pictures = as_input(frames[every, drawn.condition])  # (B, 3, H, W)
+        place = drawn.condition
+        if single:
+            frames = frames[every, place][:, None]
+            drawn = replace(drawn, condition=torch.zeros_like(place))
+        loops = drawn.loops.to(self._device)
+        kept = drawn.text & ~(drawn.loops & batch["directed"])  # no loop moves one way
+        captions = [text if keep else "" for text, keep in zip(batch["caption"], kept, strict=True)]
+        with torch.no_grad():
+            tokens = tokenize(captions, self.config.clip.text.context_length).to(self._device)
+            text = self.model.encode_text(tokens)
+            latents = self._encoded(frames, generator)
+        if not single:
+            latents = torch.where(loops[:, None, None, None, None], there_and_back(latents), latents)
+        fs = torch.where(drawn.loops, batch["fs_of_loop"], batch["fs"]).to(self._device)
+        concat = self._guidance(latents, drawn) if self.has_detail else torch.zeros_like(latents)
+        if self.has_context:
+            image = self._context(pictures * drawn.image.to(pictures)[:, None, None, None])
+            if single:  # the tokens of the frame that the picture is
+                image = rearrange(image, "b (t m) d -> b t m d", t=count)[every, place]
+        else:
+            image = text.new_zeros(clips, 1, text.shape[-1])
+        self.unet.set_temporal(not single)
+        return Inputs(latents, text, image, concat, fs)
+
+    def _encoded(self, frames: Tensor, generator: torch.Generator) -> Tensor:
+        """(B, T, H, W, 3) uint8 → latents (B, C, T, h, w), one draw of the posterior."""
+        pixels = as_input(rearrange(frames, "b t h w c -> (b t) h w c"))
+        factor, channels = self.config.autoencoder.downsampling, self.config.autoencoder.latent_channels
+        shape = (len(pixels), channels, pixels.shape[-2] // factor, pixels.shape[-1] // factor)
+        latents = self.model.encode_frames(pixels, torch.randn(shape, generator=generator).to(pixels))
+        return rearrange(latents, "(b t) c h w -> b c t h w", b=len(frames))
+
+    def _guidance(self, latents: Tensor, drawn: Drawn) -> Tensor:
+        """Visual detail guidance (paper, sections 3.2 and 6): the picture's latent in every frame, or both ends."""
+        picture = latents[torch.arange(len(latents)), :, drawn.condition][:, :, None].expand_as(latents)
+        ends = torch.zeros_like(latents)
+        ends[:, :, [0, -1]] = latents[:, :, [0, -1]]
+        return torch.where(drawn.ends.to(latents.device)[:, None, None, None, None], ends, picture)
+
+    def _context(self, pixels: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) → image context (B, queries, D)."""
+        with torch.no_grad():
+            tokens = self.model.image_encoder(clip_pixels(pixels, self.config.clip.vision.image_size))
+        return self.model.projector(tokens if self.options.tokens == "all" else tokens[:, :1]).float()
+
+    # Metrics
+
+    def evaluate(self) -> dict[str, float]:
+        """The loss on held-out clips, with the first frame as the picture, and figures of some that are sampled."""
+        generator = torch.Generator().manual_seed(0)
+        losses = []
+        for i in range(0, HELD_OUT, SHOWN):
+            batch = default_collate(self.held_out[i : i + SHOWN])
+            inputs = self.inputs(batch, Drawn.none(len(batch["frames"])), generator, single=self.stage == "context")
+            losses.append(self._loss(inputs, generator))
+        true, made = self._sample(generator)
+        self.sampled = list(zip(true, made, strict=True))
+        first = [as_input(frames[:, 0]) for frames in (made, true)]
+        return {
+            "held_out_loss": float(torch.stack(losses).mean()),
+            "psnr_first_frame": psnr(first[0], first[1]),
+            "frame_difference": float(frame_difference(made).mean()),
+            "frame_difference_of_data": float(frame_difference(true).mean()),
+        }
+
+    def _sample(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """True and made frames (SHOWN, T, H, W, 3) uint8."""
+        batch = default_collate(self.held_out[:SHOWN])
+        given = Drawn.none(SHOWN)
+        single = self.stage == "context"
+        inputs = self.inputs(batch, given, generator, single=single)
+        nothing = replace(given, text=~given.text, image=~given.image)
+        without = replace(self.inputs(batch, nothing, generator, single=single), concat_latents=inputs.concat_latents)
+
+        def denoiser(x: Tensor, t: int) -> Tensor:
+            times = torch.full((SHOWN,), t, device=x.device)
+            conditional = inputs.denoise(self.unet, x, times)
+            guided = guide(without.denoise(self.unet, x, times), conditional, GUIDANCE)
+            return rescale_guidance(guided, conditional, self.config.guidance_rescale)
+
+        def noise() -> Tensor:
+            return torch.randn(inputs.latents.shape, generator=generator).to(inputs.latents)
+
+        schedule = self.config.schedule
+        steps = sampling_steps(schedule, schedule.spacing, STEPS)
+        for sampled in ddim(denoiser, noise(), steps, noise, prediction=schedule.prediction):
+            latents = sampled.x
+        frames = latents.shape[2]
+        pixels = self.model.decode(rearrange(latents, "b c t h w -> (b t) c h w"))
+        made = ((pixels + 1) * 127.5).round().to(torch.uint8).cpu()
+        return batch["frames"][:, :frames], rearrange(made, "(b t) c h w -> b t h w c", b=SHOWN)
+
+    def picture(self) -> Tensor:
+        """Each sampled clip below the one it should resemble."""
+        rows = []
+        for clips in self.sampled:
+            for frames in clips:
+                chosen = torch.linspace(0, len(frames) - 1, min(SEEN, len(frames))).round().long()
+                rows.append(torch.cat([*frames[chosen]], dim=1))
+        return torch.cat(rows, dim=0)
+
+
+class Items(Dataset[dict[str, Any]]):
+    """The clips a recipe names: {"frames": (T, H, W, 3) uint8, "caption", "fs", "fs_of_loop", "directed"}.
+
+    "fs" is the model's motion condition, "fs_of_loop" that of the same clip played there and back in the same time;
+    "directed" says that the caption names a lasting direction, which no loop has. Where the data is no prepared one,
+    held-out clips are others of the same videos.
+    """
+
+    def __init__(self, recipe: Recipe, data: Path, length: int, *, held_out: bool = False) -> None:
+        self.config: ModelConfig = recipe.model_config
+        self.clips: Dataset[dict[str, Any]]
+        if (data / "index.json").exists() or not data.exists():
+            source = Source(data, "held-out" if held_out else "train", size=self.config.height,
+                            frames=self.config.frames)  # fmt: skip
+            self.clips = Clips(source, recipe.seed, length)
+        else:
+            self.clips = Videos(
+                data, recipe.videos, recipe.seed, length,
+                height=self.config.height, width=self.config.width, frames=self.config.frames,
+            )  # fmt: skip
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        clip = self.clips[index]
+        in_fps = self.config.motion.unit == "FPS"
+        fs, of_loop = (clip["fps"], clip["fps"] / 2) if in_fps else (clip["stride"], clip["stride"] * 2)
+        return {
+            "frames": clip["frames"],
+            "caption": clip["caption"],
+            "fs": max(round(fs), 1),
+            "fs_of_loop": max(round(of_loop), 1),
+            "directed": clip.get("motion") in DIRECTED,
+        }

@@ -1,0 +1,69 @@
+"""The towers' stage: pictures and captions that belong together find each other (CLIP, arXiv 2103.00020)."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dcrafter.models.clip import ImageEncoder, TextEncoder, clip_pixels, tokenize
+from dcrafter.training.data import CaptionedStills, Source, as_input
+from dcrafter.training.recipe import Recipe
+from dcrafter.training.trainer import Stage
+
+HELD_OUT = 96  # stills, among which each caption looks for its own
+MAX_LOGIT_SCALE = math.log(100)  # as in the paper, section 2.5
+
+
+class TowersStage(Stage):
+    """Trains both towers by the symmetric contrastive loss over a batch (figure 3 there)."""
+
+    def __init__(self, recipe: Recipe, data: Path) -> None:
+        super().__init__()
+        self.config = recipe.model_config
+        torch.manual_seed(recipe.seed)
+        self.text_encoder = TextEncoder(self.config.clip)
+        self.image_encoder = ImageEncoder(self.config.clip)
+        self.model = nn.ModuleDict({"text_encoder": self.text_encoder, "image_encoder": self.image_encoder})
+        train, held_out = (Source(data, split, size=self.config.height) for split in ("train", "held-out"))
+        items = recipe.train.steps * recipe.train.batch * recipe.train.accumulate
+        self.dataset = CaptionedStills(train, recipe.seed, items)
+        self.held_out = [held_out.captioned_still(1, i) for i in range(HELD_OUT)]
+
+    def forward(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
+        """{"picture": (n, H, W, 3) uint8, "caption": n texts}."""
+        with torch.no_grad():  # as the paper clips it
+            self.text_encoder.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+        logits = self.text_encoder.logit_scale.exp() * self._similarities(batch["picture"], batch["caption"])
+        own = torch.arange(len(logits), device=logits.device)
+        loss = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+        return {"loss": loss, "found": (logits.argmax(dim=1) == own).float().mean()}
+
+    def _similarities(self, pictures: Tensor, captions: list[str]) -> Tensor:
+        """Cosines (pictures, captions)."""
+        device = self.text_encoder.logit_scale.device
+        pixels = clip_pixels(as_input(pictures.to(device)), self.config.clip.vision.image_size)
+        tokens = tokenize(captions, self.config.clip.text.context_length).to(device)
+        of_pictures = self.image_encoder.similarity_features(self.image_encoder(pixels))
+        of_captions = self.text_encoder.similarity_features(tokens)
+        return F.normalize(of_pictures.float(), dim=-1) @ F.normalize(of_captions.float(), dim=-1).T
+
+    def evaluate(self) -> dict[str, float]:
+        """Share of held-out pictures, of labels never trained on, whose own caption is the nearest, and among five."""
+        pictures = torch.stack([item["picture"] for item in self.held_out])
+        ranked = self._similarities(pictures, [item["caption"] for item in self.held_out]).argsort(descending=True)
+        hits = ranked == torch.arange(len(ranked), device=ranked.device)[:, None]
+        return {"top1": float(hits[:, 0].float().mean()), "top5": float(hits[:, :5].any(dim=1).float().mean())}
+
+    def picture(self) -> Tensor:
+        """The held-out pictures."""
+        shown = torch.stack([item["picture"] for item in self.held_out])
+        columns = math.ceil(len(shown) ** 0.5)
+        grid = shown.new_zeros(math.ceil(len(shown) / columns) * columns, *shown.shape[1:])
+        grid[: len(shown)] = shown
+        rows = [torch.cat([*row], dim=1) for row in torch.split(grid, columns)]
+        return torch.cat(rows, dim=0)

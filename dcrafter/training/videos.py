@@ -1,0 +1,259 @@
+"""Clips of real video files, from a folder or a manifest, each made anew from (seed, index): a resume is exact."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+import numpy as np
+import torch
+from av.video.reformatter import Interpolation
+from PIL import Image
+from torch.utils.data import Dataset
+
+from dcrafter.errors import InputError
+from dcrafter.media.image import fit_image
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".gif")
+TRIES = 100  # videos that may fail in one item
+_EXACT = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND  # the faster one is darker
+_COLUMNS = "It needs `path` or `file`, or WebVid's `videoid` and `page_dir`; and `caption`, `text` or `name`."
+
+
+@dataclass(frozen=True)
+class VideoData:
+    """Which videos train, at which speeds, with which text. Raises InputError for values without a meaning.
+
+    The annotations `dynamic_*` are those of the paper's section 5; a video without them does not pass their filter.
+    """
+
+    strides: tuple[int, int] = (1, 6)  # smallest and largest, each as likely
+    confidence: float = 0.0  # least `dynamic_confidence`
+    categories: tuple[str, ...] = ()  # allowed `dynamic_source_category`; empty: any
+    wording: Literal["caption", "dynamic"] = "caption"  # dynamic: `dynamic_wording` where a video has it
+
+    def __post_init__(self) -> None:
+        if len(self.strides) != 2 or not 1 <= self.strides[0] <= self.strides[1]:
+            raise InputError(f"strides of {self.strides} have no meaning", "Give the smallest and the largest: [1, 6].")
+        if self.wording not in ("caption", "dynamic"):
+            raise InputError(f"there is no wording {self.wording!r}", "Choose caption or dynamic.")
+
+
+class Videos(Dataset[dict[str, Any]]):
+    """`length` clips of the videos at `path`, as a map-style data set; clip i of a seed is always the same.
+
+    `path` is a folder, searched through (captions from a `.txt` beside the video, else from its name), or a CSV or
+    JSONL manifest (columns as in `_COLUMNS`, paths relative to it, perhaps `dynamic_*`). An item is {"frames":
+    (T, height, width, 3) uint8, "caption", "fps": float, frames a second of the clip, "stride": int}: every stride-th
+    frame from a random one on, scaled to cover the size and cut to its middle.
+
+    `broken` says why a file cannot be used at all; it is not opened again. `damaged` names videos of which some clip
+    could not be decoded. Those stay in, or a clip would depend on which ones were made before it.
+
+    Raises InputError where there are no videos, and from an item when nothing can be read any more.
+    """
+
+    def __init__(
+        self, path: Path, options: VideoData, seed: int, length: int, *, height: int, width: int, frames: int = 16
+    ) -> None:
+        self.path, self.options, self.seed, self.length = path, options, seed, length
+        self.height, self.width, self.frames = height, width, frames
+        self.videos = _listed(path, options)
+        self.files = len({file for file, _ in self.videos})
+        self.broken: dict[Path, str] = {}
+        self.damaged: dict[Path, str] = {}
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        rng = np.random.default_rng([self.seed, index])
+        failed = 0
+        while failed < TRIES and len(self.broken) < self.files:
+            # All three are drawn for a broken video too, so that what follows does not depend on what is known of it.
+            file, caption = self.videos[int(rng.integers(len(self.videos)))]
+            stride, place = int(rng.integers(self.options.strides[0], self.options.strides[1] + 1)), rng.random()
+            video = Path(file)
+            if video in self.broken:
+                continue
+            track = None
+            try:
+                track = _track(video, self.frames)
+                return {"caption": caption, **self._clip(track, stride, place)}
+            except Exception as error:  # decoders raise nearly anything on damaged data
+                failed += 1
+                self._note(video, error, self.damaged if track else self.broken)
+        problem = f"{failed} videos in turn" if failed >= TRIES else "every video"
+        why = next(reversed({**self.damaged, **self.broken}.items()))
+        raise InputError(f"{problem} of {self.path} failed, as {why[0]}: {why[1]}", "Are the files complete?")
+
+    def _clip(self, track: Track, stride: int, place: float) -> dict[str, Any]:
+        """Frames, fps and stride; `place` in [0, 1) is where in the video the clip lies."""
+        steps = max(self.frames - 1, 1)  # a single frame needs a neighbour to have a rate
+        stride = min(stride, (track.count - 1) // steps)
+        first = int(place * (track.count - stride * steps))
+        pictures = track.pictures(range(first, first + stride * steps + 1, stride)[: self.frames])
+        frames = np.stack([np.asarray(fit_image(picture, self.width, self.height)) for picture in pictures])
+        rate = track.rate(first, first + stride * steps)
+        return {"frames": torch.from_numpy(frames), "fps": rate / stride, "stride": stride}
+
+    def _note(self, video: Path, error: Exception, book: dict[Path, str]) -> None:
+        if video in book:
+            return
+        book[video] = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
+        kind = "broken" if book is self.broken else "damaged"
+        log.warning("skipped %s: %s (%d %s of %d videos so far)", video, book[video], len(book), kind, self.files)
+
+
+# --- files
+
+
+@dataclass(frozen=True)
+class Track:
+    """The frames of a video file: how many, and when each is shown, if the file says so."""
+
+    path: Path
+    count: int
+    times: np.ndarray | None  # (count,) int64 in units of time_base; None: no times that could be trusted
+    time_base: float
+    nominal_rate: float
+
+    def rate(self, first: int, last: int) -> float:
+        """Frames a second from frame `first` to frame `last`: it may vary over the file."""
+        if self.times is None:
+            return self.nominal_rate
+        return (last - first) / (float(self.times[last] - self.times[first]) * self.time_base)
+
+    def pictures(self, numbers: range) -> list[Image.Image]:
+        """The frames of these numbers. Raises whatever the decoder does, and ValueError if some are not there."""
+        found: dict[int, Image.Image] = {}
+        if self.times is not None:
+            found = self._decoded([int(time) for time in self.times[numbers]], seek=True)
+        if len(found) < len(numbers):  # some seeks end behind where they should
+            found = self._decoded(list(numbers), seek=False)
+        if len(found) < len(numbers):
+            raise ValueError(f"the decoder gives only {len(found)} of {len(numbers)} frames")
+        return list(found.values())
+
+    def _decoded(self, wanted: list[int], *, seek: bool) -> dict[int, Image.Image]:
+        """Frames by their time, from the keyframe before the first one on, or by their number, from the beginning."""
+        found: dict[int, Image.Image] = {}
+        with av.open(str(self.path)) as container:
+            stream = container.streams.best("video")
+            assert isinstance(stream, av.VideoStream)  # or there would be no track
+            if seek:
+                container.seek(wanted[0], stream=stream)
+            for number, frame in enumerate(container.decode(stream)):
+                key = frame.pts if seek else number
+                if key in wanted[len(found) :]:
+                    if frame.is_corrupt:
+                        raise ValueError(f"frame {number} is damaged")
+                    pixels = frame.to_ndarray(format="rgb24", interpolation=_EXACT).astype(np.uint8, copy=False)
+                    found[key] = Image.fromarray(np.ascontiguousarray(np.rot90(pixels, frame.rotation // 90)))
+                if key is None or key >= wanted[-1]:
+                    break
+        return found
+
+
+@lru_cache(maxsize=256)
+def _track(path: Path, least: int) -> Track:
+    """Reads the file through without decoding it. Raises ValueError if it has fewer frames than `least`, or than 2."""
+    with av.open(str(path)) as container:
+        stream = container.streams.best("video")
+        if not isinstance(stream, av.VideoStream):
+            raise ValueError("it has no picture")
+        shown = []
+        for packet in container.demux(stream):
+            if packet.is_corrupt:
+                raise ValueError("it is cut off or damaged")
+            if packet.size and not packet.is_discard:
+                shown.append(packet.pts)
+        times = np.unique([time for time in shown if time is not None])
+        # An AVI has no times of showing, only an order of decoding, and what is made up from it may be wrong.
+        timed = None not in shown and container.format.name != "avi"
+        count = len(times) if timed else len(shown)
+        if count < max(least, 2):
+            raise ValueError(f"it has {count} frames, too few for a clip of {least}")
+        rate = float(stream.average_rate or stream.guessed_rate or 25)
+        return Track(path, count, times if timed else None, float(stream.time_base or 0), rate)
+
+
+# --- folders and manifests
+
+
+def _listed(path: Path, options: VideoData) -> list[tuple[str, str]]:
+    """Files, as text because there may be millions, with what is said of them. Raises InputError."""
+    if path.is_dir():
+        rows = _folder_rows(path)
+    elif not path.exists():
+        raise InputError(f"there is no {path}", "Give a folder of videos, or a CSV or JSONL manifest.")
+    elif path.suffix.lower() in (".csv", ".jsonl"):
+        rows = _manifest_rows(path)
+    else:
+        raise InputError(f"{path} is neither a folder nor a manifest", "Give a folder, a .csv or a .jsonl.")
+
+    @cache
+    def webvid_folder(page: str) -> Path:
+        return path.parent / page if (path.parent / page).is_dir() else path.parent / "videos" / page
+
+    listed, seen = [], 0
+    for seen, (where, row) in enumerate(rows, 1):  # noqa: B007
+        caption = next((row[name] for name in ("caption", "text", "name") if row.get(name) is not None), None)
+        file: Any = row.get("path") or row.get("file")
+        if not file and row.get("videoid") and row.get("page_dir"):
+            file = webvid_folder(str(row["page_dir"])) / f"{row['videoid']}.mp4"
+        if not file or caption is None:
+            raise InputError(f"{where} lacks {'a caption' if file else 'a file'}", _COLUMNS)
+        if options.wording == "dynamic":
+            caption = row.get("dynamic_wording") or caption
+        try:
+            confidence = float(row.get("dynamic_confidence") or 0)
+        except (TypeError, ValueError):
+            raise InputError(f"{where}: dynamic_confidence must be a number", "Correct it, or leave it out.") from None
+        category = row.get("dynamic_source_category")
+        if confidence >= options.confidence and (not options.categories or category in options.categories):
+            listed.append((str(path.parent / str(file)), str(caption)))
+    if not seen:
+        raise InputError(f"{path} holds no videos", f"Videos end in {', '.join(SUFFIXES)}.")
+    if not listed:
+        advice = "Lower `confidence`, or allow other `categories`; only a manifest has such annotations."
+        raise InputError(f"of {seen} videos in {path} the filter leaves none", advice)
+    return listed
+
+
+def _folder_rows(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for video in sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES):
+        text = video.with_suffix(".txt")
+        caption = text.read_text("utf-8", errors="replace") if text.exists() else re.sub(r"[_.-]", " ", video.stem)
+        yield str(video), {"path": video.absolute(), "caption": " ".join(caption.split())}
+
+
+def _manifest_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every line's values and the line's name for messages. Raises InputError."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            if path.suffix.lower() == ".csv":
+                reader = csv.DictReader(file, strict=True)
+                yield from ((f"{path}, line {reader.line_num},", row) for row in reader)
+                return
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    try:
+                        row = json.loads(line)
+                    except ValueError:
+                        row = None
+                    if not isinstance(row, dict):
+                        raise InputError(f"{path}, line {number}, is no JSON object", 'Like {"path": …, "caption": …}.')
+                    yield f"{path}, line {number},", row
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"the manifest {path} cannot be read: {error}", "Save it as CSV or JSONL in UTF-8.") from error

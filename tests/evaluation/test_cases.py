@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from dcrafter.errors import InputError
+from dcrafter.evaluation import cases
+from dcrafter.training.captions import PHRASES, fill
+from dcrafter.training.data import DIRECTED, Source
+
+
+@pytest.fixture(scope="module")
+def source(data: Path) -> Source:
+    return Source(data, "held-out", size=32, frames=4)
+
+
+def test_directed_motions_take_turns(source: Source) -> None:
+    made = cases.pictures(source, 0, 17)
+    assert [case.motion for case in made] == [*DIRECTED, *DIRECTED, DIRECTED[0]]
+    assert all(case.frames.shape == (4, 32, 32, 3) for case in made)
+    assert all("disc" not in case.caption for case in made)  # the fixture's emoji
+
+
+def test_fewer_cases_are_the_first_of_more(source: Source) -> None:
+    for kind in (cases.pictures, cases.paraphrases, cases.loops, cases.emoji):
+        for few, many in zip(kind(source, 3, 3), kind(source, 3, 6), strict=False):
+            assert few.caption == many.caption
+            assert torch.equal(few.frames, many.frames)
+
+
+def test_paraphrases_are_the_same_pictures_in_words_not_trained_on(source: Source) -> None:
+    usual, new = cases.pictures(source, 0, 24), cases.paraphrases(source, 0, 24)
+    phrases = [
+        fill(phrase, noun, pace)
+        for name in DIRECTED
+        for phrase in PHRASES[name].held_out
+        for noun in cases.NOUNS
+        for pace in (None, "slow", "fast")
+    ]
+    for one, other in zip(usual, new, strict=True):
+        assert torch.equal(one.frames, other.frames)
+        assert one.motion == other.motion
+        plain = other.caption.replace("rapidly", "quickly").replace("gently", "slowly")
+        assert plain in phrases
+
+
+def test_a_noun_of_the_training_data_is_not_used(data: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(data, tmp_path / "data")
+    about = json.loads((folder / "index.json").read_text())
+    about["emoji"][0]["tags"].append("Grand Canyon")
+    about["pictures"][0]["label"] = "the horizon at dawn"
+    (folder / "index.json").write_text(json.dumps(about))
+    nouns = cases.unseen_nouns(Source(folder, "held-out"))
+    assert set(cases.NOUNS) - set(nouns) == {"a canyon", "the horizon"}
+    about["pictures"][0]["label"] = " ".join(cases.NOUNS)
+    (folder / "index.json").write_text(json.dumps(about))
+    with pytest.raises(InputError, match="every noun"):
+        cases.unseen_nouns(Source(folder, "held-out"))
+
+
+def test_emoji_move_by_themselves_at_the_one_pace(source: Source) -> None:
+    made = cases.emoji(source, 0, 4)
+    clips = [source.clip(0, index) for index in range(400)]
+    same_pace = [clip["frames"] for clip in clips if clip["kind"] == "animation" and clip["fps"] == cases.FPS]
+    for case, frames in zip(made, same_pace, strict=False):
+        assert case.motion is None
+        assert torch.equal(case.frames, frames)
+
+
+def test_loops_come_back(source: Source) -> None:
+    assert [case.motion for case in cases.loops(source, 0, 5)] == [*cases.LOOPING, cases.LOOPING[0]]

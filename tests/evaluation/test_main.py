@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from dcrafter.evaluation import measures
+from dcrafter.evaluation.__main__ import main
+from dcrafter.evaluation.report import Row, table
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    usual = ["--device", "cpu", "--dtype", "float32", "--count", "2", "--steps", "1"]
+    monkeypatch.setattr("sys.argv", ["evaluation", *usual, *map(str, arguments)])
+    main()
+
+
+def test_the_whole_on_a_random_model(
+    data: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(measures, "HELD_OUT", 3)
+    out, sheet = tmp_path / "figures.json", tmp_path / "sheet.png"
+    run(monkeypatch, "--data", data, "--checkpoint", checkpoint, "--out", out, "--sheet", sheet, "--seed", 7)
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert lines[:2] == ["| | asked | measured | of |", "|---|---|---|---|"]
+    record = json.loads(out.read_text())
+    assert len(lines) == 2 + len(record["rows"]) == 2 + 14
+    assert record["model"] == "tiny"
+    assert (record["seed"], record["steps"], record["guidance"], record["dtype"]) == (7, 1, 7.5, "float32")
+    by_name = {row["what"]: row for row in record["rows"]}
+    assert by_name["motion as prompted"]["count"] == 2
+    assert by_name["motion as prompted"]["details"]["videos"][1]["scored as"] == "zoom out"
+    assert by_name["λ, mean over the layers"]["value"] == pytest.approx(1, abs=0.2)  # alpha begins near 0
+    assert len(by_name["λ, mean over the layers"]["details"]["per layer"]) == 7
+    assert all(row["what"] in said.err for row in record["rows"])
+    with Image.open(sheet) as picture:
+        assert picture.size == (8 * 32, 7 * 2 * (32 + 14))  # seven sets of two videos
+
+
+def test_only_some_and_the_same_again(
+    data: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = []
+    for name, batch in (("a.json", 1), ("b.json", 2)):
+        only = ["--only", "lambdas,emoji", "--guidance", 1, "--batch", batch, "--out", tmp_path / name]
+        run(monkeypatch, "--data", data, "--checkpoint", checkpoint, *only)
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    assert said[0].count("\n") == 2 + 2
+    one, other = (json.loads((tmp_path / name).read_text()) for name in ("a.json", "b.json"))
+    assert one["rows"][1]["value"] == pytest.approx(other["rows"][1]["value"], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--only", "motion,charm"], "there is no measure charm"),
+        (["--steps", "0"], "--steps must be"),
+        (["--out", "nowhere/at/all.json"], "there is no folder"),
+        (["--data", "nowhere"], "nowhere holds no prepared data set"),
+    ],
+)
+def test_what_cannot_be_done_is_said_at_once(
+    arguments: list[str],
+    said: str,
+    data: Path,
+    checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        run(monkeypatch, "--data", data, "--checkpoint", checkpoint, *arguments)
+    assert left.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {said}")
+
+
+def test_figures_read_as_what_they_are() -> None:
+    rows = [Row("a", "≥ 80 %", 0.876, "%", 9), Row("b", "≥ 20 dB", 21.239, "dB", 8), Row("c", "≤ 1", 0.5, "", 7)]
+    assert table(rows).splitlines()[2:] == [
+        "| a | ≥ 80 % | 88 % | 9 |",
+        "| b | ≥ 20 dB | 21.24 dB | 8 |",
+        "| c | ≤ 1 | 0.50 | 7 |",
+    ]
+
+
+def test_the_autoencoders_figure_is_that_of_its_own_stage(data: Path, checkpoint: Path) -> None:
+    """The same pictures, through the pipeline as by hand."""
+    from dcrafter.evaluation.studio import Studio
+    from dcrafter.metrics.pixels import psnr
+    from dcrafter.pipeline import Pipeline
+    from dcrafter.training.data import held_out_stills
+
+    pipe = Pipeline.from_pretrained(checkpoint=checkpoint, device="cpu", dtype="float32")
+    studio = Studio(pipe, data, batch=5, options={}, report=lambda *_: None)
+    emoji, photographs = measures.autoencoder(studio, 1)
+    autoencoder = pipe.model.autoencoder
+    for row, true in zip((emoji, photographs), held_out_stills(data, 32, 64).values(), strict=True):
+        with torch.no_grad():
+            mean, _ = autoencoder.posterior(true)
+            made = autoencoder.decode(mean * autoencoder.config.scale)
+        assert row.value == pytest.approx(psnr(made, true), abs=0.01)
+        assert row.count == 64

@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, default_collate
+
+from dcrafter.config import ScheduleConfig
+from dcrafter.errors import InputError
+from dcrafter.sampling.schedule import sampling_steps, to_eps_and_x0
+from dcrafter.training import autoencoder, denoiser
+from dcrafter.training.denoiser import DenoiserStage, Drawn, Process, initialise, parameter_groups
+from dcrafter.training.recipe import Conditioning, Recipe, StageName, TrainerConfig
+from dcrafter.training.trainer import Trainer
+
+MICRO: dict[str, Any] = {
+    "height": 32,
+    "width": 32,
+    "unet": {"model_channels": 32, "init_attn_heads": 1, "context_dim": 32, "in_channels": 8, "out_channels": 4},
+    "autoencoder": {
+        "latent_channels": 4, "channels": 32, "decoder_channels": 32, "channel_mult": [1], "num_res_blocks": 1,
+        "decoder_res_blocks": 1,
+    },
+    "clip": {
+        "embed_dim": 32,
+        "vision": {"image_size": 32, "layers": 1, "width": 32},
+        "text": {"width": 32, "heads": 1, "layers": 2},
+    },
+    "projector": {"embedding_dim": 32, "dim": 32, "depth": 1, "heads": 1, "output_dim": 32},
+}  # fmt: skip
+TRAIN = TrainerConfig(
+    steps=4, batch=2, learning_rate=1e-2, warmup=1, precision="no", log_every=2, evaluate_every=4, ema=0.9
+)
+STAGES: tuple[StageName, ...] = ("text-to-video", "context", "adaptation", "detail")
+
+
+@pytest.fixture(autouse=True)
+def _few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(denoiser, "HELD_OUT", 2)
+    monkeypatch.setattr(denoiser, "SHOWN", 2)
+    monkeypatch.setattr(denoiser, "STEPS", 2)
+
+
+def recipe(stage: StageName, trainer: TrainerConfig = TRAIN, **conditioning: Any) -> Recipe:
+    return Recipe(stage, "tiny", "", trainer, config=MICRO, conditioning=Conditioning(**conditioning))
+
+
+def awake(stage: DenoiserStage) -> DenoiserStage:
+    """With no weight at zero, so that everything that is trained gets a gradient."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in stage.model.parameters():
+            if parameter.ndim != 1:
+                parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return stage
+
+
+def run(stage: DenoiserStage, out: Path, train: TrainerConfig = TRAIN) -> Trainer:
+    out.mkdir(exist_ok=True)
+    trainer = Trainer(stage, train, out, seed=0, say=lambda _: None)
+    trainer.run()
+    return trainer
+
+
+def kind(name: str) -> str:
+    """What a parameter of the model is, told from its name alone."""
+    component, _, rest = name.partition(".")
+    if component != "unet":
+        return component
+    if "temporal" in rest or rest.startswith("init_attn."):
+        return "temporal"
+    if "to_k_ip" in rest or "to_v_ip" in rest or rest.endswith(".alpha"):
+        return "image attention"
+    return "embeddings" if rest.startswith(("time_embed.", "fs_embed.")) else "spatial"
+
+
+@pytest.mark.parametrize(
+    ("stage", "options", "expected"),
+    [
+        ("text-to-video", {}, {"temporal", "spatial", "embeddings"}),
+        ("context", {}, {"projector", "image attention"}),
+        ("adaptation", {}, {"projector", "spatial", "image attention"}),
+        ("detail", {}, {"projector", "spatial", "image attention"}),
+        ("detail", {"train": "everything"}, {"projector", "spatial", "image attention", "temporal", "embeddings"}),
+        ("detail", {"context": False}, {"spatial"}),
+        ("detail", {"detail": False}, {"projector", "spatial", "image attention"}),
+    ],
+)
+def test_each_stage_changes_exactly_its_parameters(
+    data: Path, tmp_path: Path, stage: StageName, options: dict[str, Any], expected: set[str]
+) -> None:
+    built = awake(DenoiserStage(recipe(stage, single_frames=0.0, **options), data))
+    before = {name: value.clone() for name, value in built.model.named_parameters()}
+    run(built, tmp_path)
+    changed = {name for name, value in built.model.named_parameters() if not torch.equal(value, before[name])}
+    assert {kind(name) for name in changed} == expected
+    # The text transformer's and λ's every one too: no parameter of a group is left behind.
+    of_kind = {name for name in before if kind(name) in expected}
+    assert changed == of_kind
+
+
+def test_lambda_stays_where_it_is_not_learned(data: Path) -> None:
+    names = DenoiserStage(recipe("detail", learn_scale=False), data).trained()
+    assert not any(name.endswith("alpha") for name in names)
+    assert any(name.endswith("to_k_ip.weight") for name in names)
+
+
+def test_the_groups_cover_the_unet(data: Path) -> None:
+    unet = DenoiserStage(recipe("detail"), data).unet
+    groups = parameter_groups(unet)
+    assert groups == {name: kind(f"unet.{name}") for name, _ in unet.named_parameters()}
+
+
+class Four(Dataset[Any]):
+    def __init__(self, items: Dataset[Any]) -> None:
+        self.items = [items[i] for i in range(4)]
+
+    def __getitem__(self, index: int) -> Any:
+        return self.items[index % 4]
+
+
+def test_the_loss_falls_on_four_clips(data: Path, tmp_path: Path) -> None:
+    train = replace(TRAIN, steps=60, batch=4, learning_rate=1e-2, evaluate_every=1000)
+    stage = DenoiserStage(recipe("detail", train, train="everything", first_frame=1.0), data)
+    stage.dataset = Four(stage.dataset)
+    autoencoder.initialise(stage.model.autoencoder)  # latents with little noise of their own
+
+    def loss() -> float:
+        batch = default_collate([stage.dataset[i] for i in range(4)])
+        with torch.no_grad():
+            return sum(float(stage(batch, torch.Generator().manual_seed(i))["loss"]) for i in range(4)) / 4
+
+    before = loss()
+    run(stage, tmp_path, train)
+    assert loss() < 0.6 * before
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_kill_and_a_resume_give_the_weights_of_no_kill(data: Path, tmp_path: Path, stage: StageName) -> None:
+    options = {"single_frames": 0.5, "interpolation": 0.5, "loops": 0.5}
+    whole = run(DenoiserStage(recipe(stage, **options), data), tmp_path / "whole")
+    half = replace(TRAIN, steps=2, warmup=1)
+    run(DenoiserStage(recipe(stage, half, **options), data), tmp_path / "parts", half)
+    resumed = run(DenoiserStage(recipe(stage, **options), data), tmp_path / "parts")
+    assert resumed.step == 4
+    for name, value in whole.stage.model.state_dict().items():
+        assert torch.equal(value, resumed.stage.model.state_dict()[name]), name
+    for name, value in whole.average.values.items():
+        assert torch.equal(value, resumed.average.values[name]), name
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_metrics_and_pictures(data: Path, stage: StageName) -> None:
+    built = DenoiserStage(recipe(stage), data)
+    with torch.no_grad():
+        metrics = built.evaluate()
+    assert metrics.keys() == {"held_out_loss", "psnr_first_frame", "frame_difference", "frame_difference_of_data"}
+    assert 0.1 < metrics["held_out_loss"] < 2
+    columns = 1 if stage == "context" else 8
+    assert built.picture().shape == (4 * 32, columns * 32, 3)
+
+
+def test_the_image_changes_nothing_before_it_is_trained(data: Path) -> None:
+    stage = DenoiserStage(recipe("detail"), data)
+    batch = default_collate([stage.dataset[i] for i in range(2)])
+    awake(stage)
+    initialise(stage.unet)
+    nn.init.normal_(stage.unet.conv_out.weight)
+    inputs = stage.inputs(batch, Drawn.none(2), torch.Generator().manual_seed(0))
+    assert inputs.concat_latents.abs().max() > 0
+    t = torch.tensor([500, 20])
+    out = inputs.denoise(stage.unet, inputs.latents, t)
+    without = replace(inputs, image=-inputs.image, concat_latents=torch.zeros_like(inputs.concat_latents))
+    assert out.abs().max() > 0
+    torch.testing.assert_close(without.denoise(stage.unet, inputs.latents, t), out)
+
+
+def drawn(**values: list[Any]) -> Drawn:
+    return replace(Drawn.none(2), **{name: torch.tensor(value) for name, value in values.items()})
+
+
+def test_what_is_concatenated(data: Path) -> None:
+    stage = DenoiserStage(recipe("detail"), data)
+    batch = default_collate([stage.dataset[i] for i in range(2)])
+
+    def of(given: Drawn) -> Any:
+        return stage.inputs(batch, given, torch.Generator().manual_seed(0))
+
+    anywhere = of(drawn(condition=[0, 7]))
+    for i, frame in enumerate((0, 7)):
+        expected = anywhere.latents[i, :, frame][:, None].expand(-1, 16, -1, -1)
+        assert torch.equal(anywhere.concat_latents[i], expected)
+    ends = of(drawn(ends=[True, False], loops=[True, False]))
+    assert torch.equal(ends.concat_latents[0, :, [0, 15]], ends.latents[0, :, [0, 15]])
+    assert ends.concat_latents[0, :, 1:15].abs().max() == 0
+    assert torch.equal(ends.latents[0, :, 0], ends.latents[0, :, 15])  # it comes back
+    assert torch.equal(ends.latents[0, :, 4], anywhere.latents[0, :, 8])
+    assert torch.equal(ends.latents[1], anywhere.latents[1])
+    assert ends.fs[0] == max(round(anywhere.fs[0].item() / 2), 1)
+    unguided = DenoiserStage(recipe("adaptation"), data)
+    assert unguided.inputs(batch, Drawn.none(2), torch.Generator()).concat_latents.abs().max() == 0
+
+
+def test_what_is_dropped(data: Path) -> None:
+    stage = DenoiserStage(recipe("detail"), data)
+    batch = default_collate([stage.dataset[i] for i in range(2)])
+    empty = {**batch, "caption": ["", ""], "frames": torch.full_like(batch["frames"], 127)}
+
+    def of(batch: Any, given: Drawn) -> Any:
+        return stage.inputs(batch, given, torch.Generator().manual_seed(0))
+
+    given = of(batch, drawn(text=[False, True], image=[True, False]))
+    whole, nothing = of(batch, Drawn.none(2)), of(empty, Drawn.none(2))
+    assert torch.equal(given.text[0], nothing.text[0])
+    assert torch.equal(given.text[1], whole.text[1])
+    assert torch.equal(given.image[0], whole.image[0])
+    torch.testing.assert_close(given.image[1], nothing.image[1], atol=2e-2, rtol=0)  # mid-grey is 127.5
+    assert torch.equal(given.concat_latents, whole.concat_latents)  # never dropped
+
+
+def test_the_shares_of_what_is_drawn() -> None:
+    options = Conditioning(first_frame=0.8, interpolation=0.4, loops=0.5)
+    given = Drawn.random(20_000, 16, options, torch.Generator().manual_seed(1))
+
+    def share(values: Tensor) -> float:
+        return float(values.float().mean())
+
+    no_text, no_image = ~given.text, ~given.image
+    assert share(no_text & given.image) == pytest.approx(0.05, abs=0.01)
+    assert share(no_image & given.text) == pytest.approx(0.05, abs=0.01)
+    assert share(no_text & no_image) == pytest.approx(0.05, abs=0.01)
+    assert share(given.ends) == pytest.approx(0.4, abs=0.02)
+    assert share(given.loops) == pytest.approx(0.2, abs=0.02)
+    assert not (given.loops & ~given.ends).any()
+    assert given.condition[given.ends].eq(0).all()
+    others = given.condition[~given.ends]
+    assert share(others == 0) == pytest.approx(0.8 + 0.2 / 16, abs=0.02)
+    assert set(others.tolist()) == set(range(16))
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+def test_the_sampler_undoes_the_process(prediction: Any) -> None:
+    config = ScheduleConfig(prediction=prediction, zero_terminal_snr=prediction == "v", rescale_base=0.7)
+    process = Process(config)
+    x0, eps = torch.randn(2, 1, 4, 2, 8, 8).unbind()
+    for step in sampling_steps(config, "uniform_trailing", 10)[1:]:
+        t = torch.tensor([step.t])
+        x_t, target = process.noised(x0, t, eps)
+        found_eps, found = to_eps_and_x0(prediction, target, x_t, step.alpha)
+        torch.testing.assert_close(found_eps, eps, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(found, process.rescale[step.t].float() * x0, atol=1e-3, rtol=1e-3)
+    if prediction == "v":
+        x_t, target = process.noised(x0, torch.tensor([999]), eps)
+        torch.testing.assert_close(x_t, eps)  # nothing is left of the signal
+        torch.testing.assert_close(target, -0.7 * x0)
+
+
+def test_recomputed_activations_give_the_same_gradients(data: Path) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        stage = awake(DenoiserStage(recipe("detail", checkpointing=checkpointing), data))
+        batch = default_collate([stage.dataset[i] for i in range(2)])
+        stage(batch, torch.Generator().manual_seed(0))["loss"].backward()
+        gradients.append({name: value.grad for name, value in stage.trained().items()})
+    plain, recomputed = gradients
+    assert plain.keys() == recomputed.keys()
+    for name, value in plain.items():
+        assert value is not None
+        torch.testing.assert_close(recomputed[name], value, msg=name)
+
+
+def test_what_an_earlier_run_must_have_trained(data: Path) -> None:
+    for stage, needed in (
+        ("text-to-video", "a trained text_encoder and autoencoder\\."),
+        ("context", "a trained text_encoder and autoencoder and unet and image_encoder\\."),
+    ):
+        with pytest.raises(InputError, match=needed):
+            DenoiserStage(recipe(stage), data).begin_from([])
