@@ -145,7 +145,8 @@ class Motion:
 class ModelConfig:
     """A model whole: its parts, its process, and how it is meant to be used.
 
-    `height` and `width` are pixels, `frames` the number of frames it was trained to sample at once.
+    `height` and `width` are pixels, `frames` the number of frames it was trained to sample at once. Steps and the
+    guidance's numbers are what is taken where nobody asks for others.
     """
 
     name: str
@@ -154,6 +155,8 @@ class ModelConfig:
     motion: Motion
     commands: tuple[Command, ...] = ("animate",)
     frames: int = 16
+    steps: int = 50
+    guidance: float = 7.5
     guidance_rescale: float = 0.7
     unet: UNetConfig = UNetConfig()
     autoencoder: AutoencoderConfig = AutoencoderConfig()
@@ -253,6 +256,8 @@ MODELS: dict[str, ModelConfig] = {
         width=128,
         motion=Motion("FPS", 5, 30, default=12, low=24, medium=12, high=6),
         commands=("animate", "interpolate", "loop"),
+        steps=25,
+        guidance=3.0,
         unet=UNetConfig(
             in_channels=64,
             out_channels=32,
@@ -273,7 +278,7 @@ MODELS: dict[str, ModelConfig] = {
             decoder_channels=96,
             decoder_res_blocks=2,
             fold=4,
-            scale=0.625,
+            scale=0.76,
         ),
         clip=CLIPConfig(
             embed_dim=96,

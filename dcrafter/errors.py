@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class DCrafterError(Exception):
     """Anything this package refuses or fails at.
@@ -48,6 +50,13 @@ class OutOfMemoryError(DCrafterError):
     """The device, or the machine, has less memory than the work needs."""
 
     exit_status = 5
+
+    @classmethod
+    def means(cls, error: BaseException) -> bool:
+        """Whether an exception, of any library, says that memory ran out."""
+        if isinstance(error, cls | MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            return True
+        return re.search("out of memory|can't allocate memory", str(error)) is not None
 
 
 class NumericalError(DCrafterError):

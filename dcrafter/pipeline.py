@@ -10,28 +10,35 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, fields
+from io import IOBase
 from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from dcrafter import __version__
+from dcrafter import __version__, estimate
 from dcrafter.config import MODELS, Command
 from dcrafter.errors import NumericalError, UsageError
-from dcrafter.media.image import ImageSource, fit_image, open_image, to_frames, to_tensor
+from dcrafter.machine import available_memory, peak_process_memory
+from dcrafter.media.image import ImageSource, fit_image, match_colors, open_image, to_frames, to_tensor
 from dcrafter.media.video import write_video
 from dcrafter.models.clip import is_cut, tokenize
 from dcrafter.models.dynamicrafter import DynamiCrafter, detail_guidance
 from dcrafter.sampling.ddim import Denoiser, ddim
+from dcrafter.sampling.dpm import dpm
 from dcrafter.sampling.guidance import guide, guide_multi, rescale_guidance
 from dcrafter.sampling.schedule import sampling_steps
-from dcrafter.settings import DTYPES, Options, Settings, resolve
+from dcrafter.settings import DTYPES, MEMORY_PLANS, Options, Settings, resolve
 from dcrafter.weights import hub
 from dcrafter.weights.checkpoint import Checkpoint, open_checkpoint
 
 logger = logging.getLogger(__name__)
+
+REMEMBERED = 64  # prompts, a few hundred kilobytes each
+SLICES = 8  # of feed-forward layers where memory is scarce
 
 Noise = Callable[[tuple[int, ...]], Tensor]
 """Draws standard normal noise of a shape, on the CPU. The order of draws is a promise: the posterior of each
@@ -44,6 +51,14 @@ class Loading:
 
     component: str
     done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """Part `index` (from 1) of `total` of a video that is made in several begins."""
+
+    index: int
     total: int
 
 
@@ -76,14 +91,14 @@ class Done:
     video: Video
 
 
-Event = Loading | Encoding | Step | Decoding | Done
+Event = Loading | Part | Encoding | Step | Decoding | Done
 
 
 @dataclass(frozen=True, eq=False)
 class Video:
     """The result. `frames` is uint8 (T, H, W, 3); `settings` is what made it, as plain values.
 
-    `latents` (1, C, T, h, w) is the sample before decoding, all sampled frames of it.
+    `latents` (P, C, T, h, w) are the samples before decoding, all sampled frames of each of P parts.
     """
 
     frames: np.ndarray
@@ -142,8 +157,11 @@ class Pipeline:
         self.config = checkpoint.config
         self.checkpoint = checkpoint
         self.device, self.dtype = device, dtype
+        self.memory = "normal"
         self.model = DynamiCrafter.on_meta(self.config)
         checkpoint.check(self.model)
+        self._streaming: list[RemovableHandle] = []
+        self._texts: dict[tuple[str, str], Tensor] = {}  # encoded prompts, the latest
 
     @classmethod
     def from_pretrained(
@@ -154,6 +172,7 @@ class Pipeline:
         model_config: str | Path | None = None,
         device: str = "auto",
         dtype: str = "auto",
+        compile: bool = False,
         command: Command = "animate",
         offline: bool = False,
     ) -> Pipeline:
@@ -164,6 +183,7 @@ class Pipeline:
                 what the file must hold.
             model_config: a published YAML or JSON tree, for a checkpoint of unusual size.
             device: auto, cpu, cuda, cuda:1, mps. dtype: auto, float32, float16, bfloat16.
+            compile: translate the UNet by torch.compile, in the first evaluation.
             command: what it will be used for, which decides `auto`.
 
         Raises:
@@ -187,66 +207,83 @@ class Pipeline:
             opened = open_checkpoint(hub.fetch(name, offline=offline), model=name)
         if opened.assumption:
             logger.warning(opened.assumption)
-        return cls(opened, place, kind)
+        pipe = cls(opened, place, kind)
+        if compile:
+            pipe.model.unet.compile()
+        return pipe
 
     def animate(self, image: ImageSource, prompt: str = "", *, seed: int = 0, **options: Unpack[Options]) -> Video:
         """A picture (path, bytes, Pillow image or array) and a prompt → a video that begins from it."""
         return self._video("animate", [image], prompt, seed, options)
 
     def interpolate(
-        self, first: ImageSource, last: ImageSource, prompt: str = "", *, seed: int = 0, **options: Unpack[Options]
+        self, images: Sequence[ImageSource], prompt: str = "", *, seed: int = 0, **options: Unpack[Options]
     ) -> Video:
-        """Two pictures → a video from one to the other (paper, section 6)."""
-        return self._video("interpolate", [first, last], prompt, seed, options)
+        """Two pictures or more → a video from each to the next (paper, section 6)."""
+        if len(images) < 2:
+            raise UsageError("an interpolation needs two pictures", "Give the first and the last")
+        return self._video("interpolate", list(images), prompt, seed, options)
 
     def loop(self, image: ImageSource, prompt: str = "", *, seed: int = 0, **options: Unpack[Options]) -> Video:
         """A picture → a video that begins and ends with it, to be repeated (paper, section 6)."""
         return self._video("loop", [image], prompt, seed, options)
 
     def _video(self, command: Command, images: list[ImageSource], prompt: str, seed: int, options: Options) -> Video:
-        settings = resolve(self.config, command, prompt, seed, options)
+        images = [image.read() if isinstance(image, IOBase) else image for image in images]  # it is opened twice
+        first = open_image(images[0])
+        settings = resolve(self.config, command, prompt, seed, options, portrait=first.height > first.width)
         for event in self.generate(images, settings):
             if isinstance(event, Done):
                 return event.video
         raise AssertionError("a generation ends with Done")
 
-    def generate(self, images: list[ImageSource], settings: Settings) -> Iterator[Event]:
-        """Events up to `Done`. Images: one, or two for interpolate.
+    def generate(
+        self, images: list[ImageSource], settings: Settings, noise: Noise | None = None
+    ) -> Generator[Event, None, None]:
+        """Events up to `Done`. Images: one, or for interpolate two or more, from each to the next.
+
+        `noise` is drawn instead of that of the settings' seed.
 
         Raises:
             InputError: an image cannot be read.
             NumericalError: a component gives NaN or infinite values in float32 too.
         """
         pictures = [fit_image(open_image(i), settings.width, settings.height, settings.fit) for i in images]
-        if settings.command == "loop":
-            pictures *= 2
         keyframes = torch.stack([to_tensor(picture) for picture in pictures])
-        noise = seeded_noise(settings.seed)
-        conditions = yield from self.encode(keyframes, settings, noise)
-        latents = yield from self.sample(conditions, settings, noise)
-        frames = yield from self.decode(latents[:, :, kept_frames(self.config.frames, settings)])
-        names = [Path(image).name for image in images if isinstance(image, str | Path)]
+        noise = noise or seeded_noise(settings.seed)
+        kept = kept_frames(self.config.frames, settings)
+        parts = len(keyframes) - 1 if settings.command == "interpolate" else settings.segments
+        frames: list[Tensor] = []  # of each part (n, 3, H, W)
+        samples = []
+        for part in range(parts):
+            if parts > 1:
+                yield Part(part + 1, parts)
+            match settings.command:
+                case "animate":  # on from what the viewer saw last
+                    given = as_shown(frames[-1][-1:]) if frames else keyframes
+                case "interpolate":
+                    given = keyframes[part : part + 2]
+                case "loop":
+                    given = keyframes.expand(2, -1, -1, -1)
+            conditions = yield from self.encode(given, settings, noise)
+            latents = yield from self.sample(conditions, settings, noise)
+            decoded = (yield from self.decode(latents[:, :, kept]))[0].transpose(0, 1)
+            frames.append(match_colors(decoded, given[0]) if settings.color_match else decoded)
+            samples.append(latents.cpu())
+        whole = torch.cat(_joined(frames, settings.trim_keyframes)).repeat(settings.repeat, 1, 1, 1)
         record = settings.to_dict() | {
-            "images": names,
+            "images": [Path(image).name for image in images if isinstance(image, str | Path)],
             "checkpoint": self.checkpoint.fingerprint,
             "dtype": str(self.dtype).removeprefix("torch."),
             "version": __version__,
         }
-        yield Done(Video(to_frames(frames[0]), settings.fps, record, latents.cpu().clone()))
+        yield Done(Video(to_frames(whole.transpose(0, 1)), settings.fps, record, torch.cat(samples)))
 
     @torch.inference_mode()
     def encode(self, keyframes: Tensor, settings: Settings, noise: Noise) -> Generator[Event, None, Conditions]:
         """Keyframes (n, 3, H, W) in [-1, 1] → Conditions, as the generator's return value."""
         config, model, device = self.config, self.model, self.device
-        yield Encoding("prompt")
-        yield from self.hold("text_encoder")
-        length = config.clip.text.context_length
-        prompts = {"prompt": settings.prompt, "negative prompt": settings.negative_prompt}
-        for name, prompt in prompts.items():
-            if is_cut(prompt, length):
-                logger.warning("the %s is longer than the %d tokens the model reads; it is cut", name, length - 2)
-        tokens = tokenize([*prompts.values()], length).to(device)
-        text = self._finite(lambda: model.encode_text(tokens), "text_encoder")
+        text = yield from self._encode_text(settings.prompt, settings.negative_prompt)
 
         yield Encoding("picture")
         yield from self.hold("image_encoder", "projector")
@@ -264,6 +301,22 @@ class Pipeline:
         concat = detail_guidance(latents, config.frames)
         return Conditions(text[:1], text[1:], image[:1], image[1:], concat)
 
+    def _encode_text(self, prompt: str, negative_prompt: str) -> Generator[Event, None, Tensor]:
+        """Prompt and negative prompt → (2, L, D). The latest are remembered."""
+        prompts = (prompt, negative_prompt)
+        if prompts not in self._texts:
+            yield Encoding("prompt")
+            yield from self.hold("text_encoder")
+            length = self.config.clip.text.context_length
+            for name, text in zip(("prompt", "negative prompt"), prompts, strict=True):
+                if is_cut(text, length):
+                    logger.warning("the %s is longer than the %d tokens the model reads; it is cut", name, length - 2)
+            tokens = tokenize([*prompts], length).to(self.device)
+            if len(self._texts) == REMEMBERED:
+                self._texts.pop(next(iter(self._texts)))
+            self._texts[prompts] = self._finite(lambda: self.model.encode_text(tokens), "text_encoder")
+        return self._texts[prompts]
+
     @torch.inference_mode()
     def sample(self, conditions: Conditions, settings: Settings, noise: Noise) -> Generator[Event, None, Tensor]:
         """Conditions of B videos → latents (B, C, T, h, w), as the generator's return value."""
@@ -271,7 +324,8 @@ class Pipeline:
         self.model.unet.set_context_scale(settings.context_scale)
         shape = tuple(conditions.concat_latents.shape)
         table = sampling_steps(self.config.schedule, settings.spacing, settings.steps)
-        walk = ddim(
+        sampler = dpm if settings.sampler == "dpm++" else ddim
+        walk = sampler(
             self.denoiser(conditions, settings),
             noise(shape).to(self.device),
             table,
@@ -319,13 +373,61 @@ class Pipeline:
 
     def hold(self, *components: str, dtype: torch.dtype | None = None) -> Iterator[Loading]:
         """Load these components (children of the model, by name) onto the device, and release all others."""
+        for handle in self._streaming:
+            handle.remove()
+        self._streaming.clear()
         for module in self.model.children():
-            empty = {key: value.to("meta") for key, value in module.state_dict().items()}
-            module.load_state_dict(empty, assign=True)
+            _release(module)
         for name in components:
-            steps = self.checkpoint.load(self.model, name, device=self.device, dtype=dtype or self.dtype)
+            streamed = self.model.unet.blocks() if (name, self.memory) == ("unet", "min") else {}
+            steps = self.checkpoint.load(
+                self.model, name, device=self.device, dtype=dtype or self.dtype, leave_out=tuple(streamed)
+            )
             for done, total in steps:
                 yield Loading(name, done, total)
+            for path, block in streamed.items():
+                self._stream(f"{name}.{path}", block, dtype or self.dtype)
+
+    def _stream(self, name: str, block: nn.Module, dtype: torch.dtype) -> None:
+        """Has a block loaded whenever it is called, and released behind."""
+
+        def load(*_: object) -> None:
+            for _ in self.checkpoint.load(self.model, name, device=self.device, dtype=dtype):
+                pass
+
+        self._streaming.append(block.register_forward_pre_hook(load))
+        self._streaming.append(block.register_forward_hook(lambda *_: _release(block)))
+
+    # Memory
+
+    def choose_memory(self, settings: Settings, plan: str = "auto") -> None:
+        """Follow a memory plan; `auto` is the first that fits into what is free now."""
+        if plan == "auto":
+            room = free_memory(self.device)
+            fitting = (p for p in MEMORY_PLANS if estimate.memory(self.model, settings, self.dtype, p) < room)
+            plan = next(fitting, MEMORY_PLANS[-1])
+        self.memory = plan
+        self.model.unet.set_slices(1 if plan == "normal" else SLICES)
+
+    def save_memory(self) -> bool:
+        """Go over to the next smaller plan, if there is one."""
+        for _ in self.hold():
+            pass
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        smaller = MEMORY_PLANS[MEMORY_PLANS.index(self.memory) + 1 :]
+        if smaller:
+            self.memory = smaller[0]
+            self.model.unet.set_slices(SLICES)
+        return bool(smaller)
+
+    def peak_memory(self) -> int:
+        """Bytes: the most that the device has held so far; on a CPU the whole process."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        if self.device.type == "mps":
+            return torch.mps.driver_allocated_memory()
+        return peak_process_memory()
 
     def _finite(self, run: Callable[[], Tensor], *components: str) -> Tensor:
         """What `run` gives; run once more with its components in float32 if that is not finite."""
@@ -348,6 +450,35 @@ def seeded_noise(seed: int) -> Noise:
     """Noise from one generator on the CPU: the same seed is the same noise on every device."""
     generator = torch.Generator("cpu").manual_seed(seed)
     return lambda shape: torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32)
+
+
+def _release(module: nn.Module) -> None:
+    """Gives back the memory of a module's weights."""
+    module.load_state_dict({key: value.to("meta") for key, value in module.state_dict().items()}, assign=True)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return available_memory()
+
+
+def as_shown(frames: Tensor) -> Tensor:
+    """Frames (n, 3, H, W) in [-1, 1] as their eight bits have them."""
+    return ((frames + 1) * 127.5).round() / 127.5 - 1
+
+
+def _joined(parts: list[Tensor], trim: bool) -> list[Tensor]:
+    """Parts that begin where the one before ends: that frame is kept once, or with `trim` not at all."""
+    joined = parts[:1]
+    for part in parts[1:]:
+        if trim:
+            joined[-1] = joined[-1][:-1]
+        joined.append(part[1:])
+    return joined
 
 
 def kept_frames(sampled: int, settings: Settings) -> list[int]:

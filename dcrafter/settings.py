@@ -14,13 +14,13 @@ from dcrafter.config import Command, ModelConfig, Spacing
 from dcrafter.errors import UsageError
 
 Fit = Literal["crop", "pad", "stretch"]
+SamplerName = Literal["ddim", "dpm++"]
 
-DEFAULT_STEPS = 50
-DEFAULT_GUIDANCE = 7.5
 DEFAULT_FPS = 8.0
-DEFAULT_ETA = 1.0
+DEFAULT_ETA: dict[SamplerName, float] = {"ddim": 1.0, "dpm++": 0.0}
 
 DTYPES = ("float32", "float16", "bfloat16")
+MEMORY_PLANS = ("normal", "low", "min")  # each slower and smaller
 # Each format of a result with the suffixes that mean it, the usual one first. "frames" is a folder of numbered PNGs.
 FORMATS: dict[str, tuple[str, ...]] = {
     "mp4": (".mp4", ".m4v"),
@@ -33,8 +33,13 @@ FORMATS: dict[str, tuple[str, ...]] = {
 
 
 class Options(TypedDict, total=False):
-    """What may be left out. `motion` is low, medium, high or the model's raw condition; `context_scale` a number
-    or, by layers of the paper's figure 2a, `7-9:0.8`; `frames` how many to keep of those sampled."""
+    """What may be left out.
+
+    `motion` is low, medium, high or the model's raw condition; `context_scale` a number or, by layers of the paper's
+    figure 2a, `7-9:0.8`; `frames` how many to keep of those sampled; `segments` how often an animation goes on from
+    its last frame; `repeat` how often a loop is played; `trim_keyframes` leaves out the frame where two
+    interpolations meet; `color_match` holds the colours of what is made to those of its picture.
+    """
 
     negative_prompt: str
     steps: int | None
@@ -49,6 +54,11 @@ class Options(TypedDict, total=False):
     width: int | None
     height: int | None
     fit: Fit
+    sampler: SamplerName
+    segments: int
+    repeat: int
+    trim_keyframes: bool
+    color_match: bool
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,7 @@ class Settings:
     prompt: str
     negative_prompt: str
     seed: int
+    sampler: SamplerName
     steps: int
     spacing: Spacing
     eta: float
@@ -73,6 +84,10 @@ class Settings:
     width: int
     height: int
     fit: Fit
+    segments: int = 1
+    repeat: int = 1
+    trim_keyframes: bool = False
+    color_match: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists. The context scale is 1 where it is 1 everywhere."""
@@ -82,8 +97,13 @@ class Settings:
         return values
 
 
-def resolve(config: ModelConfig, command: Command, prompt: str, seed: int, options: Options) -> Settings:
-    """Options and a model's defaults → settings. Raises UsageError for values that have no meaning."""
+def resolve(
+    config: ModelConfig, command: Command, prompt: str, seed: int, options: Options, *, portrait: bool = False
+) -> Settings:
+    """Options and a model's defaults → settings. Raises UsageError for values that have no meaning.
+
+    `portrait` says that the picture is higher than wide: the model's size is turned to it, where none is asked for.
+    """
 
     if unknown := sorted(set(options) - set(Options.__annotations__)):
         raise UsageError(f"there is no option {', '.join(unknown)}", f"There are {', '.join(Options.__annotations__)}")
@@ -105,26 +125,36 @@ def resolve(config: ModelConfig, command: Command, prompt: str, seed: int, optio
         return plain
 
     most = config.frames - 1 if command == "loop" else config.frames
+    width, height = config.width, config.height
+    if portrait and options.get("width") is None and options.get("height") is None:
+        width, height = min(width, height), max(width, height)
     image_guidance = options.get("image_guidance")
+    sampler = options.get("sampler") or "ddim"
+    _require(sampler in get_args(SamplerName), "sampler", " or ".join(get_args(SamplerName)), sampler)
     settings = Settings(
         command=command,
         model=config.name,
         prompt=prompt,
         negative_prompt=options.get("negative_prompt") or "",
         seed=int(seed),
-        steps=chosen("steps", DEFAULT_STEPS),
+        sampler=sampler,
+        steps=chosen("steps", config.steps),
         spacing=config.schedule.spacing,
-        eta=chosen("eta", DEFAULT_ETA),
-        guidance=chosen("guidance", DEFAULT_GUIDANCE),
+        eta=chosen("eta", DEFAULT_ETA[sampler]),
+        guidance=chosen("guidance", config.guidance),
         image_guidance=None if image_guidance is None else chosen("image_guidance", 1.0),
         guidance_rescale=chosen("guidance_rescale", config.guidance_rescale),
         motion=_motion(config, options.get("motion")),
         context_scale=_context_scale(config, options.get("context_scale")),
         frames=chosen("frames", most),
         fps=chosen("fps", DEFAULT_FPS),
-        width=chosen("width", config.width),
-        height=chosen("height", config.height),
+        width=chosen("width", width),
+        height=chosen("height", height),
         fit=options.get("fit") or "crop",
+        segments=chosen("segments", 1),
+        repeat=chosen("repeat", 1),
+        trim_keyframes=bool(options.get("trim_keyframes")),
+        color_match=bool(options.get("color_match")),
     )
     _require(1 <= settings.steps <= config.schedule.num_timesteps, "steps", "1 to 1000", settings.steps)
     _require(0 <= settings.eta <= 1, "eta", "0 to 1", settings.eta)
@@ -132,6 +162,11 @@ def resolve(config: ModelConfig, command: Command, prompt: str, seed: int, optio
     _require(1 <= settings.frames <= most, "frames", f"1 to {most}", settings.frames)
     _require(0.1 <= settings.fps <= 240, "fps", "0.1 to 240", settings.fps)
     _require(0 <= settings.seed < 2**63, "seed", "0 to 2⁶³ − 1", settings.seed)
+    _require(1 <= settings.segments <= 1000, "segments", "1 to 1000", settings.segments)
+    _require(1 <= settings.repeat <= 1000, "repeat", "1 to 1000", settings.repeat)
+    for name, does in (("segments", "animate"), ("repeat", "loop"), ("trim_keyframes", "interpolate")):
+        given = options.get(name)
+        _require(command == does or given in (None, False, 1), name, f"left to `{does}`", given)
     _require(settings.fit in get_args(Fit), "fit", " or ".join(get_args(Fit)), settings.fit)
     for name, scale in (("guidance", settings.guidance), ("image-guidance", settings.image_guidance)):
         _require(scale is None or abs(scale) <= 1000, name, "-1000 to 1000", scale)

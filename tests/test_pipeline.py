@@ -13,6 +13,7 @@ from golden import open_golden
 from PIL import Image
 
 import dcrafter
+from dcrafter import estimate
 from dcrafter.config import MODELS
 from dcrafter.errors import InputError, NumericalError, UsageError, WeightsError
 from dcrafter.media.image import fit_image, open_image, to_tensor
@@ -29,7 +30,7 @@ from dcrafter.pipeline import (
     kept_frames,
     seeded_noise,
 )
-from dcrafter.settings import Options, resolve
+from dcrafter.settings import MEMORY_PLANS, Options, resolve
 
 QUICK: Options = {"steps": 1, "width": 64, "height": 64, "guidance": 1.0}
 
@@ -158,7 +159,7 @@ def test_interpolation_and_loops(golden: Path) -> None:
     )
     first, last = (checkpoint_dir / f"interpolate_input{i}.png" for i in (0, 1))
     options = QUICK | {"width": 96}
-    between = pipe.interpolate(first, last, "a smiling girl", **options)
+    between = pipe.interpolate([first, last], "a smiling girl", **options)
     assert between.frames.shape == (16, 64, 96, 3)
     assert between.settings["images"] == ["interpolate_input0.png", "interpolate_input1.png"]
     loop = pipe.loop(first, "a smiling girl", **options)
@@ -238,3 +239,37 @@ def test_videos_sampled_together_are_those_sampled_singly(golden: Path, cat: Pat
     assert not torch.allclose(*singly, atol=1e-2)
     torch.testing.assert_close(together, torch.cat(singly), atol=1e-4, rtol=1e-4)
     assert returned(pipe.decode(together[:, :, :2])).shape == (2, 3, 2, 64, 64)
+
+
+def test_memory_plans_give_the_same_video(golden: Path, cat: Path) -> None:
+    latents = {}
+    for plan in MEMORY_PLANS:
+        pipe = open_golden(golden / "dc256")
+        pipe.choose_memory(resolve(pipe.config, "animate", "", 0, QUICK), plan)
+        latents[plan] = pipe.animate(cat, "cat", seed=1, **QUICK).latents
+    for _ in pipe.hold("unet"):  # of the plan that is left, min
+        pass
+    held = sum(p.numel() for p in pipe.model.unet.parameters() if not p.is_meta)
+    assert held < 0.3 * sum(p.numel() for p in pipe.model.unet.parameters())
+    for plan in ("low", "min"):
+        torch.testing.assert_close(latents["normal"], latents[plan], atol=1e-5, rtol=1e-5)
+
+
+def test_memory_is_chosen_by_what_is_free(pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = resolve(pipe.config, "animate", "", 0, QUICK)
+    need = estimate.memory(pipe.model, settings, pipe.dtype, "low")
+    for free, plan in ((10**15, "normal"), (need + 1, "low"), (1, "min")):
+        monkeypatch.setattr("dcrafter.pipeline.free_memory", lambda _, free=free: free)
+        pipe.choose_memory(settings)
+        assert pipe.memory == plan
+    assert not pipe.save_memory()
+    pipe.choose_memory(settings, "normal")
+    assert pipe.save_memory()
+    assert pipe.memory == "low"
+
+
+def test_a_prompt_is_encoded_once(pipe: Pipeline, cat: Path) -> None:
+    settings = resolve(pipe.config, "animate", "a cat", 0, QUICK)
+    loaded = [[e.component for e in pipe.generate([cat], settings) if isinstance(e, Loading)] for _ in range(2)]
+    assert "text_encoder" in loaded[0]
+    assert "text_encoder" not in loaded[1]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dcrafter.cli.options import Images, Request, takes_request
+from typing import Annotated
+
+from dcrafter.cli.options import Images, Request, option, takes_request
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -11,6 +13,10 @@ dcrafter animate cat.png -p "cat yawning"
 
 dcrafter animate cat.png -p "cat yawning" --motion high -n 3 -o cats/
 
+dcrafter animate cat.png -p "cat walking" --segments 3 --color-match
+
+dcrafter animate cat.png --from cat.mp4 --steps 100 -o finer.mp4
+
 dcrafter animate *.jpg -p "gentle wind" -f gif --model 512 --seed 7
 
 curl -s https://example.org/cat.jpg | dcrafter animate - -o - > cat.mp4
@@ -18,7 +24,11 @@ curl -s https://example.org/cat.jpg | dcrafter animate - -o - > cat.mp4
 
 
 @takes_request
-def animate(images: Images, request: Request) -> None:
+def animate(
+    request: Request,
+    images: Images = None,
+    segments: Annotated[int, option("--segments", metavar="<int>", min=1, help="Go on so often, each from the last frame.")] = 1,
+) -> None:
     """Make pictures move: each becomes a video that begins with it.
 
     Prints the path of each video; everything else goes to stderr. Every option
@@ -26,4 +36,4 @@ def animate(images: Images, request: Request) -> None:
     """
     from dcrafter.cli.run import run
 
-    run("animate", [[image] for image in images], request)
+    run("animate", [[image] for image in images or []], request, segments=segments)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import sys
 import traceback
 from typing import Annotated, Any, NoReturn
@@ -12,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from dcrafter import __version__
-from dcrafter.cli import animate
+from dcrafter.cli import animate, interpolate, loop
 from dcrafter.cli.console import logger
 from dcrafter.errors import DCrafterError, OutOfMemoryError
 
@@ -54,6 +53,8 @@ def dcrafter(
 
 
 app.command(epilog=animate.EXAMPLES)(animate.animate)
+app.command(epilog=interpolate.EXAMPLES)(interpolate.interpolate)
+app.command(epilog=loop.EXAMPLES)(loop.loop)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -80,12 +81,12 @@ def _told(error: Exception) -> DCrafterError:
     """What to tell about an exception: itself if it is ours."""
     if isinstance(error, DCrafterError):
         return error
-    kind, said = type(error).__name__, str(error)
-    if kind in ("MemoryError", "OutOfMemoryError") or re.search("out of memory|can't allocate memory", said):
+    if OutOfMemoryError.means(error):
         return OutOfMemoryError(
-            "not enough memory", "Smaller --width and --height help, --dtype float16, or closing other programs"
+            "not enough memory",
+            "--memory min, smaller --width and --height, or --dtype float16 help, and closing other programs",
         )
-    return DCrafterError(f"unexpected {kind}: {said}", "Run again with -v for its traceback")
+    return DCrafterError(f"unexpected {type(error).__name__}: {error}", "Run again with -v for its traceback")
 
 
 def _complain(message: str, advice: str = "") -> None:

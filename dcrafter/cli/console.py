@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dcrafter.pipeline import Event, Video
 
 logger = logging.getLogger("dcrafter")
@@ -61,23 +66,62 @@ class Console:
         with RichConsole(stderr=True).status(text):
             yield
 
-    def follow(self, events: Iterable[Event], steps: int) -> Video:
-        """Show a generation's progress; returns its video."""
-        from dcrafter.pipeline import Decoding, Done, Loading, Step
+    def follow(
+        self, events: Iterable[Event], steps: int, show: Callable[[Tensor], None] | None = None
+    ) -> tuple[Video, dict[str, float]]:
+        """Show a generation's progress; returns its video, and the seconds each phase took.
 
-        with self._view() as view:
+        `show` is given the predicted clean latents of each step. The first Ctrl-C ends the generation behind the event
+        that is under way, the second at once, both as KeyboardInterrupt.
+        """
+        from dcrafter.pipeline import Decoding, Done, Encoding, Loading, Part, Step
+
+        clock = _Clock()
+        with self._view() as view, self._interruptible() as interrupted:
             for event in events:
-                if isinstance(event, Loading):
-                    view.show("loading", event.done, event.total, event.component.replace("_", " "))
-                    if event.component == "unet" and event.done == event.total:
-                        view.show("sampling", 0, steps)  # the time of the first step counts
-                elif isinstance(event, Step):
-                    view.show("sampling", event.index, event.total)
-                elif isinstance(event, Decoding):
-                    view.show("decoding", event.frame, event.total)
-                elif isinstance(event, Done):
-                    return event.video
+                if interrupted():
+                    raise KeyboardInterrupt
+                match event:
+                    case Part():
+                        view.begin(f"part {event.index}/{event.total}")
+                    case Encoding():
+                        clock.to("encoding")
+                    case Loading():
+                        clock.to("loading")
+                        view.show("loading", event.done, event.total, event.component.replace("_", " "))
+                        if event.component == "unet" and event.done == event.total:
+                            clock.to("sampling")
+                            view.show("sampling", 0, steps)  # the time of the first step counts
+                    case Step():
+                        view.show("sampling", event.index, event.total)
+                        if show is not None:
+                            show(event.x0)
+                    case Decoding():
+                        clock.to("decoding")
+                        view.show("decoding", event.frame, event.total)
+                    case Done():
+                        return event.video, clock.stop()
         raise AssertionError("a generation ends with Done")
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[Callable[[], bool]]:
+        """Inside, the first Ctrl-C only makes the function that it gives true. In a thread nothing changes."""
+        asked: list[int] = []
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            if asked:
+                signal.default_int_handler(number, frame)
+            asked.append(number)
+            self.say("stopping after this step; Ctrl-C again stops at once")
+
+        if threading.current_thread() is not threading.main_thread():
+            yield lambda: False
+            return
+        before = signal.signal(signal.SIGINT, ask)
+        try:
+            yield lambda: bool(asked)
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     @contextmanager
     def _view(self) -> Iterator[_View]:
@@ -90,6 +134,8 @@ class Console:
 
 
 class _View(Protocol):
+    def begin(self, title: str) -> None: ...
+
     def show(self, phase: str, done: int, total: int, what: str = "") -> None: ...
 
 
@@ -103,6 +149,10 @@ class _Lines:
         self.console = console
         self.line = ("", 0)
         self.since = 0.0
+
+    def begin(self, title: str) -> None:
+        self.line = ("", 0)
+        self.console.say(title)
 
     def show(self, phase: str, done: int, total: int, what: str = "") -> None:
         if done == 0:
@@ -138,6 +188,10 @@ class _Bars:
         )
         self.tasks: dict[str, TaskID] = {}
 
+    def begin(self, title: str) -> None:
+        self.tasks.clear()
+        self.progress.console.print(title, highlight=False)
+
     def show(self, phase: str, done: int, total: int, what: str = "") -> None:
         if phase not in self.tasks:
             self.tasks[phase] = self.progress.add_task(f"{phase:8}", total=total, count="")
@@ -151,6 +205,23 @@ class _Warnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         print(f"dcrafter: {self.format(record)}", file=sys.stderr, flush=True)
+
+
+class _Clock:
+    """Adds up the time between words for what is being done."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.phase, self.since = "encoding", time.monotonic()
+
+    def to(self, phase: str) -> None:
+        now = time.monotonic()
+        self.seconds[self.phase] = self.seconds.get(self.phase, 0.0) + now - self.since
+        self.phase, self.since = phase, now
+
+    def stop(self) -> dict[str, float]:
+        self.to("")
+        return self.seconds
 
 
 def _clock(seconds: float) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,17 +17,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args, get_t
 import typer
 
 from dcrafter.config import MODELS
-from dcrafter.settings import DEFAULT_ETA, DEFAULT_FPS, DEFAULT_GUIDANCE, DEFAULT_STEPS, DTYPES, FORMATS, Fit, Options
+from dcrafter.errors import UsageError
+from dcrafter.settings import DEFAULT_FPS, DTYPES, FORMATS, MEMORY_PLANS, Fit, Options, SamplerName
 
 if TYPE_CHECKING:
     ModelName = str
     DtypeName = str
     FormatName = str
+    MemoryName = str
 else:  # typer takes the choices from a Literal, which type checkers want spelled out
     ModelName = Literal["auto", *MODELS]
     DtypeName = Literal["auto", *DTYPES]
     FormatName = Literal[*FORMATS]
+    MemoryName = Literal["auto", *MEMORY_PLANS]
 
+FAST_STEPS = 15
 STDIO = "-"  # as a picture, prompt or output: the standard streams
 BY_MODEL = "the model's"
 
@@ -38,6 +43,40 @@ def option(*names: str, panel: str | None = None, **more: Any) -> Any:
     return typer.Option(*names, envvar=variable, show_envvar=False, rich_help_panel=panel, **more)
 
 
+def read_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Takes the options of a TOML file as defaults, by default those of the user's own file if there is one.
+
+    Keys are long option names; a table named after a command holds what concerns it alone. Raises UsageError for a
+    file that cannot be read and for keys that are no options.
+    """
+    file = path or user_config()
+    if path is None and not file.is_file():
+        return None
+    try:
+        values = tomllib.loads(file.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"the config file {file} cannot be read ({error})") from error
+    tables = {name: values.pop(name) for name in [*values] if isinstance(values[name], dict)}
+    values |= tables.pop(context.info_name or "", {})
+    known = {name.lstrip("-"): each.name for each in context.command.params for name in each.opts if name[:2] == "--"}
+    known = {name: field for name, field in known.items() if name not in _NOT_IN_FILES}
+    wrong = [f"[{name}]" for name in tables if name not in GENERATING] + [name for name in values if name not in known]
+    if wrong:
+        raise UsageError(f"{file} has unknown keys: {', '.join(wrong)}", f"Keys are {', '.join(sorted(known))}")
+    context.default_map = {known[name]: value for name, value in values.items()}
+    return path
+
+
+def user_config() -> Path:
+    """The user's own file of options."""
+    from platformdirs import user_config_path
+
+    return user_config_path("dcrafter") / "config.toml"
+
+
+_NOT_IN_FILES = ("config", "from", "help", "noise", "save-latents")
+GENERATING = ("animate", "interpolate", "loop", "batch")
+
 _motion = functools.partial(option, panel="Picture and motion")
 _sampling = functools.partial(option, panel="Sampling")
 _model = functools.partial(option, panel="Model and machine")
@@ -47,8 +86,8 @@ FLAG = ""  # the metavar of a flag, in place of <bool>
 FITS = get_args(Fit)
 
 Images = Annotated[
-    list[Path],
-    typer.Argument(metavar="IMAGE", help="Pictures of any kind; - reads one from stdin.", show_default=False),
+    list[str] | None,
+    typer.Argument(metavar="IMAGE", help="Pictures: files, http(s) addresses, - for stdin.", show_default=False),
 ]
 
 
@@ -68,7 +107,30 @@ class Request:
         ),
     ] = None
     seed: Annotated[int | None, option("--seed", help="Same seed, same video.", show_default="random")] = None
-    count: Annotated[int, option("-n", "--count", min=1, help="Videos a picture: seed, seed + 1, …")] = 1
+    count: Annotated[int, option("-n", "--count", metavar="<int>", min=1, help="Videos a picture: seed, seed + 1, …")] = 1
+    from_: Annotated[
+        Path | None,
+        option("--from", metavar="<video>", help="Settings (and pictures) of an earlier result.", show_default=False),
+    ] = None
+    config: Annotated[
+        Path | None,
+        option(
+            "--config",
+            help="TOML file of options.",
+            show_default="config.toml, if there",
+            is_eager=True,
+            callback=read_config,
+        ),
+    ] = None
+    auto_prompt: Annotated[
+        bool, option("--auto-prompt", metavar=FLAG, help="Caption the picture; with -p, both together.")
+    ] = False
+    captioner: Annotated[
+        str,
+        option(
+            "--captioner", metavar="<name>", help="Captioning model: on the hub, or a folder.", show_default="BLIP base"
+        ),
+    ] = ""
 
     motion: Annotated[
         str | None,
@@ -86,14 +148,28 @@ class Request:
         int | None, _motion("--frames", help="Frames to keep, evenly chosen.", show_default="all that are sampled")
     ] = None
     fps: Annotated[float, _motion("--fps", help="Frames a second when played.")] = DEFAULT_FPS
+    color_match: Annotated[
+        bool, _motion("--color-match", metavar=FLAG, help="Keep the picture's colours from drifting.")
+    ] = False
 
     negative_prompt: Annotated[
         str, _sampling("--negative-prompt", help="What to keep away from.", show_default=False)
     ] = ""
-    steps: Annotated[int, _sampling("--steps", help="More take longer and look cleaner.")] = DEFAULT_STEPS
-    guidance: Annotated[float, _sampling("-g", "--guidance", help="How closely to follow the prompt.")] = (
-        DEFAULT_GUIDANCE
-    )
+    steps: Annotated[
+        int | None,
+        _sampling("--steps", help="More take longer and look cleaner.", show_default="50, tiny 25"),
+    ] = None
+    sampler: Annotated[
+        SamplerName,
+        _sampling("--sampler", metavar="<name>", help="ddim as published, or dpm++, good from 15 steps on."),
+    ] = "ddim"
+    fast: Annotated[
+        bool, _sampling("--fast", metavar=FLAG, help=f"Short for --sampler dpm++ --steps {FAST_STEPS}.")
+    ] = False
+    guidance: Annotated[
+        float | None,
+        _sampling("-g", "--guidance", help="How closely to follow the prompt.", show_default="7.5, tiny 3"),
+    ] = None
     image_guidance: Annotated[
         float | None,
         _sampling("--image-guidance", help="A guidance scale of its own for the picture.", show_default="none"),
@@ -102,7 +178,10 @@ class Request:
         float | None,
         _sampling("--guidance-rescale", help="0 to 1; against overexposure.", show_default=BY_MODEL),
     ] = None
-    eta: Annotated[float, _sampling("--eta", help="Noise in each step: 0 none, 1 as trained.")] = DEFAULT_ETA
+    eta: Annotated[
+        float | None,
+        _sampling("--eta", help="Noise in each step: 0 none, 1 as published.", show_default="1, dpm++ 0"),
+    ] = None
     context_scale: Annotated[
         str,
         _sampling(
@@ -132,6 +211,13 @@ class Request:
     dtype: Annotated[
         DtypeName, _model("--dtype", metavar="<type>", help=f"{', '.join(DTYPES)}, or auto by device.")
     ] = "auto"
+    memory: Annotated[
+        MemoryName,
+        _model("--memory", metavar="<plan>", help=f"{', '.join(MEMORY_PLANS)}: each slower and smaller."),
+    ] = "auto"
+    compile: Annotated[
+        bool, _model("--compile", metavar=FLAG, help="torch.compile: minutes at first, faster steps.")
+    ] = False
     offline: Annotated[bool, _model("--offline", metavar=FLAG, help="Download nothing.")] = False
 
     format: Annotated[
@@ -151,19 +237,31 @@ class Request:
     overwrite: Annotated[bool, _writing("--overwrite", metavar=FLAG, help="Replace files that exist.")] = False
 
     dry_run: Annotated[bool, _talking("--dry-run", metavar=FLAG, help="Say what would be done, and stop.")] = False
+    preview: Annotated[
+        bool, _talking("--preview", metavar=FLAG, help="Show the video in the terminal as it forms.")
+    ] = False
+    save_preview: Annotated[
+        Path | None, _talking("--save-preview", help="The same, into a PNG file.", show_default=False)
+    ] = None
     json: Annotated[bool, _talking("--json", metavar=FLAG, help="A JSON object a video on stdout.")] = False
     quiet: Annotated[bool, _talking("-q", "--quiet", metavar=FLAG, help="Say nothing but errors.")] = False
     verbose: Annotated[
         bool, _talking("-v", "--verbose", metavar=FLAG, help="Tracebacks and libraries' warnings too.")
     ] = False
 
+    noise: Annotated[Path | None, typer.Option("--noise", hidden=True, help="Noise as recorded.")] = None
+    save_latents: Annotated[Path | None, typer.Option("--save-latents", hidden=True, help="The sample.")] = None
+
     def options(self) -> Options:
         """What concerns the numbers of a generation."""
-        return cast(Options, {name: getattr(self, name) for name in Options.__annotations__})
+        return cast(Options, {f.name: getattr(self, f.name) for f in fields(self) if f.name in Options.__annotations__})
 
 
 def takes_request(command: Callable[..., None]) -> Callable[..., None]:
-    """A command with a parameter `request: Request`, as typer is to see it: with an option for each of its fields."""
+    """A command with a parameter `request: Request`, as typer is to see it: with an option for each of its fields.
+
+    What a flag says wins over the settings of --from, those over the environment, that over the config file.
+    """
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.annotation is not Request]
     kinds = get_type_hints(Request, include_extras=True)
     shared = [
@@ -172,11 +270,20 @@ def takes_request(command: Callable[..., None]) -> Callable[..., None]:
     ]
 
     @functools.wraps(command)
-    def run(**values: Any) -> None:
+    def run(context: typer.Context, **values: Any) -> None:
+        flags = {name for name in values if str(context.get_parameter_source(name)).endswith("COMMANDLINE")}
+        if values["fast"]:
+            values |= {"steps": values["steps"] or FAST_STEPS, "sampler": "dpm++"}
+            flags |= {"steps", "sampler"}
+        if values["from_"] is not None:
+            from dcrafter.cli.earlier import take_over
+
+            take_over(values, flags)
         request = Request(**{p.name: values.pop(p.name) for p in shared})
         command(**values, request=request)
 
-    parameters = [*own, *shared]
+    context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    parameters = [context, *own, *shared]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     return run

@@ -2,75 +2,93 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import sys
-import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import unquote, urlsplit
 
 from dcrafter.cli.console import Console
 from dcrafter.cli.options import STDIO, Request
 from dcrafter.cli.output import Output
 from dcrafter.config import MODELS, Command, ModelConfig
-from dcrafter.errors import UsageError
+from dcrafter.errors import OutOfMemoryError, UsageError
+from dcrafter.media.fetch import fetch, is_url
 from dcrafter.settings import Settings, resolve
 
 if TYPE_CHECKING:
     from dcrafter.media.image import ImageSource
+    from dcrafter.pipeline import Noise, Pipeline, Video
+    from dcrafter.settings import Options
 
 STDIN_STEM = "video"  # what the result of a picture from stdin is called
+ABOUT_TINY = (
+    "using the small model that comes along: 128×128, cartoon-like, a few motions. "
+    "`dcrafter download 512` fetches a real one"
+)
+HOURS = 2.0  # from so many on, a quicker way is named
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Job:
     """One video to make: from which pictures, with which seed, and where to."""
 
-    pictures: list[Path]
+    pictures: list[str]
     stem: str
     seed: int
     path: Path
 
     @property
     def title(self) -> str:
-        names = ["stdin" if str(picture) == STDIO else picture.name for picture in self.pictures]
+        names = ["stdin" if picture == STDIO else PurePosixPath(picture).name for picture in self.pictures]
         return f"{' → '.join(names)}, seed {self.seed}"
 
 
-def run(command: Command, takes: list[list[Path]], request: Request) -> None:
+def run(command: Command, takes: list[list[str]], request: Request, **extra: Any) -> None:
     """Make `request.count` videos of each take; a take is the pictures that go into one video.
 
-    In the order of what it costs to find out: names, pictures, settings, and weights last.
+    `extra` are options that the command has for itself. In the order of what it costs to find out: names, pictures,
+    settings, and weights last.
     """
     console = Console(quiet=request.quiet, verbose=request.verbose)
-    if request.model_config and not request.checkpoint:
-        raise UsageError("--model-config describes a checkpoint", "Give --checkpoint too")
+    _check_usage(command, takes, request)
     prompt, stdin = _read_stdin(takes, request)
     output = Output(request, results=len(takes) * request.count)
     jobs = _jobs(takes, request, output)
 
-    def settle(config: ModelConfig) -> list[Settings]:
-        settings = [resolve(config, command, prompt, job.seed, request.options()) for job in jobs]
-        output.try_encoding(settings[0])
-        return settings
-
     with console.status("starting"):  # importing torch takes seconds
-        from dcrafter.media.image import open_image
+        sources, portraits = _open(takes, stdin)
+        prompts = _prompts(takes, sources, prompt, request, console)
 
-        for picture in dict.fromkeys(picture for take in takes for picture in take):
-            open_image(stdin if str(picture) == STDIO else picture)
+        def settle(config: ModelConfig) -> list[Settings]:
+            options = cast("Options", {**request.options(), **extra})
+            settings = [
+                resolve(config, command, prompts[job.pictures[0]], job.seed, options,
+                        portrait=portraits[job.pictures[0]])
+                for job in jobs
+            ]  # fmt: skip
+            _warn_of_size(config, settings)
+            output.try_encoding(settings[0])
+            return settings
 
         model, settings = request.model, []
         if request.checkpoint is None:
             from dcrafter.weights import hub
 
             model = hub.choose(model, command)
+            if (request.model, model) == ("auto", "tiny"):
+                console.say(ABOUT_TINY)
             settings = settle(MODELS[model])
 
         from dcrafter.pipeline import Pipeline, choose_device, choose_dtype
 
     device = choose_device(request.device)
     dtype = choose_dtype(request.dtype, device)
+    pipe = None
     if request.checkpoint is not None or not request.dry_run:  # a dry run must not download
         pipe = Pipeline.from_pretrained(
             model,
@@ -78,6 +96,7 @@ def run(command: Command, takes: list[list[Path]], request: Request) -> None:
             model_config=request.model_config,
             device=request.device,
             dtype=request.dtype,
+            compile=request.compile,
             command=command,
             offline=request.offline,
         )
@@ -86,40 +105,157 @@ def run(command: Command, takes: list[list[Path]], request: Request) -> None:
     machine = f"{device} ({str(dtype).removeprefix('torch.')})"
     console.say(f"model {first.model}, {first.width}×{first.height}, {first.steps} steps, {machine}")
 
+    if pipe is not None:
+        _say_what_it_takes(pipe, first, request, console)
+
     for job, settled in zip(jobs, settings, strict=True):
-        if request.dry_run:
+        if pipe is None or request.dry_run:
             console.say(f"{job.title}: {job.path}")
             if request.json:
                 console.result_json(path=str(job.path), seed=job.seed, settings=settled.to_dict())
             continue
         console.say(job.title)
-        start = time.monotonic()
-        sources: list[ImageSource] = [stdin if str(picture) == STDIO else picture for picture in job.pictures]
-        video = console.follow(pipe.generate(sources, settled), settled.steps)
+        video, seconds = _generate(pipe, [sources[picture] for picture in job.pictures], settled, request, console)
+        if request.save_latents:
+            _save_latents(video, request.save_latents)
         if output.to_stdout:
             console.result_bytes(output.encode(video))
             continue
         path = output.save(video, job.path, job.stem)
-        seconds = time.monotonic() - start
-        console.say(f"done in {seconds:.1f} s")
+        total = sum(seconds.values())
+        console.say(f"done in {total:.1f} s")
         if request.json:
-            console.result_json(path=str(path), seed=job.seed, settings=video.settings, seconds=round(seconds, 3))
+            console.result_json(
+                path=str(path), seed=job.seed, settings=video.settings, seconds=round(total, 3),
+                timings={phase: round(value, 3) for phase, value in seconds.items()},
+                device=str(device), peak_memory=pipe.peak_memory(),
+            )  # fmt: skip
         else:
             console.result(str(path))
 
 
-def _jobs(takes: list[list[Path]], request: Request, output: Output) -> list[Job]:
+def _check_usage(command: Command, takes: list[list[str]], request: Request) -> None:
+    pictures = [picture for take in takes for picture in take]
+    if not pictures:
+        raise UsageError("no picture is named", f"Try dcrafter {command} --help")
+    if command == "interpolate" and len(pictures) < 2:
+        raise UsageError("an interpolation needs two pictures", "Name the first and the last")
+    if request.model_config and not request.checkpoint:
+        raise UsageError("--model-config describes a checkpoint", "Give --checkpoint too")
+
+
+def _open(takes: list[list[str]], stdin: bytes) -> tuple[dict[str, ImageSource], dict[str, bool]]:
+    """Each picture's source, what is not a file as bytes; and whether it is higher than wide."""
+    from dcrafter.media.image import open_image
+
+    sources: dict[str, ImageSource] = {}
+    portraits = {}
+    for picture in dict.fromkeys(picture for take in takes for picture in take):
+        sources[picture] = stdin if picture == STDIO else fetch(picture) if is_url(picture) else picture
+        image = open_image(sources[picture])
+        portraits[picture] = image.height > image.width
+    return sources, portraits
+
+
+def _prompts(
+    takes: list[list[str]], sources: dict[str, ImageSource], prompt: str, request: Request, console: Console
+) -> dict[str, str]:
+    """The prompt of each take, by its first picture: the given one, or with --auto-prompt a caption and that."""
+    firsts = dict.fromkeys(take[0] for take in takes)
+    if not request.auto_prompt:
+        return dict.fromkeys(firsts, prompt)
+    from dcrafter.captioner import DEFAULT, caption
+    from dcrafter.media.image import open_image
+    from dcrafter.pipeline import choose_device
+
+    prompts = {}
+    for picture in firsts:
+        said = caption(
+            open_image(sources[picture]),
+            request.captioner or DEFAULT,
+            device=choose_device(request.device),
+            offline=request.offline,
+        )
+        prompts[picture] = f"{said}, {prompt}" if prompt else said
+        console.say(f"{PurePosixPath(picture).name}: {prompts[picture]}")
+    return prompts
+
+
+def _warn_of_size(config: ModelConfig, settings: list[Settings]) -> None:
+    odd = {(s.width, s.height) for s in settings} - {(config.width, config.height), (config.height, config.width)}
+    for width, height in sorted(odd)[:1]:
+        logger.warning(
+            "the %s model was trained at %d×%d; at %d×%d it may do worse",
+            config.name, config.width, config.height, width, height,
+        )  # fmt: skip
+
+
+def _say_what_it_takes(pipe: Pipeline, settings: Settings, request: Request, console: Console) -> None:
+    """The memory, in a dry run, and the time, if it is worth saying."""
+    from dcrafter import estimate
+
+    pipe.choose_memory(settings, request.memory)
+    if request.dry_run or request.verbose:
+        need = estimate.memory(pipe.model, settings, pipe.dtype, pipe.memory)
+        console.say(f"about {need / 1e9:.1f} GB of memory (--memory {pipe.memory})")
+    minutes = estimate.sampling_seconds(pipe.model, settings, pipe.device, pipe.dtype) / 60
+    if minutes >= 1:
+        console.say(
+            f"about {minutes:.0f} minutes a video" if minutes < 90 else f"about {minutes / 60:.1f} hours a video"
+        )
+    if minutes > 60 * HOURS:
+        console.say("--fast takes a third of that; a smaller model or --width and --height less still")
+
+
+def _generate(
+    pipe: Pipeline, sources: list[ImageSource], settings: Settings, request: Request, console: Console
+) -> tuple[Video, dict[str, float]]:
+    """A video, and the seconds each phase took. Once more with the next memory plan where memory runs out."""
+    pipe.choose_memory(settings, request.memory)
+    while True:
+        noise = _recorded_noise(request.noise) if request.noise else None
+        try:
+            return console.follow(pipe.generate(sources, settings, noise), settings.steps)
+        except Exception as error:
+            if not OutOfMemoryError.means(error) or not pipe.save_memory():
+                raise
+        console.say(f"not enough memory; once more with --memory {pipe.memory}")
+
+
+def _recorded_noise(path: Path) -> Noise:
+    """The draws of a recorded case, in their order."""
+    from safetensors.torch import load_file
+
+    recorded = load_file(path)
+    draws = iter([recorded["encode_noise"], recorded["x_T"], *recorded["step_noise"]])
+    return lambda shape: next(draws).reshape(shape)
+
+
+def _save_latents(video: Video, path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"final_latents": video.latents.contiguous()}, path)
+
+
+def _jobs(takes: list[list[str]], request: Request, output: Output) -> list[Job]:
     seed = random.randrange(2**32) if request.seed is None else request.seed
     jobs = []
     for pictures in takes:
-        stem = STDIN_STEM if str(pictures[0]) == STDIO else pictures[0].stem
+        stem = _stem(pictures[0])
         jobs += [Job(pictures, stem, seed + i, output.plan(stem)) for i in range(request.count)]
     return jobs
 
 
-def _read_stdin(takes: list[list[Path]], request: Request) -> tuple[str, bytes]:
+def _stem(picture: str) -> str:
+    if picture == STDIO:
+        return STDIN_STEM
+    name = unquote(urlsplit(picture).path) if is_url(picture) else picture
+    return Path(name).stem or STDIN_STEM
+
+
+def _read_stdin(takes: list[list[str]], request: Request) -> tuple[str, bytes]:
     """The prompt, and the bytes of the picture that is `-`; at most one of them is stdin."""
-    pictures = [picture for take in takes for picture in take if str(picture) == STDIO]
+    pictures = [picture for take in takes for picture in take if picture == STDIO]
     if len(pictures) + (request.prompt == STDIO) > 1:
         raise UsageError("stdin can be only one thing", "Name all pictures but one, and give the prompt outright")
     stdin = sys.stdin.buffer.read() if pictures or request.prompt == STDIO else b""

@@ -223,3 +223,19 @@ def to_frames(video: torch.Tensor) -> NDArray[np.uint8]:
         )
     frames = ((video + 1) * 127.5).round().clamp(0, 255).byte()
     return np.ascontiguousarray(frames.permute(1, 2, 3, 0).numpy())
+
+
+def match_colors(frames: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
+    """Frames (T, 3, H, W) with the colours that make the first frame's those of its picture (3, H, W), all in [-1, 1].
+
+    A gain and an offset a channel, the same for all frames: what drifts is taken back, what moves is let be.
+    """
+    was_std, was_mean = _deviation_and_mean(frames[0])
+    std, mean = _deviation_and_mean(picture)
+    gain = (std / was_std.clamp_min(1e-3)).clamp(0.5, 2.0)
+    return ((frames - was_mean) * gain + mean).clamp(-1, 1)
+
+
+def _deviation_and_mean(picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each channel: (3, H, W) → (3, 1, 1) twice."""
+    return picture.std(dim=(1, 2), keepdim=True), picture.mean(dim=(1, 2), keepdim=True)

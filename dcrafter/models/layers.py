@@ -85,14 +85,20 @@ class DualCrossAttention(Attention):
 
 
 class FeedForward(nn.Module):
-    """GEGLU (arXiv 2002.05202): (…, dim) → (…, dim)."""
+    """GEGLU (arXiv 2002.05202): (n, …, dim) → the same. In `slices` of n it needs less memory."""
 
     def __init__(self, dim: int, mult: int = 4) -> None:
         super().__init__()
+        self.slices = 1
         self.proj_in = nn.Linear(dim, 2 * dim * mult)
         self.proj_out = nn.Linear(dim * mult, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.slices > 1:
+            return torch.cat([self._whole(part) for part in x.tensor_split(min(self.slices, len(x)))])
+        return self._whole(x)
+
+    def _whole(self, x: Tensor) -> Tensor:
         x, gate = self.proj_in(x).chunk(2, dim=-1)
         return self.proj_out(x * F.gelu(gate))
 

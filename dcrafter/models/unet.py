@@ -13,7 +13,14 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dcrafter.config import UNetConfig
-from dcrafter.models.layers import Attention, DualCrossAttention, TransformerBlock, Upsample, sinusoidal_embedding
+from dcrafter.models.layers import (
+    Attention,
+    DualCrossAttention,
+    FeedForward,
+    TransformerBlock,
+    Upsample,
+    sinusoidal_embedding,
+)
 
 
 class FrameConv(nn.Conv1d):
@@ -254,3 +261,15 @@ class UNet3D(nn.Module):
         for module in self.modules():
             if isinstance(module, TemporalConv | TemporalTransformer):
                 module.enabled = enabled
+
+    def set_slices(self, slices: int) -> None:
+        """Feed-forward layers, whose hidden values take the most memory, work in so many parts one after another."""
+        for module in self.modules():
+            if isinstance(module, FeedForward):
+                module.slices = slices
+
+    def blocks(self) -> dict[str, nn.Module]:
+        """The parts by name that run one after another and hold nearly all weights."""
+        halves = {"encoder": self.encoder, "decoder": self.decoder}
+        inside = {f"{name}.{i}": block for name, half in halves.items() for i, block in enumerate(half)}
+        return {**inside, "middle": self.middle}

@@ -84,21 +84,30 @@ class Checkpoint:
             )
 
     def load(
-        self, model: nn.Module, component: str, *, device: torch.device, dtype: torch.dtype
+        self,
+        model: nn.Module,
+        component: str,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        leave_out: tuple[str, ...] = (),
     ) -> Iterator[tuple[int, int]]:
-        """Give a component (a child of the model, by its name) its weights, in that type on that device.
+        """Give a component (a module of the model, by its path) its weights, in that type on that device.
+
+        Its parts that `leave_out` names stay as they are.
 
         Yields how many values are loaded, and of how many.
         """
         module = model.get_submodule(component)
-        names = {key: f"{component}.{key}" for key in module.state_dict()}
+        prefixes = tuple(f"{part}." for part in leave_out)
+        names = {key: f"{component}.{key}" for key in module.state_dict() if not key.startswith(prefixes)}
         total, done = sum(self.tensors[name].numel() for name in names.values()), 0
         state = {}
         for key, name in names.items():
             state[key] = self.tensors[name].to(dtype).to(device)  # not every device has every type
             done += state[key].numel()
             yield done, total
-        module.load_state_dict(state, strict=True, assign=True)
+        module.load_state_dict(state, strict=not leave_out, assign=True)
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -9,7 +9,8 @@ from dcrafter.config import MODELS, Command
 from dcrafter.errors import UsageError, WeightsError
 
 PUBLISHED_FILE = "model.ckpt"  # in each of the published repositories; 10.4 GB
-BEST_FIRST = ("1024", "512", "512-interp", "256")
+EMBEDDED = Path(__file__).with_name("tiny.safetensors")  # comes with the package
+BEST_FIRST = ("1024", "512", "512-interp", "256", "tiny")
 
 
 def cache_dir() -> Path:
@@ -20,9 +21,11 @@ def cache_dir() -> Path:
 
 
 def find(model: str) -> Path | None:
-    """The weights of a registry model on this machine: in our cache, or in Hugging Face's."""
+    """The weights of a registry model on this machine: in the package, in our cache, or in Hugging Face's."""
     from huggingface_hub import try_to_load_from_cache
 
+    if model == "tiny":
+        return EMBEDDED if EMBEDDED.is_file() else None
     ours = cache_dir() / f"{model}.safetensors"
     if ours.is_file():
         return ours

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -108,7 +109,9 @@ def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
     os.close(sink)
     _, stderr = process.communicate()
     assert process.returncode == 1
-    assert [line for line in stderr.decode().splitlines() if not line.startswith(("model 256", "cat.png, "))] == []
+    assert [
+        line for line in stderr.decode().splitlines() if not line.startswith(("model 256", "about ", "cat.png, "))
+    ] == []
 
 
 def test_a_dry_run_makes_and_loads_nothing(dcrafter: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,6 +124,7 @@ def test_a_dry_run_makes_and_loads_nothing(dcrafter: Run, tmp_path: Path, monkey
     assert (outcome.status, outcome.stdout) == (0, b"")
     assert outcome.stderr.splitlines() == [
         "model 256, 64×64, 50 steps, cpu (float32)",
+        "about 0.0 GB of memory (--memory normal)",
         "cat.png, seed 5: cat.mp4",
         "cat.png, seed 6: cat-2.mp4",
     ]
@@ -261,3 +265,78 @@ def test_bars_on_a_terminal(tmp_path: Path) -> None:
     for pattern in (r"loading +━+ unet [\d.]+ M values", r"sampling +━+ 4/4", r"decoding +━+ 16/16"):
         assert re.search(pattern, drawn)
     assert "\x1b[?25h" in screen.decode()  # the cursor is back
+
+
+def test_running_out_of_memory_goes_over_to_a_smaller_plan(dcrafter: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dcrafter.pipeline import Pipeline
+
+    sample = Pipeline.sample
+
+    def scarce(self: Pipeline, *arguments: Any) -> Any:
+        if self.memory in given:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+        return sample(self, *arguments)
+
+    monkeypatch.setattr(Pipeline, "sample", scarce)
+    given = ["normal"]
+    outcome = dcrafter("animate", CAT, *QUICK, "--frames", "2", "-o", "a.gif", "--memory", "normal")
+    assert outcome.status == 0, outcome.stderr
+    assert "not enough memory; once more with --memory low" in outcome.stderr
+    given = ["normal", "low", "min"]
+    outcome = dcrafter("animate", CAT, *QUICK, "-o", "b.gif")
+    assert outcome.status == 5
+    assert "--memory min, smaller --width" in outcome.stderr
+    assert not Path("b.gif").exists()
+
+
+def test_json_tells_time_memory_and_device(dcrafter: Run) -> None:
+    outcome = dcrafter("animate", CAT, *QUICK, "--frames", "2", "--json", "-o", "a.gif")
+    told = json.loads(outcome.lines[0])
+    assert told.keys() == {"path", "seed", "settings", "seconds", "timings", "device", "peak_memory"}
+    assert told["timings"].keys() == {"encoding", "loading", "sampling", "decoding"}
+    assert told["seconds"] == pytest.approx(sum(told["timings"].values()), abs=0.01)
+    assert told["device"] == "cpu"
+    assert told["peak_memory"] > 50e6
+
+
+def test_the_first_interrupt_ends_behind_the_step(
+    dcrafter: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from dcrafter.pipeline import Pipeline
+
+    denoiser, evaluated = Pipeline.denoiser, []
+
+    def interrupting(self: Pipeline, *arguments: Any) -> Any:
+        inner = denoiser(self, *arguments)
+
+        def denoise(x: Any, t: int) -> Any:
+            os.kill(os.getpid(), signal.SIGINT)
+            out = inner(x, t)
+            evaluated.append(t)
+            return out
+
+        return denoise
+
+    monkeypatch.setattr(Pipeline, "denoiser", interrupting)
+    outcome = dcrafter("animate", CAT, *MODEL, "--steps", "5", "-o", "a.gif")
+    assert outcome.status == 130
+    assert "stopping after this step" in outcome.stderr
+    assert len(evaluated) == 1
+    assert files(tmp_path) == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_portrait_turns_the_model(dcrafter: Run, tmp_path: Path) -> None:
+    Image.new("RGB", (40, 60)).save(tmp_path / "tall.png")
+    sizes = []
+    for picture, more in (("tall.png", ()), (CAT, ()), ("tall.png", ("--width", "512", "--height", "320"))):
+        outcome = dcrafter("animate", picture, "-m", "512", "--device", "cpu", "--dry-run", "--json", *more)
+        assert outcome.status == 0, outcome.stderr
+        told = json.loads(outcome.lines[0])["settings"]
+        sizes.append((told["width"], told["height"]))
+    assert sizes == [(320, 512), (512, 320), (512, 320)]
+
+
+def test_an_unusual_size_is_warned_of_once(dcrafter: Run) -> None:
+    outcome = dcrafter("animate", CAT, CAT, *MODEL, "--width", "128", "--height", "64", "--dry-run")
+    assert outcome.stderr.count("was trained at 64×64; at 128×64 it may do worse") == 1

@@ -84,7 +84,7 @@ def test_no_command_is_help_and_an_error(dcrafter: Run) -> None:
     ("arguments", "said"),
     [
         (["anim"], "No such command 'anim'. Did you mean 'animate'? See dcrafter --help"),
-        (["animate"], "Missing argument 'IMAGE'. See dcrafter animate --help"),
+        (["animate"], "no picture is named. Try dcrafter animate --help"),
         (["animate", CAT, "--stepz", "3"], "No such option: --stepz"),
         (["animate", CAT, "--steps", "many"], "'--steps': Input should be a valid integer"),
         (["animate", CAT, "-n", "0"], "greater than or equal to 1"),

@@ -34,7 +34,7 @@ def test_few_lines_with_the_time_that_is_left(
 ) -> None:
     clock = iter(range(0, 10_000, 60))  # each look at it, a minute later
     monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
-    assert Console().follow(events(), STEPS) is VIDEO
+    assert Console().follow(events(), STEPS)[0] is VIDEO
     out, err = capsys.readouterr()
     lines = err.splitlines()
     assert out == ""
@@ -48,7 +48,7 @@ def test_quiet_leaves_nothing_but_errors(capsys: pytest.CaptureFixture[str]) -> 
     console = Console(quiet=True)
     console.say("hello")
     logging.getLogger("dcrafter.pipeline").warning("a remark")
-    assert console.follow(events(), STEPS) is VIDEO
+    assert console.follow(events(), STEPS)[0] is VIDEO
     assert capsys.readouterr() == ("", "")
 
 

@@ -1,0 +1,35 @@
+"""dcrafter interpolate FIRST LAST [MORE…]"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from dcrafter.cli.options import FLAG, Images, Request, option, takes_request
+
+EXAMPLES = """
+[bold]Examples[/bold]
+
+dcrafter interpolate smile.png laugh.png -p "a smiling girl"
+
+dcrafter interpolate 1.png 2.png 3.png -p "a flower opens" --trim-keyframes
+
+dcrafter interpolate a.png b.png --model 512-interp -n 3 -o between/
+"""
+
+
+@takes_request
+def interpolate(
+    request: Request,
+    images: Images = None,
+    trim_keyframes: Annotated[
+        bool, option("--trim-keyframes", metavar=FLAG, help="Leave out the pictures where two parts meet.")
+    ] = False,
+) -> None:
+    """Make a video from one picture to another, or through several.
+
+    The first and the last picture are the video's first and last frame.
+    Prints the path of each video; everything else goes to stderr.
+    """
+    from dcrafter.cli.run import run
+
+    run("interpolate", [images or []], request, trim_keyframes=trim_keyframes)

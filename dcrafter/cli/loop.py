@@ -1,0 +1,30 @@
+"""dcrafter loop IMAGE…"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from dcrafter.cli.options import Images, Request, option, takes_request
+
+EXAMPLES = """
+[bold]Examples[/bold]
+
+dcrafter loop sea.jpg -p "waves" -f gif
+
+dcrafter loop sea.jpg -p "waves" --repeat 4 -o sea.mp4
+"""
+
+
+@takes_request
+def loop(
+    request: Request,
+    images: Images = None,
+    repeat: Annotated[int, option("--repeat", metavar="<int>", min=1, help="Times that the file plays it.")] = 1,
+) -> None:
+    """Make pictures move for ever: each video ends where it begins.
+
+    Prints the path of each video; everything else goes to stderr.
+    """
+    from dcrafter.cli.run import run
+
+    run("loop", [[image] for image in images or []], request, repeat=repeat)

@@ -1,0 +1,77 @@
+"""What a generation will take, memory and time, before it begins. Rules of thumb, for choices and warnings only."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from dcrafter.config import ModelConfig
+from dcrafter.models.dynamicrafter import DynamiCrafter
+from dcrafter.settings import Settings
+
+# How many tensors of the UNet's full size and width are alive at its peak: measured at 256×256, see
+# tests/benchmarks/full_size.py.
+UNET_TENSORS = {"normal": 48, "low": 36, "min": 36}
+DECODER_TENSORS = 8  # the same of the decoder, for one frame
+OVERHEAD = 1.5  # a real evaluation's time over that of its products alone
+PROBE = 1024  # side of the matrices that a device's speed is measured with
+
+
+def size(module: nn.Module) -> int:
+    """How many values a module's weights are."""
+    return sum(value.numel() for value in module.state_dict().values())
+
+
+def memory(model: DynamiCrafter, settings: Settings, dtype: torch.dtype, plan: str) -> int:
+    """Bytes that a generation needs at its peak, for weights and what is computed."""
+    config, positions = model.config, _positions(model.config, settings)
+    unet = size(model.unet)
+    if plan == "min":
+        blocks = [size(block) for block in model.unet.blocks().values()]
+        unet += max(blocks) - sum(blocks)
+    unet += UNET_TENSORS[plan] * config.frames * positions * config.unet.model_channels
+    decoding = DECODER_TENSORS * settings.width * settings.height * config.autoencoder.decoder_channels
+    decoding //= config.autoencoder.fold**2
+    encoders = size(model.text_encoder), size(model.image_encoder) + size(model.projector)
+    return dtype.itemsize * max(unet, size(model.autoencoder) + decoding, *encoders)
+
+
+def sampling_seconds(model: DynamiCrafter, settings: Settings, device: torch.device, dtype: torch.dtype) -> float:
+    """How long sampling will take, from the UNet's operations and how fast the device multiplies."""
+    branches = 3 if settings.image_guidance is not None else 2 if settings.guidance != 1 else 1
+    evaluations = branches * settings.steps * settings.segments
+    return OVERHEAD * evaluations * operations(model.config, settings) / speed(device, dtype)
+
+
+def operations(config: ModelConfig, settings: Settings) -> int:
+    """Floating-point operations of one evaluation of the UNet."""
+    unet = DynamiCrafter.on_meta(config).unet
+    factor = config.autoencoder.downsampling
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        latents = torch.empty(
+            1, config.unet.in_channels, config.frames, settings.height // factor, settings.width // factor
+        )
+        text = torch.empty(1, config.clip.text.context_length, config.unet.context_dim)
+        image = torch.empty(1, config.projector.queries_per_frame * config.projector.frames, config.unet.context_dim)
+        unet(latents, torch.ones(1), text, image, torch.ones(1))
+    return counter.get_total_flops()
+
+
+def speed(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second in matrix products, measured in a moment."""
+    a = torch.ones(PROBE, PROBE, device=device, dtype=dtype)
+    fastest = float("inf")
+    for _ in range(4):  # the first warms up
+        start = time.perf_counter()
+        float((a @ a)[0, 0])  # waits for the device
+        fastest = min(fastest, time.perf_counter() - start)
+    return 2 * PROBE**3 / fastest
+
+
+def _positions(config: ModelConfig, settings: Settings) -> int:
+    """Of a latent frame."""
+    factor = config.autoencoder.downsampling
+    return (settings.width // factor) * (settings.height // factor)

@@ -1,0 +1,90 @@
+"""The machine's memory: what there is, what is free, and what this process took."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path("/")
+
+
+class Cgroup(NamedTuple):
+    """A group of processes whose memory is limited together: bytes it may have, and that it cannot give back."""
+
+    limit: int
+    used: int
+
+
+def total_memory() -> int | None:
+    """Bytes of memory in the machine; None where the system does not tell."""
+    return _meminfo("MemTotal")
+
+
+def memory_limit() -> int | None:
+    """Bytes that this process and those limited together with it may take, if anything limits them (Linux)."""
+    return min((group.limit for group in _cgroups()), default=None)
+
+
+def available_memory() -> int:
+    """Bytes that can be taken without swapping: what the system calls available, or less in a limited cgroup.
+
+    A huge number where the system does not tell.
+    """
+    free = _meminfo("MemAvailable")
+    rooms = [max(0, group.limit - group.used) for group in _cgroups()]
+    return min(sys.maxsize if free is None else free, *rooms, sys.maxsize)
+
+
+def _meminfo(name: str) -> int | None:
+    """A line of Linux's own account, in bytes."""
+    try:
+        lines = dict(line.split(":", 1) for line in (ROOT / "proc/meminfo").read_text().splitlines())
+        return int(lines[name].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def _cgroups() -> Iterator[Cgroup]:
+    """The cgroups of this process that are limited: its own, and those around it. Of either version."""
+    try:
+        lines = (ROOT / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:  # 4:memory:/a/b in version 1, 0::/a/b in version 2
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            mount, names = ROOT / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            mount = ROOT / "sys/fs/cgroup/memory"
+            names = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+        else:
+            continue
+        group = mount / path.lstrip("/")  # in a container this may be a name that only the host knows
+        for folder in (group, *group.parents):
+            if limited := _cgroup(folder, *names):
+                yield limited
+            if folder == mount:
+                break
+
+
+def _cgroup(folder: Path, limit: str, usage: str, reclaimable: str) -> Cgroup | None:
+    try:
+        most, used = int((folder / limit).read_text()), int((folder / usage).read_text())
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # no such cgroup, or "max"
+        return None
+    if most >= 2**60:  # how version 1 says that there is no limit
+        return None
+    return Cgroup(most, used - int(stat.get(reclaimable, 0)))  # without files that are only cached
+
+
+def peak_process_memory() -> int:
+    """Bytes: the most this process has held in memory so far; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

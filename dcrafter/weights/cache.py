@@ -1,0 +1,197 @@
+"""The folder of weight files: their names, their headers, and whether their bytes are still what was written.
+
+    512.safetensors             ours: weights under our keys, the configuration, origin and digest in the header
+    512.safetensors.part        one that is being written
+    512.safetensors.damaged     one that failed its verification, until another is in its place
+    downloads/512/<hash>.part   an original as far as it has come; without .part, whole and verified
+    .512.lock                   who holds it downloads or writes the others
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from dcrafter.errors import UsageError, WeightsError
+
+HEADER = "dcrafter"  # the entry of a safetensors header that marks a file as ours and holds its configuration
+SOURCE = "source"  # the one with where it came from, as JSON
+DIGEST = "sha256"  # the one with the digest of all others and of the data
+SUFFIX = ".safetensors"
+BLOCK = 4_000_000  # bytes that are hashed or written at once
+MAX_HEADER = 100_000_000  # bytes, as safetensors itself has it
+NAME = re.compile(r"\w[\w.+-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """So many bytes of so many; a `total` of 0 is not known."""
+
+    phase: str
+    done: int
+    total: int
+
+
+def cache_dir() -> Path:
+    """The folder of this package's own weight files: $DCRAFTER_CACHE_DIR, or the platform's cache folder."""
+    from platformdirs import user_cache_path
+
+    return Path(os.environ.get("DCRAFTER_CACHE_DIR") or user_cache_path("dcrafter"))
+
+
+def weights_path(folder: Path, model: str) -> Path:
+    """Where our file of a model is, or would be. Raises UsageError for what is no name."""
+    if not NAME.fullmatch(model):
+        raise UsageError(f"{model!r} is no name for a model", "Use letters, digits, and . _ - within")
+    return folder / f"{model}{SUFFIX}"
+
+
+def downloads(folder: Path, model: str) -> Path:
+    """The folder of a model's originals, whole or in part."""
+    return folder / "downloads" / model
+
+
+def remove(folder: Path, model: str) -> int:
+    """Delete all files of a model in our cache; returns the number of bytes."""
+    path = weights_path(folder, model)
+    files = [path, *(path.with_name(path.name + suffix) for suffix in (".part", ".damaged"))]
+    files += [file for file in downloads(folder, model).glob("*") if file.is_file()]
+    freed = sum(file.stat().st_size for file in files if file.is_file())
+    try:
+        for file in files:
+            file.unlink(missing_ok=True)
+        clear_downloads(folder, model)
+    except OSError as error:
+        raise WeightsError(f"cannot remove {model} from {folder} ({error.strerror})") from error
+    return freed
+
+
+def clear_downloads(folder: Path, model: str, but: Path | None = None) -> None:
+    """Delete a model's originals and parts, all but one, and folders that are then empty."""
+    place = downloads(folder, model)
+    for file in place.glob("*"):
+        if file != but:
+            file.unlink()
+    for empty in (place, place.parent):
+        with suppress(OSError):
+            empty.rmdir()
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Turns the failures of writing into the cache into WeightsErrors that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        free = shutil.disk_usage(folder).free / 1e9 if folder.is_dir() else 0.0
+        raise WeightsError(
+            f"cannot write to {folder} ({error.strerror or error}; {free:.1f} GB are free)",
+            "Make room there and run the same again to go on, or choose another folder with --cache-dir",
+        ) from error
+
+
+def check_space(folder: Path, download: int, convert: int) -> None:
+    """Raises WeightsError unless so many bytes of each kind fit on the disk."""
+    free = shutil.disk_usage(folder).free
+    if free < download + convert:
+        raise WeightsError(
+            f"{folder} has {free / 1e9:.1f} GB free, and {(download + convert) / 1e9:.1f} GB are needed: "
+            f"{download / 1e9:.1f} GB to download and {convert / 1e9:.1f} GB for the converted weights",
+            "Make room, or choose another folder with --cache-dir",
+        )
+
+
+def lock(folder: Path, model: str) -> Generator[Progress, None, Any]:
+    """Take a model's lock, waiting for as long as another process has it; gives what `unlock` takes."""
+    from filelock import FileLock, Timeout
+
+    held = FileLock(folder / f".{model}.lock")
+    while True:
+        try:
+            return held.acquire(timeout=1).lock
+        except Timeout:
+            come = sum(part.stat().st_size for part in downloads(folder, model).glob("*.part"))
+            yield Progress("another process has it", come, 0)
+
+
+def unlock(held: Any) -> None:
+    with suppress(OSError):  # Windows keeps files that are open
+        os.unlink(held.lock_file)  # those who wait notice, and make another
+    held.release()
+
+
+def touch(path: Path) -> None:
+    """Note that a file of ours was used now: many file systems do not."""
+    with suppress(OSError):
+        os.utime(path, (time.time(), path.stat().st_mtime))
+
+
+# --- headers and digests ---
+
+
+def read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The header of a safetensors file, and where its data begins. Raises WeightsError where there is none."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > MAX_HEADER:
+                raise ValueError("its header is too large")
+            header = json.loads(file.read(length))
+        if not isinstance(header, dict) or not isinstance(header.setdefault("__metadata__", {}), dict):
+            raise ValueError("its header is no table")
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"cannot read the header of {path} ({error})") from error
+    return cast(dict[str, Any], header), 8 + length
+
+
+def source_of(path: Path) -> dict[str, Any]:
+    """What the header of our own file says about its origin: empty where it says nothing."""
+    try:
+        source = json.loads(read_header(path)[0]["__metadata__"].get(SOURCE, "{}"))
+    except (WeightsError, ValueError, TypeError):
+        return {}
+    return source if isinstance(source, dict) else {}
+
+
+def seal(header: dict[str, Any], data: Any) -> str:
+    """The digest of a file of ours: SHA-256 of its data (hashed into `data` so far) and then of its header.
+
+    The header is taken as sorted JSON, without the digest itself, so that white space in it does not matter.
+    """
+    metadata = {key: value for key, value in header["__metadata__"].items() if key != DIGEST}
+    data.update(json.dumps(header | {"__metadata__": metadata}, sort_keys=True).encode())
+    return str(data.hexdigest())
+
+
+def hash_file(path: Path, start: int = 0) -> Generator[Progress, None, Any]:
+    """The SHA-256 object of a file's bytes from `start` on, as the generator's return value."""
+    digest = hashlib.sha256()
+    done, total = start, path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(start)
+        while block := file.read(BLOCK):
+            digest.update(block)
+            done += len(block)
+            yield Progress("checking", done, total)
+    return digest
+
+
+def is_intact(path: Path) -> Generator[Progress, None, bool]:
+    """Whether a file of ours is bit for bit what was written, as the generator's return value."""
+    try:
+        header, start = read_header(path)
+    except WeightsError:
+        return False
+    digest = yield from hash_file(path, start)
+    return seal(header, digest) == header["__metadata__"].get(DIGEST)

@@ -1,0 +1,287 @@
+"""Bytes from the hub into a `.part` file, which a later run goes on with, and the proof that they are the right ones.
+
+huggingface_hub gives the addresses, metadata, authentication, proxies and connections; its own download begins from
+the start after every interruption and compares no hash.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import hashlib
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+from httpx2 import HTTPError, InvalidURL, UnsupportedProtocol
+from huggingface_hub import constants, get_hf_file_metadata, get_session, hf_hub_url
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import (
+    XetFileData,
+    build_hf_headers,
+    hf_raise_for_status,
+    is_xet_available,
+    parse_ratelimit_headers,
+)
+
+from dcrafter.errors import WeightsError
+from dcrafter.weights.cache import Progress, hash_file, writing_to
+
+TRIES = 6  # in a row, without a byte more than before
+TRIES_TO_LOOK_UP = 3
+LONGEST_WAIT = 300.0  # seconds that a server may ask for
+
+logger = logging.getLogger(__name__)
+Sleep = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file on the hub, at one moment. `key` names its content: the SHA-256 where the hub gives it, or an ETag's."""
+
+    repository: str
+    file: str
+    url: str
+    size: int
+    sha256: str | None
+    key: str
+    commit: str
+    xet: XetFileData | None
+
+
+def look_up(
+    repository: str,
+    file: str,
+    *,
+    revision: str | None = None,
+    endpoint: str | None = None,
+    sleep: Sleep = time.sleep,
+) -> Remote:
+    """What the hub says about a file. Raises WeightsError where it does not have it, or cannot be reached."""
+    endpoint = endpoint or os.environ.get("HF_ENDPOINT") or None
+    patience = _Patience(TRIES_TO_LOOK_UP, sleep)
+    what = f"{file} of {repository}"
+    while True:
+        try:
+            url = hf_hub_url(repository, file, revision=revision, endpoint=endpoint)
+            found = get_hf_file_metadata(url, endpoint=endpoint)
+            break
+        except _FAILURES as error:
+            patience.wait(error, what)
+    if found.commit_hash is None or found.etag is None or not found.size:
+        raise WeightsError(f"{urlsplit(url).netloc} does not answer as a Hugging Face hub does", "Check --endpoint")
+    sha256 = found.etag if re.fullmatch(r"[0-9a-f]{64}", found.etag) else None
+    key = sha256 or "etag-" + hashlib.sha256(found.etag.encode()).hexdigest()
+    return Remote(repository, file, url, found.size, sha256, key, found.commit_hash, found.xet_file_data)
+
+
+def download(remote: Remote, part: Path, *, sleep: Sleep = time.sleep) -> Generator[Progress, None, None]:
+    """Fetch what `part` still lacks, and hold the whole against the hub's SHA-256.
+
+    Raises WeightsError where that fails. `part` then keeps what has come, unless it is wrong.
+    """
+    for last_try in (False, True):
+        digest = yield from _complete(remote, part, sleep)
+        if remote.sha256 is None:
+            logger.warning("%s gives no SHA-256 of %s: only its size was checked", remote.url, remote.file)
+            return
+        if digest == remote.sha256:
+            return
+        part.unlink()
+        said = f"{remote.file} came with the SHA-256 {digest[:12]}…, not {remote.sha256[:12]}… as {remote.repository} has it"
+        if not last_try:
+            logger.warning("%s; fetching it again", said)
+    raise WeightsError(
+        f"{said}, twice", "The connection or the mirror changes files: try another one (--endpoint, HF_ENDPOINT)"
+    )
+
+
+def _complete(remote: Remote, part: Path, sleep: Sleep) -> Generator[Progress, None, str]:
+    """Fetch what is missing; the SHA-256 of the whole is the generator's return value."""
+    digest = hashlib.sha256()
+    done = part.stat().st_size if part.exists() else 0
+    if done > remote.size:
+        part.unlink()
+        done = 0
+    if done:
+        digest = yield from hash_file(part)
+    best = done
+    patience = _Patience(TRIES, sleep)
+    sources = [_over_http]
+    if remote.xet is not None and is_xet_available():
+        sources.append(_over_xet)
+    with writing_to(part.parent):
+        file = part.open("ab", buffering=0)
+    with file:
+        while done < remote.size:
+            yield Progress("downloading", done, remote.size)
+            error: Exception | None = None
+            try:
+                with closing(sources[-1](remote, done)) as chunks:
+                    for chunk in chunks:
+                        with writing_to(part.parent):
+                            file.write(chunk)
+                        digest.update(chunk)
+                        done += len(chunk)
+                        yield Progress("downloading", min(done, remote.size), remote.size)
+                        if done > remote.size:
+                            break
+            except _StartAgain:
+                file.truncate(0)
+                digest, done = hashlib.sha256(), 0
+            except _FAILURES as failure:
+                error = failure
+            except _XetFailed as failure:
+                logger.warning("%s; going on over plain HTTP", failure)
+                sources.pop()
+                continue
+            if done < remote.size:
+                if done > best:
+                    best = done
+                    patience.renew()
+                come = f"{100 * done // remote.size} % of it have come, the same command goes on from there"
+                patience.wait(error, f"{remote.file} of {remote.repository}", come)
+        with writing_to(part.parent):
+            os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+class _StartAgain(Exception):
+    """The server does not send the rest of a file alone."""
+
+
+class _XetFailed(Exception):
+    """The content-addressed way does not work here."""
+
+
+_FAILURES = (HTTPError, InvalidURL, HFValidationError, OfflineModeIsEnabled)
+
+
+def _over_http(remote: Remote, start: int) -> Generator[bytes, None, None]:
+    """The bytes from `start` on. Each call asks the hub anew: its links to storage expire."""
+    headers = build_hf_headers() | {"Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+    with get_session().stream("GET", remote.url, headers=headers, timeout=timeout) as response:
+        if start and (response.status_code in (200, 416) or not _begins_at(start, response.headers)):
+            raise _StartAgain
+        hf_raise_for_status(response)
+        yield from response.iter_bytes()
+
+
+def _begins_at(start: int, headers: Any) -> bool:
+    """Whether what a server sends, if it says where that begins, begins there."""
+    said = re.match(r"bytes (\d+)-", headers.get("Content-Range", ""))
+    return said is None or int(said[1]) == start
+
+
+def _over_xet(remote: Remote, start: int) -> Generator[bytes, None, None]:
+    """The bytes from `start` on, from the hub's content-addressed storage."""
+    from hf_xet import XetFileInfo
+    from huggingface_hub.utils._xet import get_xet_session, refresh_xet_connection_info, xet_headers_without_auth
+
+    assert remote.xet is not None
+    headers = build_hf_headers()
+    try:
+        connection = refresh_xet_connection_info(file_data=remote.xet, headers=headers)
+        group = get_xet_session().new_download_stream_group(
+            endpoint=connection.endpoint,
+            token=connection.access_token,
+            token_expiry_unix_secs=connection.expiration_unix_epoch,
+            token_refresh_url=remote.xet.refresh_route,
+            token_refresh_headers=headers,
+            custom_headers=xet_headers_without_auth(headers),
+        )
+        with group:
+            chunks: Iterator[bytes] = group.download_stream(XetFileInfo(remote.xet.file_hash, remote.size), start=start)
+            yield from chunks
+    except Exception as error:  # its own, and those of the request for its token
+        raise _XetFailed(f"Xet storage failed ({_first_line(error)})") from error
+
+
+# --- patience ---
+
+
+class _Patience:
+    """How often, and after which pauses, something that failed is tried again."""
+
+    def __init__(self, tries: int, sleep: Sleep) -> None:
+        self.tries, self.sleep = tries, sleep
+        self.renew()
+
+    def renew(self) -> None:
+        self.failures = 0
+
+    def wait(self, error: Exception | None, what: str, come: str = "") -> None:
+        """Sleep before the next try; raises WeightsError where another would be in vain."""
+        self.failures += 1
+        status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
+        is_final = isinstance(error, UnsupportedProtocol | InvalidURL | HFValidationError | OfflineModeIsEnabled)
+        is_final |= status not in (0, 408, 429) and status < 500
+        pause = min(2.0 ** (self.failures - 1), 30.0)
+        if isinstance(error, HfHubHTTPError):
+            pause = max(pause, _asked_to_wait(error.response.headers))
+        if is_final or self.failures >= self.tries or pause > LONGEST_WAIT:
+            _give_up(error, what, pause, come)
+        logger.info("%s: trying again in %.0f s (%s)", what, pause, _first_line(error))
+        self.sleep(pause)
+
+
+def _asked_to_wait(headers: Any) -> float:
+    """Seconds that an answer asks to wait: Retry-After, as a number or a date, or the hub's own rate limit."""
+    limit = parse_ratelimit_headers(headers)
+    if limit is not None and limit.remaining == 0:
+        return float(limit.reset_in_seconds)
+    value = headers.get("Retry-After", "").strip()
+    if value.isdigit():
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return 0.0
+
+
+def _give_up(error: Exception | None, what: str, pause: float, come: str) -> NoReturn:
+    """The failure in words that say what to do."""
+    advice = "Another copy of the file can be given with --checkpoint, or a mirror with --endpoint"
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
+    if isinstance(error, GatedRepoError) or status == 403:
+        said = "the hub does not give it to you"
+        advice = "Ask for access on its page, then log in with `hf auth login` or set HF_TOKEN"
+    elif isinstance(error, RevisionNotFoundError):
+        said, advice = "the repository has no such revision", "Leave out --revision, or check it"
+    elif isinstance(error, RemoteEntryNotFoundError):
+        said = "the repository has no such file"
+    elif isinstance(error, RepositoryNotFoundError) or status == 401:
+        said = "there is no such repository, or only for those who may see it"
+        advice = "Check HF_TOKEN or `hf auth login` if you need one. " + advice
+    elif status == 429:
+        said, advice = f"the hub asks to wait {pause:.0f} s", "Try later, or log in with `hf auth login`"
+    elif status:
+        said = f"the hub answers {status}"
+    elif isinstance(error, OfflineModeIsEnabled):
+        said, advice = "HF_HUB_OFFLINE is set", "Unset it"
+    elif error is None:
+        said = "the connection ends too early"
+    else:
+        said = _first_line(error) or type(error).__name__
+    raise WeightsError(f"cannot download {what}: {said}" + (f"; {come}" if come else ""), advice) from error
+
+
+def _first_line(error: Exception | None) -> str:
+    return str(error or "").strip().split("\n")[0][:200]

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dcrafter import estimate
+from dcrafter.config import MODELS
+from dcrafter.models.dynamicrafter import DynamiCrafter
+from dcrafter.settings import resolve
+
+
+def test_the_published_models_take_what_was_measured() -> None:
+    config = MODELS["256"]
+    model = DynamiCrafter.on_meta(config)
+    settings = resolve(config, "animate", "", 0, {})
+    # 3.35 GB at the peak of an evaluation in bfloat16, and 4.7 TFLOP: tests/benchmarks/full_size.py
+    assert estimate.memory(model, settings, torch.bfloat16, "normal") == pytest.approx(3.35e9, rel=0.1)
+    assert estimate.operations(config, settings) == pytest.approx(4.7e12, rel=0.1)
+    needs = [estimate.memory(model, settings, torch.bfloat16, plan) for plan in ("normal", "low", "min")]
+    assert needs == sorted(needs, reverse=True)
+    assert needs[2] < 1.5e9
+
+
+def test_time_counts_branches_steps_and_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = MODELS["tiny"]
+    model = DynamiCrafter.on_meta(config)
+    monkeypatch.setattr(estimate, "speed", lambda *_: 1e9)
+    once = resolve(config, "animate", "", 0, {"guidance": 1.0, "steps": 1})
+
+    def seconds(**changes: object) -> float:
+        changed = replace(once, **changes)  # type: ignore[arg-type]
+        return estimate.sampling_seconds(model, changed, torch.device("cpu"), torch.float32)
+
+    assert seconds(guidance=2.0) == pytest.approx(2 * seconds())
+    assert seconds(guidance=2.0, image_guidance=1.5) == pytest.approx(3 * seconds())
+    assert seconds(steps=10, segments=3) == pytest.approx(30 * seconds())
+    assert seconds(width=256) > 1.9 * seconds()
+
+
+def test_a_device_has_a_speed() -> None:
+    assert 1e8 < estimate.speed(torch.device("cpu"), torch.float32) < 1e14
