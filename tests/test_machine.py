@@ -10,7 +10,7 @@ from dcrafter import machine
 from dcrafter.machine import available_memory, memory_limit, peak_process_memory, total_memory
 
 GB = 10**9
-MEMINFO = "MemTotal:       16000000 kB\nMemFree:          100000 kB\nMemAvailable:    8000000 kB\nHugePages_Total:  0\n"
+MEMINFO = "MemTotal:       16000000 kB\nMemFree:          100000 kB\nMemAvailable:    8000000 kB\nHugePages_Total:  0"
 NO_LIMIT = 9223372036854771712  # in version 1
 
 

@@ -34,9 +34,9 @@ from huggingface_hub.utils import (
     XetFileData,
     build_hf_headers,
     hf_raise_for_status,
-    is_xet_available,
     parse_ratelimit_headers,
 )
+from huggingface_hub.utils._runtime import is_xet_available
 
 from dcrafter.errors import WeightsError
 from dcrafter.weights.cache import Progress, hash_file, writing_to

@@ -1,76 +1,305 @@
-"""Where weights live on this machine, and how they come there."""
+"""Models by their names: where their weights are on this machine, and how they come there."""
 
 from __future__ import annotations
 
+import json
+import logging
 import os
+import re
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from dcrafter.config import MODELS, Command
+from dcrafter.config import MODELS, Command, ModelConfig
 from dcrafter.errors import UsageError, WeightsError
+from dcrafter.weights import cache
+from dcrafter.weights.cache import Progress, cache_dir, weights_path
 
-PUBLISHED_FILE = "model.ckpt"  # in each of the published repositories; 10.4 GB
+if TYPE_CHECKING:
+    from dcrafter.weights.checkpoint import Checkpoint
+    from dcrafter.weights.download import Remote
+
 EMBEDDED = Path(__file__).with_name("tiny.safetensors")  # comes with the package
 BEST_FIRST = ("1024", "512", "512-interp", "256", "tiny")
+ABOUT_TINY = "no other model is on this machine: taking tiny, a small one to try things with; fetch a real one with dcrafter download 512"  # noqa: E501
+
+logger = logging.getLogger(__name__)
 
 
-def cache_dir() -> Path:
-    """The folder of this package's own weight files: $DCRAFTER_CACHE_DIR, or the platform's cache folder."""
-    from platformdirs import user_cache_path
+@dataclass(frozen=True)
+class Source:
+    """A file on the hub: `size` in bytes, more or less, and how many bytes a number takes."""
 
-    return Path(os.environ.get("DCRAFTER_CACHE_DIR") or user_cache_path("dcrafter"))
+    repository: str
+    file: str
+    size: int
+    itemsize: int
 
 
-def find(model: str) -> Path | None:
-    """The weights of a registry model on this machine: in the package, in our cache, or in Hugging Face's."""
-    from huggingface_hub import try_to_load_from_cache
+PUBLISHED = {
+    name: Source(config.repository, "model.ckpt", 10_400_000_000, 4)
+    for name, config in MODELS.items()
+    if config.repository
+}
+# Half the size, by others.
+VARIANTS = {
+    ("1024", "bf16"): Source("Kijai/DynamiCrafter_pruned", "dynamicrafter_1024_v1_bf16.safetensors", 5_200_000_000, 2),
+    ("512-interp", "bf16"): Source(
+        "Kijai/DynamiCrafter_pruned", "dynamicrafter_512_interp_v1_bf16.safetensors", 5_200_000_000, 2
+    ),
+}
+ITEMSIZES = {None: 2, "float16": 2, "bfloat16": 2, "float32": 4}  # by `Terms.store`
 
+
+@dataclass(frozen=True)
+class Terms:
+    """How weights are to be had.
+
+    `store` is the type they are kept in (None: float16, or the original's if it is as small), `keep` keeps the
+    original too. With any of `variant`, `store` and `revision`, a file that is here must be that one.
+    """
+
+    folder: Path = field(default_factory=cache_dir)
+    variant: str | None = None
+    store: str | None = None
+    keep: bool = False
+    revision: str | None = None
+    endpoint: str | None = None
+    offline: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model's file on this machine. `types` and `source` are known of files that `acquire` or `adopt` made."""
+
+    model: str
+    path: Path
+    place: str  # package, cache, or Hugging Face's cache
+    size: int
+    used: float  # seconds since 1970
+    source: Mapping[str, Any]
+
+
+# --- what is here ---
+
+
+def find(model: str, folder: Path | None = None) -> Path | None:
+    """The weights of a model on this machine: in the package, in our cache, or in Hugging Face's."""
     if model == "tiny":
         return EMBEDDED if EMBEDDED.is_file() else None
-    ours = cache_dir() / f"{model}.safetensors"
-    if ours.is_file():
-        return ours
-    repository = MODELS[model].repository
-    cached = try_to_load_from_cache(repository, PUBLISHED_FILE) if repository else None
-    return Path(cached) if isinstance(cached, str) else None
+    ours = weights_path(folder or cache_dir(), model)
+    return ours if ours.is_file() else _in_hugging_faces_cache(model)
+
+
+def entries(folder: Path | None = None) -> list[Entry]:
+    """Every model on this machine: those of the registry, then imported ones."""
+    folder = folder or cache_dir()
+    mine = sorted(path.stem for path in folder.glob(f"*{cache.SUFFIX}") if path.stem not in MODELS)
+    found = []
+    for model in (*MODELS, *mine):
+        if path := find(model, folder):
+            place = "package" if path == EMBEDDED else "cache" if path.parent == folder else "Hugging Face's cache"
+            status = path.stat()  # follows links
+            source = cache.source_of(path) if place == "cache" else {}
+            found.append(Entry(model, path, place, status.st_size, status.st_atime, source))
+    return found
 
 
 def choose(model: str, command: Command) -> str:
-    """The registry name that `model` stands for: itself, or for `auto` the best that is here.
+    """The name of the model that `model` stands for: itself, or for `auto` the best that is here.
 
-    Raises UsageError for a model that does not do the command, WeightsError where `auto` finds nothing.
+    Raises UsageError for an unknown model and for one that does not do the command, WeightsError where `auto` finds
+    nothing.
     """
     able = [name for name in BEST_FIRST if command in MODELS[name].commands]
     if model == "auto":
         for name in able:
             if find(name):
                 return name
+        real = "512" if "512" in able else "512-interp"
         raise WeightsError(
             f"no model for {command} is on this machine",
-            f"Name one to have it downloaded (--model {able[-1]}, 10.4 GB), or give --checkpoint FILE",
+            f"Fetch one with dcrafter download {real} (10.4 GB), or give --checkpoint FILE",
         )
-    if command not in MODELS[model].commands:
+    if command not in config(model).commands:
         raise UsageError(f"the model {model} does not {command}", f"Use {' or '.join(able)}")
     return model
 
 
+def config(model: str) -> ModelConfig:
+    """What a model is made of: one of the registry, or an imported one. Raises UsageError for any other name."""
+    if model in MODELS:
+        return MODELS[model]
+    path = weights_path(cache_dir(), model)
+    if not path.is_file():
+        raise UsageError(
+            f"there is no model {model}", f"Choose among {', '.join(MODELS)}, or dcrafter download --import one"
+        )
+    try:
+        return ModelConfig.from_dict(json.loads(cache.read_header(path)[0]["__metadata__"][cache.HEADER]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path} was not written by this version of dcrafter", "Import it again") from error
+
+
+def _in_hugging_faces_cache(model: str, revision: str | None = None) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    if model not in PUBLISHED:
+        return None
+    cached = try_to_load_from_cache(PUBLISHED[model].repository, PUBLISHED[model].file, revision=revision)
+    return Path(cached) if isinstance(cached, str) else None
+
+
+# --- what is not ---
+
+
 def fetch(model: str, *, offline: bool = False) -> Path:
-    """The weights of a registry model, downloaded if they are not on this machine.
+    """The weights of a model, downloaded and converted if they are not on this machine.
 
     Raises WeightsError where they are not and cannot be had.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    if find(model) is None and not offline and model in PUBLISHED:
+        logger.warning(announcement(model))
+    steps = acquire(model, Terms(offline=offline))
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return Path(done.value)
 
-    if path := find(model):
+
+def announcement(model: str) -> str:
+    """What a download that nobody asked for in so many words says of itself."""
+    source = PUBLISHED[model]
+    return (
+        f"the model {model} is not on this machine yet: downloading {source.size / 1e9:.1f} GB "
+        f"({source.repository}) to {cache_dir()}"
+    )
+
+
+def acquire(
+    model: str, terms: Terms | None = None, sleep: Callable[[float], None] = time.sleep
+) -> Generator[Progress, None, Path]:
+    """Fetch and convert a model's weights unless they are here; their path is the generator's return value.
+
+    Interrupted at whatever point, it goes on from there when called again. Several processes share one download.
+
+    Raises:
+        UsageError: there is no such model or variant.
+        WeightsError: the weights cannot be had, or not be written, or are not what they should be.
+    """
+    terms = terms or Terms()
+    if path := _here(model, terms):
         return path
-    repository = MODELS[model].repository
-    if repository is None:
-        raise WeightsError(f"the weights of {model} are not part of this version", "Give --checkpoint FILE")
-    advice = f"Fetch {PUBLISHED_FILE} of {repository} yourself and give it with --checkpoint"
-    if offline:
-        raise WeightsError(f"the weights of {model} are not on this machine, and --offline was given", advice)
+    source = _source(model, terms.variant)
+    if terms.offline and not _original(model, terms):
+        raise WeightsError(
+            f"the weights of {model} are not on this machine, and nothing may be downloaded",
+            f"Run dcrafter download {model} where there is a network",
+        )
+    with cache.writing_to(terms.folder):
+        terms.folder.mkdir(parents=True, exist_ok=True)
+        held = yield from cache.lock(terms.folder, model)
     try:
-        return Path(hf_hub_download(repository, PUBLISHED_FILE))
-    except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise WeightsError(f"the weights of {model} could not be downloaded ({reason})", advice) from error
+        if path := _here(model, terms):  # another process was faster
+            return path
+        return (yield from _acquire(model, source, terms, sleep))
+    finally:
+        cache.unlock(held)
+
+
+def _here(model: str, terms: Terms) -> Path | None:
+    """The file that is here, if it is what is asked for."""
+    path = find(model, terms.folder)
+    if path is None or terms.revision:
+        return None
+    if path.parent == terms.folder:
+        source = cache.source_of(path) if terms.store or terms.variant else {}
+        if (terms.store and terms.store != source.get("store")) or (
+            terms.variant and _source(model, terms.variant).file != source.get("file")
+        ):
+            return None
+        cache.touch(path)
+    elif path != EMBEDDED and (terms.store or terms.variant):
+        return None
+    return path
+
+
+def _source(model: str, variant: str | None) -> Source:
+    if variant:
+        if (model, variant) not in VARIANTS:
+            known = ", ".join(f"{name} {variant}" for name, variant in VARIANTS)
+            raise UsageError(f"{model} has no variant {variant}", f"There are {known}")
+        return VARIANTS[model, variant]
+    if model not in PUBLISHED:
+        config(model)
+        raise WeightsError(f"the weights of {model} are not on the hub", "They come with the package, or by --import")
+    return PUBLISHED[model]
+
+
+def _original(model: str, terms: Terms) -> Path | None:
+    """The published file, whole: left in our cache by an earlier run, or in Hugging Face's."""
+    if terms.revision:
+        return None
+    suffix = Path(_source(model, terms.variant).file).suffix
+    left = next(cache.downloads(terms.folder, model).glob(f"*{suffix}"), None)
+    return left or (None if terms.variant else _in_hugging_faces_cache(model))
+
+
+def _acquire(
+    model: str, source: Source, terms: Terms, sleep: Callable[[float], None]
+) -> Generator[Progress, None, Path]:
+    from dcrafter.weights import download
+
+    path = weights_path(terms.folder, model)
+    origin = {"repository": source.repository, "file": source.file}
+    original = _original(model, terms)
+    if original is None:
+        remote = download.look_up(
+            source.repository, source.file, revision=terms.revision, endpoint=terms.endpoint, sleep=sleep
+        )
+        origin |= {"commit": remote.commit, "revision": terms.revision or "main"}
+        if terms.revision and _is_of(path, remote, terms):
+            return path
+        original = yield from _fetch_original(model, source, remote, terms, sleep)
+    with cache.writing_to(terms.folder):
+        cache.check_space(terms.folder, 0, original.stat().st_size * ITEMSIZES[terms.store] // source.itemsize)
+    is_ours = original.parent == cache.downloads(terms.folder, model)
+    try:
+        from dcrafter.weights.checkpoint import open_checkpoint
+
+        opened = open_checkpoint(original, model=model)
+        origin["sha256"] = original.stem if is_ours else original.resolve().name
+        yield from _convert(opened, path, terms.store, origin)
+    except WeightsError:
+        if is_ours and not _is_readable(original, model):
+            original.unlink()  # whatever it is, the next run shall not meet it again
+        raise
+    cache.clear_downloads(terms.folder, model, but=original if terms.keep else None)
+    path.with_name(path.name + ".damaged").unlink(missing_ok=True)
+    return path
+
+
+def _fetch_original(
+    model: str, source: Source, remote: Remote, terms: Terms, sleep: Callable[[float], None]
+) -> Generator[Progress, None, Path]:
+    """Download the published file into our cache."""
+    from dcrafter.weights import download
+
+    place = cache.downloads(terms.folder, model)
+    whole = place / f"{remote.key}{Path(source.file).suffix}"
+    part = whole.with_suffix(".part")
+    with cache.writing_to(terms.folder):
+        place.mkdir(parents=True, exist_ok=True)
+        for other in place.iterdir():  # parts of what has changed since
+            if other not in (part, whole):
+                other.unlink()
+        missing = remote.size - (part.stat().st_size if part.exists() else 0)
+        cache.check_space(terms.folder, missing, remote.size * ITEMSIZES[terms.store] // source.itemsize)
+    if not whole.exists():
+        yield from download.download(remote, part, sleep=sleep)
+        with cache.writing_to(terms.folder):
+            part.replace(whole)
+    return whole

@@ -1,0 +1,141 @@
+"""Checkpoints written as our own files: tensor by tensor, so that memory holds a few megabytes of them at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dcrafter.errors import WeightsError
+from dcrafter.weights.cache import DIGEST, HEADER, SOURCE, Progress, seal, writing_to
+from dcrafter.weights.checkpoint import Checkpoint
+
+COMPONENTS = ("unet", "autoencoder", "text_encoder", "image_encoder", "projector")
+WIDTHS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+CHUNK = 4_000_000  # values that are converted at once
+LOST = 1 / 16  # a value that changes by more than this part of itself is lost
+MAX_LOST = 0.01  # the part of a tensor's non-zero values that may be
+ALIGNMENT = 64  # bytes, of the data's beginning
+
+# As safetensors calls them.
+TYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def convert(
+    checkpoint: Checkpoint, path: Path, *, width: str | None = None, source: Mapping[str, Any] | None = None
+) -> Generator[Progress, None, None]:
+    """Write a checkpoint as our own file, whole or not at all.
+
+    Args:
+        width: float32, float16 or bfloat16. None makes wider types float16 and leaves others. A tensor that would
+            overflow or lose its small values stays as it is.
+        source: where it came from, for the header, which also gets the types it had.
+
+    Raises:
+        WeightsError: a component is missing, or the file cannot be written.
+    """
+    absent = [name for name in COMPONENTS if not any(key.startswith(f"{name}.") for key in checkpoint.tensors)]
+    if absent:
+        raise WeightsError(
+            f"{checkpoint.path} has no {' and no '.join(absent)}", "It is a pruned copy; use the whole checkpoint"
+        )
+    odd = {str(tensor.dtype) for tensor in checkpoint.tensors.values()} - {str(dtype) for dtype in TYPES}
+    if odd:
+        raise WeightsError(f"{checkpoint.path} holds {', '.join(sorted(odd))}, which nothing here reads")
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with writing_to(path.parent):
+            yield from _write(checkpoint, part, width, dict(source or {}))
+            part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _write(
+    checkpoint: Checkpoint, part: Path, width: str | None, source: dict[str, Any]
+) -> Generator[Progress, None, None]:
+    # Tensors of odd length are tiny; behind the others they leave those at multiples of four bytes.
+    tensors = dict(sorted(checkpoint.tensors.items(), key=lambda item: item[1].numel() % 2))
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})
+    metadata = {
+        HEADER: json.dumps(checkpoint.config.to_dict()),
+        SOURCE: json.dumps(source | {"types": types, "store": width}),
+        DIGEST: "0" * hashlib.sha256().digest_size * 2,
+    }
+    header: dict[str, Any] = {"__metadata__": metadata}
+    widest = {name: _entry(tensor, torch.bfloat16, total, 8 * tensor.numel()) for name, tensor in tensors.items()}
+    room = len(json.dumps(header | widest))
+    room += -(8 + room) % ALIGNMENT
+    digest = hashlib.sha256()
+    read = written = 0
+    with part.open("wb") as file:
+        file.seek(8 + room)  # the header comes last: only then the types are known
+        for name, tensor in tensors.items():
+            values = tensor.reshape(-1)
+            dtype = _stored_type(values, width)
+            size = values.numel() * dtype.itemsize
+            header[name] = _entry(tensor, dtype, written, size)
+            written += size
+            for chunk in values.split(CHUNK):
+                content = memoryview(chunk.to(dtype).contiguous().view(torch.uint8).numpy())
+                file.write(content)
+                digest.update(content)
+                read += chunk.nbytes
+                yield Progress("converting", read, total)
+        metadata[DIGEST] = seal(header, digest)
+        file.seek(0)
+        file.write(room.to_bytes(8, "little") + json.dumps(header).encode().ljust(room))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _entry(tensor: Tensor, dtype: torch.dtype, start: int, size: int) -> dict[str, Any]:
+    return {"dtype": TYPES[dtype], "shape": list(tensor.shape), "data_offsets": [start, start + size]}
+
+
+def _stored_type(values: Tensor, width: str | None) -> torch.dtype:
+    """The type that a tensor (flat) is written in."""
+    if not values.is_floating_point() or (width is None and values.dtype.itemsize <= 2):
+        return values.dtype
+    wanted = WIDTHS[width or "float16"]
+    return wanted if wanted == values.dtype or _survives(values, wanted) else values.dtype
+
+
+def _survives(values: Tensor, dtype: torch.dtype) -> bool:
+    """Whether values keep their sizes in another type: none becomes infinite, and few vanish or nearly so.
+
+    Below `least`, the distance between neighbours in `dtype` is more than LOST of the value, both ways.
+    """
+    limits = torch.finfo(dtype)
+    least = limits.smallest_normal * limits.eps / (2 * LOST)
+    small = nonzero = 0
+    for chunk in values.split(CHUNK):
+        sizes = chunk.to(torch.float32 if chunk.dtype.itemsize < 4 else chunk.dtype).abs()
+        if not sizes.amax() <= limits.max and (sizes[sizes.isfinite()] > limits.max).any():
+            return False
+        nonzero += sizes.numel()
+        if under := int((sizes < least).sum()):
+            zeros = int((sizes == 0).sum())
+            small += under - zeros
+            nonzero -= zeros
+    return small <= MAX_LOST * nonzero

@@ -1,0 +1,99 @@
+"""The installed script, as a person at a terminal sees it and as another program does."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cli.running import CAT, QUICK
+
+from dcrafter.media.video import read_video
+
+SCRIPT = Path(sys.executable).with_name("dcrafter")
+DC512 = Path(CAT).with_name("golden") / "dc512"
+LOOPS = (
+    "--checkpoint", str(DC512 / "model.safetensors"), "--model-config", str(DC512 / "config.json"),
+    "--device", "cpu", "--dtype", "float32", "--width", "64", "--height", "64", "--steps", "1", "-g", "1",
+)  # fmt: skip
+COMMANDS = [
+    (("animate", CAT, *QUICK, "-p", "cat"), "cat.png, seed 5"),
+    (("interpolate", CAT, CAT, *LOOPS), "cat.png → cat.png, seed 5"),
+    (("loop", CAT, *LOOPS, "--repeat", "2"), "cat.png, seed 5"),
+]
+IDS = [arguments[0] for arguments, _ in COMMANDS]
+
+
+def environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("DCRAFTER_")}
+    return {**kept, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40", "LC_ALL": "C.UTF-8"}
+
+
+def at_a_terminal(*arguments: str, folder: Path) -> tuple[int, str]:
+    """Exit status and all that a terminal was sent, without its control codes."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [SCRIPT, *arguments], cwd=folder, env=environment(), stdin=slave, stdout=slave, stderr=slave
+    )
+    os.close(slave)
+    sent = b""
+    while True:
+        select.select([master], [], [])
+        try:
+            part = os.read(master, 65536)
+        except OSError:  # what Linux says when the other side has been closed
+            break
+        if not part:
+            break
+        sent += part
+    os.close(master)
+    return process.wait(), re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", sent.decode())
+
+
+@pytest.mark.parametrize(("arguments", "title"), COMMANDS, ids=IDS)
+def test_a_person_sees_bars_the_seed_and_the_path(arguments: tuple[str, ...], title: str, tmp_path: Path) -> None:
+    status, seen = at_a_terminal(*arguments, "--seed", "5", folder=tmp_path)
+    assert status == 0, seen
+    for phase in ("loading", "sampling", "decoding"):
+        assert re.search(rf"{phase} +━+", seen), seen
+    assert "1/1" in seen
+    assert re.search(r"(16/16|15/15)", seen)  # frames decoded
+    assert title in seen
+    assert re.search(r"done in [\d.]+ s", seen)
+    assert seen.split()[-1] == "cat.mp4"
+    assert (tmp_path / "cat.mp4").exists()
+
+
+@pytest.mark.parametrize(("arguments", "title"), COMMANDS, ids=IDS)
+def test_a_script_sees_paths_alone(arguments: tuple[str, ...], title: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [SCRIPT, *arguments, "--seed", "5", "-n", "2", "-o", "made/"],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, stdin=subprocess.DEVNULL, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["made/cat.mp4", "made/cat-2.mp4"]
+    assert title in done.stderr
+    assert "\x1b" not in done.stderr
+    assert re.search(r"sampling 1/1$", done.stderr, re.MULTILINE)
+    assert read_video(tmp_path / "made" / "cat-2.mp4")[0].ndim == 4
+
+
+def test_json_lines_and_a_video_on_stdout(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [SCRIPT, "animate", CAT, *QUICK, "--json", "-q"],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert json.loads(done.stdout)["path"] == "cat.mp4"
+    assert done.stderr == ""
+    picture = Path(CAT).read_bytes()
+    piped = subprocess.run(
+        [SCRIPT, "animate", "-", *QUICK, "-o", "-", "-f", "webm"],
+        cwd=tmp_path, env=environment(), capture_output=True, input=picture, check=True,
+    )  # fmt: skip
+    (tmp_path / "piped.webm").write_bytes(piped.stdout)
+    assert len(read_video(tmp_path / "piped.webm")[0]) == 16

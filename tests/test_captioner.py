@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipProcessor, BlipTextConfig
+from transformers.models.blip import BlipImageProcessor
+
+from dcrafter.captioner import MAX_TOKENS, caption
+from dcrafter.errors import DCrafterError, InputError, WeightsError
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"a the cat dog sits runs on under red tree ##s".split()]
+SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A captioner of random numbers."""
+    folder = tmp_path_factory.mktemp("blip")
+    (folder / "vocab.txt").write_text("\n".join(WORDS))
+    tokenizer = BertTokenizer(str(folder / "vocab.txt"))
+    torch.manual_seed(1)
+    special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}
+    config = BlipConfig(
+        text_config={**SMALL, **special, "vocab_size": len(WORDS), "encoder_hidden_size": 16},
+        vision_config={**SMALL, "image_size": 32, "patch_size": 8},
+        initializer_range=1.0,
+    )
+    BlipForConditionalGeneration(config).save_pretrained(folder)
+    BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def picture(cat: Path) -> Image.Image:
+    with Image.open(cat) as image:
+        return image.convert("RGB")
+
+
+def test_a_picture_has_a_caption_always_the_same(
+    blip: Path, picture: Image.Image, capfd: pytest.CaptureFixture[str]
+) -> None:
+    capfd.readouterr()
+    torch.manual_seed(0)
+    said = caption(picture, str(blip), offline=True)
+    torch.manual_seed(1)
+    assert caption(picture, str(blip), device="cpu") == said
+    assert said != caption(Image.new("RGB", picture.size, "red"), str(blip))
+    words = said.split()
+    assert 0 < len(words) <= MAX_TOKENS
+    assert set(words) <= {*WORDS[5:], "[UNK]"}
+    assert capfd.readouterr() == ("", "")
+
+
+def test_its_memory_is_free_afterwards(blip: Path, picture: Image.Image) -> None:
+    caption(picture, str(blip))
+    assert [thing for thing in gc.get_objects() if isinstance(thing, BlipForConditionalGeneration)] == []
+
+
+def test_lost_weights_are_warned_of(
+    blip: Path, tmp_path: Path, picture: Image.Image, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(blip, tmp_path, dirs_exist_ok=True)
+    weights = load_file(tmp_path / "model.safetensors")
+    lost = [name for name in weights if name.startswith("text_decoder.bert.encoder.layer.1.")]
+    save_file(
+        {name: weights[name] for name in weights if name not in lost}, tmp_path / "model.safetensors", {"format": "pt"}
+    )
+    caption(picture, str(tmp_path))
+    assert f"lacks {len(lost)} of its weights" in caplog.text
+
+
+@pytest.fixture
+def _no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("the network is down")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.mark.usefixtures("_no_network")
+@pytest.mark.parametrize(
+    ("name", "offline", "kind", "said"),
+    [
+        ("nobody/nothing", True, WeightsError, "nobody/nothing is not on this machine, and --offline was given"),
+        ("nobody/nothing", False, WeightsError, "nobody/nothing could not be downloaded"),
+        ("no/such/folder", False, WeightsError, "no/such/folder could not be downloaded"),
+        ("empty", False, WeightsError, "the folder empty holds no captioner"),
+        ("writer", False, InputError, "writer is no captioner that can be used"),
+        ("damaged", False, DCrafterError, "damaged"),
+        ("foreign", False, DCrafterError, "foreign"),
+    ],
+)
+def test_what_does_not_caption_is_said_in_a_line(
+    blip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, picture: Image.Image,
+    name: str, offline: bool, kind: type[DCrafterError], said: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    for copy in ("writer", "damaged", "foreign"):
+        shutil.copytree(blip, copy)
+    Path("writer", "config.json").write_text(json.dumps({"model_type": "gpt2", "n_layer": 1, "n_embd": 8, "n_head": 1}))
+    Path("damaged", "model.safetensors").write_bytes(b"not weights")
+    Path("foreign", "config.json").write_text(
+        json.dumps({"model_type": "strange", "auto_map": {"AutoConfig": "code.Config", "AutoProcessor": "code.Config"}})
+    )
+    Path("foreign", "code.py").write_text("from pathlib import Path\nPath('has-run').touch()\n")
+    with pytest.raises(kind, match=said) as caught:
+        caption(picture, name, offline=offline)
+    print(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "--captioner" in caught.value.advice
+    assert not Path("has-run").exists()
