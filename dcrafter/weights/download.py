@@ -30,13 +30,10 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import (
-    XetFileData,
-    build_hf_headers,
-    hf_raise_for_status,
-    parse_ratelimit_headers,
-)
+from huggingface_hub.utils._headers import build_hf_headers
+from huggingface_hub.utils._http import hf_raise_for_status, parse_ratelimit_headers
 from huggingface_hub.utils._runtime import is_xet_available
+from huggingface_hub.utils._xet import XetFileData
 
 from dcrafter.errors import WeightsError
 from dcrafter.weights.cache import Progress, hash_file, writing_to
@@ -102,7 +99,7 @@ def download(remote: Remote, part: Path, *, sleep: Sleep = time.sleep) -> Genera
         if digest == remote.sha256:
             return
         part.unlink()
-        said = f"{remote.file} came with the SHA-256 {digest[:12]}…, not {remote.sha256[:12]}… as {remote.repository} has it"
+        said = f"{remote.file} came with the SHA-256 {digest[:12]}…, not {remote.sha256[:12]}… as the hub says it has"
         if not last_try:
             logger.warning("%s; fetching it again", said)
     raise WeightsError(
@@ -140,12 +137,12 @@ def _complete(remote: Remote, part: Path, sleep: Sleep) -> Generator[Progress, N
                         yield Progress("downloading", min(done, remote.size), remote.size)
                         if done > remote.size:
                             break
-            except _StartAgain:
+            except _StartAgainError:
                 file.truncate(0)
                 digest, done = hashlib.sha256(), 0
             except _FAILURES as failure:
                 error = failure
-            except _XetFailed as failure:
+            except _XetError as failure:
                 logger.warning("%s; going on over plain HTTP", failure)
                 sources.pop()
                 continue
@@ -160,11 +157,11 @@ def _complete(remote: Remote, part: Path, sleep: Sleep) -> Generator[Progress, N
     return digest.hexdigest()
 
 
-class _StartAgain(Exception):
+class _StartAgainError(Exception):
     """The server does not send the rest of a file alone."""
 
 
-class _XetFailed(Exception):
+class _XetError(Exception):
     """The content-addressed way does not work here."""
 
 
@@ -179,7 +176,7 @@ def _over_http(remote: Remote, start: int) -> Generator[bytes, None, None]:
     timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
     with get_session().stream("GET", remote.url, headers=headers, timeout=timeout) as response:
         if start and (response.status_code in (200, 416) or not _begins_at(start, response.headers)):
-            raise _StartAgain
+            raise _StartAgainError
         hf_raise_for_status(response)
         yield from response.iter_bytes()
 
@@ -192,14 +189,15 @@ def _begins_at(start: int, headers: Any) -> bool:
 
 def _over_xet(remote: Remote, start: int) -> Generator[bytes, None, None]:
     """The bytes from `start` on, from the hub's content-addressed storage."""
-    from hf_xet import XetFileInfo
+    from hf_xet import XetFileInfo  # type: ignore[import-untyped]
     from huggingface_hub.utils._xet import get_xet_session, refresh_xet_connection_info, xet_headers_without_auth
 
     assert remote.xet is not None
     headers = build_hf_headers()
     try:
         connection = refresh_xet_connection_info(file_data=remote.xet, headers=headers)
-        group = get_xet_session().new_download_stream_group(
+        session = get_xet_session()  # type: ignore[no-untyped-call]
+        group = session.new_download_stream_group(
             endpoint=connection.endpoint,
             token=connection.access_token,
             token_expiry_unix_secs=connection.expiration_unix_epoch,
@@ -211,7 +209,7 @@ def _over_xet(remote: Remote, start: int) -> Generator[bytes, None, None]:
             chunks: Iterator[bytes] = group.download_stream(XetFileInfo(remote.xet.file_hash, remote.size), start=start)
             yield from chunks
     except Exception as error:  # its own, and those of the request for its token
-        raise _XetFailed(f"Xet storage failed ({_first_line(error)})") from error
+        raise _XetError(f"Xet storage failed ({_first_line(error)})") from error
 
 
 # --- patience ---

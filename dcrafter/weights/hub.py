@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import re
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
@@ -72,7 +70,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class Entry:
-    """A model's file on this machine. `types` and `source` are known of files that `acquire` or `adopt` made."""
+    """A model's file on this machine. `source` is known of files that `acquire` or `adopt` made."""
 
     model: str
     path: Path
@@ -194,7 +192,7 @@ def acquire(
     if path := _here(model, terms):
         return path
     source = _source(model, terms.variant)
-    if terms.offline and not _original(model, terms):
+    if terms.offline and not _original(model, source, terms):
         raise WeightsError(
             f"the weights of {model} are not on this machine, and nothing may be downloaded",
             f"Run dcrafter download {model} where there is a network",
@@ -210,21 +208,62 @@ def acquire(
         cache.unlock(held)
 
 
+def adopt(checkpoint: Checkpoint, name: str, terms: Terms | None = None) -> Generator[Progress, None, Path]:
+    """Write a checkpoint of the user's into our cache as the model `name`; the path is the generator's return value.
+
+    The checkpoint stays as it is. Raises UsageError for a name that cannot be one or is taken.
+    """
+    from dcrafter.weights.store import check_whole, convert
+
+    terms = terms or Terms()
+    path = weights_path(terms.folder, name)
+    if name in (*MODELS, "auto") or path.is_file():
+        raise UsageError(
+            f"there is a model {name} already", f"Choose another name, or dcrafter download --remove {name}"
+        )
+    with cache.writing_to(terms.folder):
+        terms.folder.mkdir(parents=True, exist_ok=True)
+        held = yield from cache.lock(terms.folder, name)
+    try:
+        check_whole(checkpoint)
+        renamed = replace(checkpoint, config=replace(checkpoint.config, name=name))
+        yield from convert(renamed, path, width=terms.store, source={"file": str(checkpoint.path)})
+    finally:
+        cache.unlock(held)
+    return path
+
+
+def verify(entry: Entry) -> Generator[Progress, None, bool]:
+    """Whether a file is bit for bit what it was when it came, as the generator's return value."""
+    if entry.place == "package":
+        return True  # the package's installer has compared it
+    if entry.place == "cache":
+        return (yield from cache.is_intact(entry.path))
+    digest = yield from cache.hash_file(entry.path)
+    return bool(entry.path.resolve().name == digest.hexdigest())  # they are called by their SHA-256 there
+
+
+def set_aside(path: Path) -> None:
+    """Take a damaged file out of use; it is deleted when another is in its place."""
+    with cache.writing_to(path.parent):
+        path.replace(path.with_name(path.name + ".damaged"))
+
+
 def _here(model: str, terms: Terms) -> Path | None:
     """The file that is here, if it is what is asked for."""
     path = find(model, terms.folder)
     if path is None or terms.revision:
         return None
-    if path.parent == terms.folder:
-        source = cache.source_of(path) if terms.store or terms.variant else {}
-        if (terms.store and terms.store != source.get("store")) or (
-            terms.variant and _source(model, terms.variant).file != source.get("file")
-        ):
-            return None
-        cache.touch(path)
-    elif path != EMBEDDED and (terms.store or terms.variant):
+    if path.parent != terms.folder:
+        return None if terms.store or terms.variant else path
+    if not _is_as_asked(cache.source_of(path), terms):
         return None
+    cache.touch(path)
     return path
+
+
+def _is_as_asked(source: Mapping[str, Any], terms: Terms) -> bool:
+    return terms.store in (None, source.get("store")) and terms.variant in (None, source.get("variant"))
 
 
 def _source(model: str, variant: str | None) -> Source:
@@ -239,12 +278,11 @@ def _source(model: str, variant: str | None) -> Source:
     return PUBLISHED[model]
 
 
-def _original(model: str, terms: Terms) -> Path | None:
+def _original(model: str, source: Source, terms: Terms) -> Path | None:
     """The published file, whole: left in our cache by an earlier run, or in Hugging Face's."""
     if terms.revision:
         return None
-    suffix = Path(_source(model, terms.variant).file).suffix
-    left = next(cache.downloads(terms.folder, model).glob(f"*{suffix}"), None)
+    left = next(cache.downloads(terms.folder, model).glob(f"*{Path(source.file).suffix}"), None)
     return left or (None if terms.variant else _in_hugging_faces_cache(model))
 
 
@@ -254,29 +292,34 @@ def _acquire(
     from dcrafter.weights import download
 
     path = weights_path(terms.folder, model)
-    origin = {"repository": source.repository, "file": source.file}
-    original = _original(model, terms)
+    origin = {"repository": source.repository, "file": source.file, "variant": terms.variant}
+    original = _original(model, source, terms)
     if original is None:
         remote = download.look_up(
             source.repository, source.file, revision=terms.revision, endpoint=terms.endpoint, sleep=sleep
         )
         origin |= {"commit": remote.commit, "revision": terms.revision or "main"}
-        if terms.revision and _is_of(path, remote, terms):
-            return path
+        if path.is_file():  # of another revision, perhaps
+            had = cache.source_of(path)
+            if had.get("sha256") == remote.key and _is_as_asked(had, terms):
+                return path
         original = yield from _fetch_original(model, source, remote, terms, sleep)
-    with cache.writing_to(terms.folder):
-        cache.check_space(terms.folder, 0, original.stat().st_size * ITEMSIZES[terms.store] // source.itemsize)
+
+    from dcrafter.weights.checkpoint import open_checkpoint
+    from dcrafter.weights.store import check_whole, convert
+
     is_ours = original.parent == cache.downloads(terms.folder, model)
     try:
-        from dcrafter.weights.checkpoint import open_checkpoint
-
         opened = open_checkpoint(original, model=model)
-        origin["sha256"] = original.stem if is_ours else original.resolve().name
-        yield from _convert(opened, path, terms.store, origin)
+        check_whole(opened)
     except WeightsError:
-        if is_ours and not _is_readable(original, model):
+        if is_ours:
             original.unlink()  # whatever it is, the next run shall not meet it again
+            cache.clear_downloads(terms.folder, model)
         raise
+    origin["sha256"] = original.stem if is_ours else original.resolve().name
+    yield from convert(opened, path, width=terms.store, source=origin)
+    del opened  # some systems delete no mapped file
     cache.clear_downloads(terms.folder, model, but=original if terms.keep else None)
     path.with_name(path.name + ".damaged").unlink(missing_ok=True)
     return path
@@ -293,13 +336,14 @@ def _fetch_original(
     part = whole.with_suffix(".part")
     with cache.writing_to(terms.folder):
         place.mkdir(parents=True, exist_ok=True)
-        for other in place.iterdir():  # parts of what has changed since
+        for other in place.iterdir():  # of another version
             if other not in (part, whole):
                 other.unlink()
+        if whole.exists():
+            return whole
         missing = remote.size - (part.stat().st_size if part.exists() else 0)
         cache.check_space(terms.folder, missing, remote.size * ITEMSIZES[terms.store] // source.itemsize)
-    if not whole.exists():
-        yield from download.download(remote, part, sleep=sleep)
-        with cache.writing_to(terms.folder):
-            part.replace(whole)
+    yield from download.download(remote, part, sleep=sleep)
+    with cache.writing_to(terms.folder):
+        part.replace(whole)
     return whole

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dcrafter.errors import WeightsError
-from dcrafter.weights.cache import DIGEST, HEADER, SOURCE, Progress, seal, writing_to
+from dcrafter.weights.cache import DIGEST, HEADER, SOURCE, Progress, check_space, seal, writing_to
 from dcrafter.weights.checkpoint import Checkpoint
 
 COMPONENTS = ("unet", "autoencoder", "text_encoder", "image_encoder", "projector")
@@ -40,6 +40,18 @@ TYPES = {
 }
 
 
+def check_whole(checkpoint: Checkpoint) -> None:
+    """Raises WeightsError where a component is missing, or a tensor is of no type that we could write."""
+    absent = [name for name in COMPONENTS if not any(key.startswith(f"{name}.") for key in checkpoint.tensors)]
+    if absent:
+        raise WeightsError(
+            f"{checkpoint.path} has no {' and no '.join(absent)}", "It is a pruned copy; use the whole checkpoint"
+        )
+    odd = {str(tensor.dtype) for tensor in checkpoint.tensors.values()} - {str(dtype) for dtype in TYPES}
+    if odd:
+        raise WeightsError(f"{checkpoint.path} holds {', '.join(sorted(odd))}, which is no type for weights")
+
+
 def convert(
     checkpoint: Checkpoint, path: Path, *, width: str | None = None, source: Mapping[str, Any] | None = None
 ) -> Generator[Progress, None, None]:
@@ -50,20 +62,13 @@ def convert(
             overflow or lose its small values stays as it is.
         source: where it came from, for the header, which also gets the types it had.
 
-    Raises:
-        WeightsError: a component is missing, or the file cannot be written.
+    Raises WeightsError where the file cannot be written.
     """
-    absent = [name for name in COMPONENTS if not any(key.startswith(f"{name}.") for key in checkpoint.tensors)]
-    if absent:
-        raise WeightsError(
-            f"{checkpoint.path} has no {' and no '.join(absent)}", "It is a pruned copy; use the whole checkpoint"
-        )
-    odd = {str(tensor.dtype) for tensor in checkpoint.tensors.values()} - {str(dtype) for dtype in TYPES}
-    if odd:
-        raise WeightsError(f"{checkpoint.path} holds {', '.join(sorted(odd))}, which nothing here reads")
+    values = sum(tensor.numel() for tensor in checkpoint.tensors.values())
     part = path.with_name(f"{path.name}.part")
     try:
         with writing_to(path.parent):
+            check_space(path.parent, 0, values * WIDTHS[width or "float16"].itemsize)
             yield from _write(checkpoint, part, width, dict(source or {}))
             part.replace(path)
     finally:
@@ -96,7 +101,7 @@ def _write(
             size = values.numel() * dtype.itemsize
             header[name] = _entry(tensor, dtype, written, size)
             written += size
-            for chunk in values.split(CHUNK):
+            for chunk in torch.split(values, CHUNK):
                 content = memoryview(chunk.to(dtype).contiguous().view(torch.uint8).numpy())
                 file.write(content)
                 digest.update(content)
@@ -129,7 +134,7 @@ def _survives(values: Tensor, dtype: torch.dtype) -> bool:
     limits = torch.finfo(dtype)
     least = limits.smallest_normal * limits.eps / (2 * LOST)
     small = nonzero = 0
-    for chunk in values.split(CHUNK):
+    for chunk in torch.split(values, CHUNK):
         sizes = chunk.to(torch.float32 if chunk.dtype.itemsize < 4 else chunk.dtype).abs()
         if not sizes.amax() <= limits.max and (sizes[sizes.isfinite()] > limits.max).any():
             return False

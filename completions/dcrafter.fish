@@ -1,0 +1,1 @@
+complete --command dcrafter --no-files --arguments "(env _DCRAFTER_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args _TYPER_COMPLETE_ARGS=(commandline -cp) dcrafter)" --condition "env _DCRAFTER_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=is-args _TYPER_COMPLETE_ARGS=(commandline -cp) dcrafter"
