@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto", choices=["auto", *DTYPES])
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="the figures with their details")
     parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="a picture of some of the videos")
+    parser.add_argument("--figure", type=Path, metavar="FILE.svg", help="λ of each layer, of the measure lambdas")
     arguments = parser.parse_args()
     if arguments.count < 1 or arguments.batch < 1:
         parser.error("--count and --batch must be at least 1")
@@ -50,14 +51,14 @@ def main() -> None:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     from dcrafter.evaluation.measures import MEASURES
-    from dcrafter.evaluation.report import Row, table
+    from dcrafter.evaluation.report import Row, lambda_figure, table
     from dcrafter.evaluation.studio import Studio
     from dcrafter.pipeline import Pipeline
 
     chosen = arguments.only.split(",") if arguments.only else list(MEASURES)
     if unknown := [name for name in chosen if name not in MEASURES]:
         raise UsageError(f"there is no measure {', '.join(unknown)}", f"Choose among {', '.join(MEASURES)}")
-    for path in (arguments.out, arguments.sheet):
+    for path in (arguments.out, arguments.sheet, arguments.figure):
         if path and not path.parent.is_dir():
             raise OutputError(f"there is no folder {path.parent}", "Make it, or choose another")
     pipe = Pipeline.from_pretrained(
@@ -88,6 +89,10 @@ def evaluate(arguments: argparse.Namespace) -> None:
             if arguments.out:
                 text = json.dumps(about | {"rows": [asdict(row) for row in rows]}, indent=1, ensure_ascii=False)
                 _write(arguments.out, lambda path: path.write_text(text + "\n", "utf-8"))  # noqa: B023
+    for row in rows:
+        if arguments.figure and "per layer" in row.details:
+            figure = lambda_figure(row.details["per layer"])
+            _write(arguments.figure, lambda path: path.write_text(figure, "utf-8"))  # noqa: B023
     if arguments.sheet and studio.made:
         _write(arguments.sheet, _sheet(studio).save)
     print(table(rows))

@@ -99,7 +99,7 @@ def download(remote: Remote, part: Path, *, sleep: Sleep = time.sleep) -> Genera
         if digest == remote.sha256:
             return
         part.unlink()
-        said = f"{remote.file} came with the SHA-256 {digest[:12]}…, not {remote.sha256[:12]}… as the hub says it has"
+        said = f"{remote.file} came with the SHA-256 {digest[:12]}…, not {remote.sha256[:12]}… as the hub has it"
         if not last_try:
             logger.warning("%s; fetching it again", said)
     raise WeightsError(
@@ -150,7 +150,11 @@ def _complete(remote: Remote, part: Path, sleep: Sleep) -> Generator[Progress, N
                 if done > best:
                     best = done
                     patience.renew()
-                come = f"{100 * done // remote.size} % of it have come, the same command goes on from there"
+                come = (
+                    f"{100 * done // remote.size} % of it have come, the same command goes on from there"
+                    if done
+                    else ""
+                )
                 patience.wait(error, f"{remote.file} of {remote.repository}", come)
         with writing_to(part.parent):
             os.fsync(file.fileno())

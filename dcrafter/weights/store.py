@@ -102,7 +102,7 @@ def _write(
             header[name] = _entry(tensor, dtype, written, size)
             written += size
             for chunk in torch.split(values, CHUNK):
-                content = memoryview(chunk.to(dtype).contiguous().view(torch.uint8).numpy())
+                content = chunk.to(dtype).contiguous().view(torch.uint8).numpy().data
                 file.write(content)
                 digest.update(content)
                 read += chunk.nbytes

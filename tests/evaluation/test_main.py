@@ -22,20 +22,22 @@ def test_the_whole_on_a_random_model(
     data: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(measures, "HELD_OUT", 3)
-    out, sheet = tmp_path / "figures.json", tmp_path / "sheet.png"
-    run(monkeypatch, "--data", data, "--checkpoint", checkpoint, "--out", out, "--sheet", sheet, "--seed", 7)
+    out, sheet, figure = (tmp_path / name for name in ("figures.json", "sheet.png", "lambda.svg"))
+    written = ("--out", out, "--sheet", sheet, "--figure", figure)
+    run(monkeypatch, "--data", data, "--checkpoint", checkpoint, *written, "--seed", 7)
     said = capsys.readouterr()
     lines = said.out.splitlines()
     assert lines[:2] == ["| | asked | measured | of |", "|---|---|---|---|"]
     record = json.loads(out.read_text())
     assert len(lines) == 2 + len(record["rows"]) == 2 + 14
     assert record["model"] == "tiny"
-    assert (record["seed"], record["steps"], record["guidance"], record["dtype"]) == (7, 1, 7.5, "float32")
+    assert (record["seed"], record["steps"], record["guidance"], record["dtype"]) == (7, 1, 3.0, "float32")
     by_name = {row["what"]: row for row in record["rows"]}
     assert by_name["motion as prompted"]["count"] == 2
     assert by_name["motion as prompted"]["details"]["videos"][1]["scored as"] == "zoom out"
     assert by_name["λ, mean over the layers"]["value"] == pytest.approx(1, abs=0.2)  # alpha begins near 0
     assert len(by_name["λ, mean over the layers"]["details"]["per layer"]) == 7
+    assert figure.read_text().count("<rect") == 1 + 7
     assert all(row["what"] in said.err for row in record["rows"])
     with Image.open(sheet) as picture:
         assert picture.size == (8 * 32, 7 * 2 * (32 + 14))  # seven sets of two videos

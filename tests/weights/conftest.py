@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from weights.hub_server import Hub, serving
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub on this machine, which huggingface_hub's client is pointed at; its cache is an empty folder."""
+    from huggingface_hub import close_session
+
+    for name in [
+        name for name in os.environ if name.startswith(("HF_", "DCRAFTER_")) or name.lower().endswith("_proxy")
+    ]:
+        monkeypatch.delenv(name)
+    with serving() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "huggingface" / "hub"))
+        monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "huggingface" / "token"))
+        monkeypatch.setenv("DCRAFTER_CACHE_DIR", str(tmp_path / "cache"))
+        close_session()
+        yield hub
+        close_session()
