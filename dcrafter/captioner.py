@@ -42,23 +42,32 @@ def caption(
 
 def _load(name: str, offline: bool) -> tuple[Any, Any]:
     """A processor and a model."""
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    is_folder = Path(name).is_dir()
+    for local in [True] if offline or is_folder else [True, False]:  # what is here already needs no network
+        try:
+            return _read(name, local)
+        except Exception as error:
+            failure = error
+    if not isinstance(failure, OSError):
+        raise _unsuitable(name, failure) from failure
+    advice = f"Give a captioning model such as {DEFAULT}, or a folder that holds one, with --captioner"
+    if is_folder:
+        raise WeightsError(f"the folder {name} holds no captioner ({_line(failure)})", advice) from failure
+    if offline:
+        reason = f"the captioner {name} is not on this machine, and --offline was given"
+        raise WeightsError(reason, "Leave out --offline once, or name a folder with --captioner") from failure
+    raise WeightsError(f"the captioner {name} could not be downloaded ({_line(failure)})", advice) from failure
+
+
+def _read(name: str, local: bool) -> tuple[Any, Any]:
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
     # Code that comes with weights is never run; left open, transformers would ask the user.
-    options = {"local_files_only": offline, "trust_remote_code": False}
-    try:
-        processor = AutoProcessor.from_pretrained(name, **options)
-        model, told = AutoModelForImageTextToText.from_pretrained(name, output_loading_info=True, **options)
-    except OSError as error:
-        advice = f"Give a captioning model such as {DEFAULT}, or a folder that holds one, with --captioner"
-        if Path(name).is_dir():
-            raise WeightsError(f"the folder {name} holds no captioner ({_line(error)})", advice) from error
-        if offline:
-            reason = f"the captioner {name} is not on this machine, and --offline was given"
-            raise WeightsError(reason, "Leave out --offline once, or name a folder with --captioner") from error
-        raise WeightsError(f"the captioner {name} could not be downloaded ({_line(error)})", advice) from error
-    except Exception as error:
-        raise _unsuitable(name, error) from error
+    options: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
+    AutoConfig.from_pretrained(name, **options)  # one small file first: who cannot be reached is asked no further
+    processor = AutoProcessor.from_pretrained(name, **options)  # type: ignore[no-untyped-call]
+    loaded: Any = AutoModelForImageTextToText.from_pretrained(name, output_loading_info=True, **options)
+    model, told = loaded
     if missing := told["missing_keys"]:
         logger.warning("the captioner %s lacks %d of its weights; its captions may mean nothing", name, len(missing))
     return processor, model
@@ -95,7 +104,7 @@ def _quiet() -> Iterator[None]:
     from transformers.utils import logging as theirs
 
     verbosity = theirs.get_verbosity()
-    theirs.set_verbosity(theirs.CRITICAL)
+    theirs.set_verbosity(logging.CRITICAL)
     hook = theirs.set_tqdm_hook(lambda make, given, named: make(*given, **named, disable=True))
     try:
         yield

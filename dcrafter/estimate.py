@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dcrafter.config import ModelConfig
 from dcrafter.models.dynamicrafter import DynamiCrafter
-from dcrafter.settings import Settings
+from dcrafter.settings import MEMORY_PLANS, Settings
 
 # How many tensors of the UNet's full size and width are alive at its peak: measured at 256×256, see
 # tests/benchmarks/full_size.py.
@@ -37,6 +37,12 @@ def memory(model: DynamiCrafter, settings: Settings, dtype: torch.dtype, plan: s
     decoding //= config.autoencoder.fold**2
     encoders = size(model.text_encoder), size(model.image_encoder) + size(model.projector)
     return dtype.itemsize * max(unet, size(model.autoencoder) + decoding, *encoders)
+
+
+def plan_for(model: DynamiCrafter, settings: Settings, dtype: torch.dtype, room: int) -> str:
+    """The first memory plan that needs less than `room` bytes, else the smallest."""
+    fitting = (plan for plan in MEMORY_PLANS if memory(model, settings, dtype, plan) < room)
+    return next(fitting, MEMORY_PLANS[-1])
 
 
 def sampling_seconds(model: DynamiCrafter, settings: Settings, device: torch.device, dtype: torch.dtype) -> float:

@@ -403,9 +403,7 @@ class Pipeline:
     def choose_memory(self, settings: Settings, plan: str = "auto") -> None:
         """Follow a memory plan; `auto` is the first that fits into what is free now."""
         if plan == "auto":
-            room = free_memory(self.device)
-            fitting = (p for p in MEMORY_PLANS if estimate.memory(self.model, settings, self.dtype, p) < room)
-            plan = next(fitting, MEMORY_PLANS[-1])
+            plan = estimate.plan_for(self.model, settings, self.dtype, free_memory(self.device))
         self.memory = plan
         self.model.unet.set_slices(1 if plan == "normal" else SLICES)
 

@@ -27,7 +27,9 @@ curl -s https://example.org/cat.jpg | dcrafter animate - -o - > cat.mp4
 def animate(
     request: Request,
     images: Images = None,
-    segments: Annotated[int, option("--segments", metavar="<int>", min=1, help="Go on so often, each from the last frame.")] = 1,
+    segments: Annotated[
+        int, option("--segments", metavar="<int>", min=1, help="Go on so often, each from the last frame.")
+    ] = 1,
 ) -> None:
     """Make pictures move: each becomes a video that begins with it.
 

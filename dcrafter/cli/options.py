@@ -107,7 +107,9 @@ class Request:
         ),
     ] = None
     seed: Annotated[int | None, option("--seed", help="Same seed, same video.", show_default="random")] = None
-    count: Annotated[int, option("-n", "--count", metavar="<int>", min=1, help="Videos a picture: seed, seed + 1, …")] = 1
+    count: Annotated[
+        int, option("-n", "--count", metavar="<int>", min=1, help="Videos a picture: seed, seed + 1, …")
+    ] = 1
     from_: Annotated[
         Path | None,
         option("--from", metavar="<video>", help="Settings (and pictures) of an earlier result.", show_default=False),

@@ -19,6 +19,8 @@ from dcrafter.media.fetch import fetch, is_url
 from dcrafter.settings import Settings, resolve
 
 if TYPE_CHECKING:
+    import torch
+
     from dcrafter.media.image import ImageSource
     from dcrafter.pipeline import Noise, Pipeline, Video
     from dcrafter.settings import Options
@@ -28,6 +30,7 @@ ABOUT_TINY = (
     "using the small model that comes along: 128×128, cartoon-like, a few motions. "
     "`dcrafter download 512` fetches a real one"
 )
+LARGE = 100_000_000  # values in a UNet, from which on its time is worth an estimate
 HOURS = 2.0  # from so many on, a quicker way is named
 
 logger = logging.getLogger(__name__)
@@ -103,10 +106,10 @@ def run(command: Command, takes: list[list[str]], request: Request, **extra: Any
         settings = settings or settle(pipe.config)
     first = settings[0]
     machine = f"{device} ({str(dtype).removeprefix('torch.')})"
-    console.say(f"model {first.model}, {first.width}×{first.height}, {first.steps} steps, {machine}")
+    sizes = dict.fromkeys(f"{settled.width}×{settled.height}" for settled in settings)
+    console.say(f"model {first.model}, {' and '.join(sizes)}, {first.steps} steps, {machine}")
 
-    if pipe is not None:
-        _say_what_it_takes(pipe, first, request, console)
+    _say_what_it_takes(pipe.config if pipe else MODELS[model], first, device, dtype, request, console)
 
     for job, settled in zip(jobs, settings, strict=True):
         if pipe is None or request.dry_run:
@@ -190,21 +193,34 @@ def _warn_of_size(config: ModelConfig, settings: list[Settings]) -> None:
         )  # fmt: skip
 
 
-def _say_what_it_takes(pipe: Pipeline, settings: Settings, request: Request, console: Console) -> None:
-    """The memory, in a dry run, and the time, if it is worth saying."""
+def _say_what_it_takes(
+    config: ModelConfig,
+    settings: Settings,
+    device: torch.device,
+    dtype: torch.dtype,
+    request: Request,
+    console: Console,
+) -> None:
+    """The memory, in a dry run, and the time, where it may be long."""
     from dcrafter import estimate
+    from dcrafter.models.dynamicrafter import DynamiCrafter
+    from dcrafter.pipeline import free_memory
 
-    pipe.choose_memory(settings, request.memory)
+    model = DynamiCrafter.on_meta(config)
     if request.dry_run or request.verbose:
-        need = estimate.memory(pipe.model, settings, pipe.dtype, pipe.memory)
-        console.say(f"about {need / 1e9:.1f} GB of memory (--memory {pipe.memory})")
-    minutes = estimate.sampling_seconds(pipe.model, settings, pipe.device, pipe.dtype) / 60
+        plan = request.memory
+        if plan == "auto":
+            plan = estimate.plan_for(model, settings, dtype, free_memory(device))
+        need = estimate.memory(model, settings, dtype, plan)
+        console.say(f"about {need / 1e9:.1f} GB of memory (--memory {plan})")
+    if estimate.size(model.unet) < LARGE:
+        return
+    minutes = estimate.sampling_seconds(model, settings, device, dtype) / 60
     if minutes >= 1:
-        console.say(
-            f"about {minutes:.0f} minutes a video" if minutes < 90 else f"about {minutes / 60:.1f} hours a video"
-        )
+        long = f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
+        console.say(f"about {long} a video")
     if minutes > 60 * HOURS:
-        console.say("--fast takes a third of that; a smaller model or --width and --height less still")
+        console.say("--fast takes a third of that; a smaller model, or --width and --height, less still")
 
 
 def _generate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
@@ -66,6 +67,20 @@ class Terms:
     revision: str | None = None
     endpoint: str | None = None
     offline: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `acquire` would do: fetch `size` bytes (0: it is here) from `url` for `path`.
+
+    `space` bytes of the `free` ones are needed.
+    """
+
+    path: Path
+    url: str
+    size: int
+    space: int
+    free: int
 
 
 @dataclass(frozen=True)
@@ -208,6 +223,19 @@ def acquire(
         cache.unlock(held)
 
 
+def plan(model: str, terms: Terms) -> Plan:
+    """What `acquire` would do. Raises as it does."""
+    from dcrafter.weights import download
+
+    if path := _here(model, terms):
+        return Plan(path, "", 0, 0, 0)
+    source = _source(model, terms.variant)
+    remote = download.look_up(source.repository, source.file, revision=terms.revision, endpoint=terms.endpoint)
+    folder = next(folder for folder in (terms.folder, *terms.folder.parents) if folder.is_dir())
+    space = remote.size + remote.size * ITEMSIZES[terms.store] // source.itemsize
+    return Plan(weights_path(terms.folder, model), remote.url, remote.size, space, shutil.disk_usage(folder).free)
+
+
 def adopt(checkpoint: Checkpoint, name: str, terms: Terms | None = None) -> Generator[Progress, None, Path]:
     """Write a checkpoint of the user's into our cache as the model `name`; the path is the generator's return value.
 
@@ -241,6 +269,11 @@ def verify(entry: Entry) -> Generator[Progress, None, bool]:
         return (yield from cache.is_intact(entry.path))
     digest = yield from cache.hash_file(entry.path)
     return bool(entry.path.resolve().name == digest.hexdigest())  # they are called by their SHA-256 there
+
+
+def terms_of(entry: Entry, terms: Terms) -> Terms:
+    """The terms on which a file that is here was had."""
+    return replace(terms, variant=entry.source.get("variant"), store=entry.source.get("store"))
 
 
 def set_aside(path: Path) -> None:

@@ -100,12 +100,10 @@ def serving() -> Iterator[Hub]:
         pass
 
     Handler.hub = hub
-    servers = [ThreadingHTTPServer(("127.0.0.1", 0), Handler) for _ in range(2)]
+    servers = [_Server(("127.0.0.1", 0), Handler) for _ in range(2)]
     hub.endpoint, hub.storage = (f"http://127.0.0.1:{server.server_port}" for server in servers)
     threads = [threading.Thread(target=server.serve_forever, args=(0.01,)) for server in servers]
     for server, thread in zip(servers, threads, strict=True):
-        server.daemon_threads = True
-        server.block_on_close = False
         thread.start()
     try:
         yield hub
@@ -115,6 +113,13 @@ def serving() -> Iterator[Hub]:
             server.shutdown()
             thread.join()
             server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, *_: Any) -> None: ...  # clients go away
 
 
 class _Handler(BaseHTTPRequestHandler):

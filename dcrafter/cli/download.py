@@ -1,0 +1,289 @@
+"""dcrafter download MODEL…"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from dcrafter.cli.console import Console
+from dcrafter.cli.options import FLAG, option
+from dcrafter.config import MODELS
+from dcrafter.errors import UsageError, WeightsError
+
+if TYPE_CHECKING:
+    from dcrafter.weights.hub import Entry, Terms
+
+EXAMPLES = """
+[bold]Examples[/bold]
+
+dcrafter download 512
+
+dcrafter download 1024 512-interp --variant bf16
+
+dcrafter download --list
+
+dcrafter download --verify
+
+dcrafter download --import mine.ckpt --name mine
+"""
+
+DOWNLOADABLE = [name for name, config in MODELS.items() if config.repository]
+
+
+def download(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="MODEL", help=f"{', '.join(DOWNLOADABLE)}, or imported ones.", show_default=False),
+    ] = None,
+    all_: Annotated[
+        bool, typer.Option("--all", metavar=FLAG, help="Every model: all there are, or with --remove all here.")
+    ] = False,
+    list_: Annotated[
+        bool, typer.Option("--list", metavar=FLAG, help="What there is, what is here, how large, where.")
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", metavar=FLAG, help="Check files that are here; fetch damaged ones again.")
+    ] = False,
+    remove: Annotated[bool, typer.Option("--remove", metavar=FLAG, help="Delete them from the cache.")] = False,
+    path: Annotated[bool, typer.Option("--path", metavar=FLAG, help="Print where they are, and fetch nothing.")] = False,
+    import_: Annotated[
+        Path | None,
+        typer.Option(
+            "--import", metavar="<file>", help="Take in a checkpoint of your own, under a --name.", show_default=False
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="What -m will call it.", show_default=False)] = None,
+    model_config: Annotated[
+        Path | None, typer.Option("--model-config", help="Its YAML or JSON tree, if its size is unusual.", show_default=False)
+    ] = None,
+    store: Annotated[
+        Literal["float32", "float16", "bfloat16"] | None,
+        option("--store", metavar="<type>", help="float32, float16 or bfloat16.", show_default="float16, or as small"),
+    ] = None,
+    variant: Annotated[
+        Literal["bf16"] | None,
+        option(
+            "--variant", metavar="<name>", help="bf16: half-size copies of 1024 and 512-interp.", show_default="none"
+        ),
+    ] = None,
+    keep: Annotated[bool, option("--keep", metavar=FLAG, help="Keep the original beside the converted file.")] = False,
+    revision: Annotated[str | None, option("--revision", help="Branch, tag or commit.", show_default="main")] = None,
+    endpoint: Annotated[
+        str | None, option("--endpoint", metavar="<url>", help="A mirror.", show_default="$HF_ENDPOINT, or the hub")
+    ] = None,
+    cache_dir: Annotated[
+        Path | None,
+        option("--cache-dir", metavar="<folder>", help="Where they are kept.", show_default="the platform's"),
+    ] = None,
+    offline: Annotated[bool, option("--offline", metavar=FLAG, help="Download nothing.")] = False,
+    dry_run: Annotated[bool, option("--dry-run", metavar=FLAG, help="Say what would be done, and stop.")] = False,
+    json: Annotated[bool, option("--json", metavar=FLAG, help="A JSON object a model on stdout.")] = False,
+    quiet: Annotated[bool, option("-q", "--quiet", metavar=FLAG, help="Say nothing but errors.")] = False,
+    verbose: Annotated[
+        bool, option("-v", "--verbose", metavar=FLAG, help="Tracebacks and libraries' warnings too.")
+    ] = False,
+) -> None:
+    """Fetch the weights of models, or look after those that are here.
+
+    Prints the path of each; everything else goes to stderr. What is interrupted
+    goes on where it stopped when the same command runs again.
+    """
+    from dcrafter.weights.hub import Terms
+
+    console = Console(quiet=quiet, verbose=verbose)
+    terms = Terms(variant=variant, store=store, keep=keep, revision=revision, endpoint=endpoint, offline=offline)
+    if cache_dir:
+        terms = replace(terms, folder=cache_dir.absolute())
+    named = models or []
+    if list_ + verify + remove + path + (import_ is not None) > 1:
+        raise UsageError("--list, --verify, --remove, --path and --import are one at a time")
+    if name and not import_:
+        raise UsageError("--name is for what --import takes in", "Give --import FILE too")
+    task = _Task(console, terms, json, dry_run)
+    if list_:
+        task.show(named)
+    elif import_:
+        task.take_in(import_, name, named, model_config)
+    elif verify:
+        task.verify(named)
+    elif remove:
+        task.remove(named or task.here(all_, "cache"))
+    elif path:
+        task.paths(named or task.here(all_))
+    else:
+        task.fetch(named or (DOWNLOADABLE if all_ else _none()))
+
+
+def _none() -> list[str]:
+    raise UsageError("no model is named", "Try dcrafter download 512, or --all; --list shows what there is")
+
+
+class _Task:
+    """What the command does, one method a way of doing it."""
+
+    def __init__(self, console: Console, terms: Terms, json: bool, dry_run: bool) -> None:
+        self.console, self.terms, self.json, self.dry_run = console, terms, json, dry_run
+
+    def result(self, text: Callable[[], str], **values: Any) -> None:
+        self.console.result_json(**values) if self.json else self.console.result(text())
+
+    def here(self, wanted: bool = True, place: str | None = None) -> list[str]:
+        """The names of the models on this machine. Raises UsageError unless they are wanted."""
+        from dcrafter.weights import hub
+
+        if not wanted:
+            _none()
+        return [entry.model for entry in hub.entries(self.terms.folder) if place in (None, entry.place)]
+
+    def fetch(self, models: list[str]) -> None:
+        from dcrafter.cli.bars import follow
+        from dcrafter.weights import hub
+
+        for model in models:
+            if self.dry_run:
+                self._plan(model)
+                continue
+            path = follow(hub.acquire(model, self.terms), self.console, model)
+            self.result(lambda: str(path), model=model, path=str(path), size=path.stat().st_size)  # noqa: B023
+
+    def _plan(self, model: str) -> None:
+        from dcrafter.weights import hub
+
+        plan = hub.plan(model, self.terms)
+        if plan.size:
+            said = f"{model}: {_size(plan.size)} from {plan.url} to {plan.path}, {_size(plan.space)} needed, "
+            self.console.say(said + f"{_size(plan.free)} free")
+        else:
+            self.console.say(f"{model}: here already, {plan.path}")
+        if self.json:
+            self.console.result_json(
+                model=model, path=str(plan.path), url=plan.url, size=plan.size, space=plan.space, free=plan.free
+            )
+
+    def show(self, models: list[str]) -> None:
+        from dcrafter.weights import hub
+
+        here = {entry.model: entry for entry in hub.entries(self.terms.folder)}
+        rows = []
+        for model in models or dict.fromkeys([*MODELS, *here]):
+            entry, source = here.get(model), hub.PUBLISHED.get(model)
+            if entry:
+                state = [_size(entry.size), entry.place, _day(entry.used), str(entry.path)]
+            else:
+                state = [_size(source.size) if source else "", "not here", "", source.repository if source else ""]
+            rows.append([model, *state])
+            if self.json:
+                self.console.result_json(**_facts(model, entry))
+        if not self.json:
+            self._table([["MODEL", "SIZE", "PLACE", "USED", "WHERE"], *rows])
+
+    def _table(self, rows: list[list[str]]) -> None:
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        for row in rows:
+            self.console.result("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+
+    def paths(self, models: list[str]) -> None:
+        from dcrafter.weights import hub
+
+        for model in models:
+            path = hub.find(model, self.terms.folder)
+            if path is None:
+                raise WeightsError(f"{model} is not on this machine", f"Fetch it with dcrafter download {model}")
+            self.result(lambda: str(path), model=model, path=str(path))  # noqa: B023
+
+    def remove(self, models: list[str]) -> None:
+        from dcrafter.weights import cache, hub
+
+        for model in models:
+            path = hub.find(model, self.terms.folder)
+            if path is not None and path.parent != self.terms.folder:
+                raise UsageError(
+                    f"{path} is not in our cache, and stays", "Delete it with the program that put it there"
+                )
+            if self.dry_run:
+                self.console.say(f"{model}: would be removed from {self.terms.folder}")
+                continue
+            freed = cache.remove(self.terms.folder, model)
+            self.console.say(f"{model}: {_size(freed)} removed" if freed else f"{model}: there was nothing to remove")
+            if self.json:
+                self.console.result_json(model=model, freed=freed)
+
+    def verify(self, models: list[str]) -> None:
+        from dcrafter.cli.bars import follow
+        from dcrafter.weights import hub
+
+        entries = {entry.model: entry for entry in hub.entries(self.terms.folder)}
+        for model in models or entries:
+            if model not in entries:
+                raise WeightsError(f"{model} is not on this machine", f"Fetch it with dcrafter download {model}")
+            entry = entries[model]
+            good = follow(hub.verify(entry), self.console, model)
+            self.console.say(f"{model}: {'good' if good else 'DAMAGED'}, {entry.path}")
+            if not good and not self.dry_run:
+                self._replace(entry)
+            if self.json:
+                self.console.result_json(model=model, path=str(entry.path), good=good)
+
+    def _replace(self, entry: Entry) -> None:
+        """Fetch a damaged file again."""
+        from dcrafter.cli.bars import follow
+        from dcrafter.weights import hub
+
+        if entry.place != "cache":
+            raise WeightsError(
+                f"{entry.path} is damaged, and not ours to replace",
+                f"Delete it with `hf cache`, then run dcrafter download {entry.model}",
+            )
+        if entry.model not in hub.PUBLISHED:
+            raise WeightsError(f"{entry.path} is damaged", f"Import it again, after --remove {entry.model}")
+        if self.terms.offline:
+            raise WeightsError(f"{entry.path} is damaged", "Run the same without --offline to fetch it again")
+        hub.set_aside(entry.path)
+        self.console.say(f"{entry.model}: set aside, fetching it again")
+        follow(hub.acquire(entry.model, hub.terms_of(entry, self.terms)), self.console, entry.model)
+
+    def take_in(self, file: Path, name: str | None, models: list[str], model_config: Path | None) -> None:
+        from dcrafter.cli.bars import follow
+        from dcrafter.weights import cache, hub
+
+        if not name or len(models) > 1:
+            raise UsageError("an imported file needs one --name", "It may be called so by -m then")
+        cache.weights_path(self.terms.folder, name)  # before torch is imported
+        with self.console.status("reading"):
+            from dcrafter.models.dynamicrafter import DynamiCrafter
+            from dcrafter.weights.checkpoint import open_checkpoint
+
+            opened = open_checkpoint(file, model=models[0] if models else None, model_config=model_config)
+            opened.check(DynamiCrafter.on_meta(opened.config))
+        self.console.say(opened.assumption or f"{file} holds the {opened.config.name} model")
+        if self.dry_run:
+            return
+        path = follow(hub.adopt(opened, name, self.terms), self.console, name)
+        self.result(lambda: str(path), model=name, path=str(path), size=path.stat().st_size)
+
+
+def _facts(model: str, entry: Entry | None) -> dict[str, Any]:
+    if entry is None:
+        return {"model": model, "here": False}
+    return {
+        "model": model,
+        "here": True,
+        "path": str(entry.path),
+        "place": entry.place,
+        "size": entry.size,
+        "used": entry.used,
+        "source": entry.source,
+    }
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 5e7 else f"{size / 1e6:.1f} MB"
+
+
+def _day(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d", time.localtime(seconds))
