@@ -296,12 +296,14 @@ class DenoiserStage(Stage):
         true, made = self._sample(generator)
         self.sampled = list(zip(true, made, strict=True))
         first = [as_input(frames[:, 0]) for frames in (made, true)]
-        return {
+        figures = {
             "held_out_loss": float(torch.stack(losses).mean()),
             "psnr_first_frame": psnr(first[0], first[1]),
-            "frame_difference": float(frame_difference(made).mean()),
-            "frame_difference_of_data": float(frame_difference(true).mean()),
         }
+        if made.shape[1] > 1:
+            figures["frame_difference"] = float(frame_difference(made).mean())
+            figures["frame_difference_of_data"] = float(frame_difference(true).mean())
+        return figures
 
     def _sample(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """True and made frames (SHOWN, T, H, W, 3) uint8."""

@@ -1,0 +1,110 @@
+"""Opens one video of each container in a browser: python tests/benchmarks/playback.py [chromium]
+
+Prints what Chromium finds in each: frames, seconds, size. A second opinion beside the libraries that the tests read
+with. The browser is given the files by a server on loopback and sends back what it saw.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from dcrafter.media.video import read_settings, write_video
+
+FPS, FRAMES, HEIGHT, WIDTH = 8.0, 16, 64, 96
+PAGE = """<!doctype html><body><script>
+async function seen(name) {
+  if (/mp4|webm/.test(name)) {
+    const video = document.createElement("video");
+    video.muted = true; video.src = name; document.body.append(video);
+    await new Promise((done, failed) => { video.onended = done; video.onerror = failed; video.play(); });
+    const quality = video.getVideoPlaybackQuality();
+    return [quality.totalVideoFrames, video.duration, video.videoWidth, video.videoHeight];
+  }
+  const reply = await fetch(name);
+  const type = {gif: "image/gif", webp: "image/webp", apng: "image/png"}[name.split(".")[1]];
+  const decoder = new ImageDecoder({data: await reply.arrayBuffer(), type});
+  await decoder.tracks.ready;
+  await decoder.completed;
+  const count = decoder.tracks.selectedTrack.frameCount;
+  let seconds = 0, image;
+  for (let i = 0; i < count; i++) {
+    ({image} = await decoder.decode({frameIndex: i}));
+    seconds += image.duration / 1e6;
+  }
+  return [count, seconds, image.displayWidth, image.displayHeight];
+}
+(async () => {
+  const found = {};
+  for (const name of NAMES) found[name] = await seen(name).catch(String);
+  await fetch("/done", {method: "POST", body: JSON.stringify(found)});
+})();
+</script>"""
+
+
+def main() -> None:
+    browser = sys.argv[1] if len(sys.argv) > 1 else shutil.which("chromium") or "chromium-browser"
+    frames = np.random.default_rng(0).integers(0, 256, (FRAMES, HEIGHT // 8, WIDTH // 8, 3), dtype=np.uint8)
+    frames = frames.repeat(8, axis=1).repeat(8, axis=2)
+    with TemporaryDirectory() as folder:
+        names = [f"video.{suffix}" for suffix in ("mp4", "webm", "gif", "webp", "apng")]
+        for name in names:
+            write_video(frames, Path(folder) / name, fps=FPS, settings={"seed": 1})
+        found = look(browser, Path(folder), names)
+        for name in names:
+            print(name, found[name], "settings", read_settings(Path(folder) / name))
+            count, seconds, width, height = found[name]
+            assert (count, width, height) == (FRAMES, WIDTH, HEIGHT)
+            assert abs(seconds - FRAMES / FPS) < 0.06
+
+
+def look(browser: str, folder: Path, names: list[str]) -> dict[str, list[float]]:
+    """What the browser says of each file."""
+    found: dict[str, list[float]] = {}
+    done = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            page = PAGE.replace("NAMES", json.dumps(names)).encode()
+            name = self.path.lstrip("/")
+            self._send(page if name == "" else (folder / name).read_bytes() if name in names else b"")
+
+        def do_POST(self) -> None:
+            found.update(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self._send(b"")
+            done.set()
+
+        def _send(self, content: bytes) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server, TemporaryDirectory() as profile:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        options = ["--headless", "--no-sandbox", "--autoplay-policy=no-user-gesture-required", "--disable-gpu"]
+        address = f"http://127.0.0.1:{server.server_port}/"
+        process = subprocess.Popen(
+            [browser, *options, f"--user-data-dir={profile}", address], stderr=subprocess.DEVNULL
+        )
+        finished = done.wait(120)
+        process.terminate()
+        process.wait()
+        server.shutdown()
+    if not finished:
+        sys.exit(f"{browser} did not answer")
+    return found
+
+
+if __name__ == "__main__":
+    main()
