@@ -16,8 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from dcrafter.cli.preview import Preview
     from dcrafter.pipeline import Event, Video
 
 logger = logging.getLogger("dcrafter")
@@ -67,17 +66,17 @@ class Console:
             yield
 
     def follow(
-        self, events: Iterable[Event], steps: int, show: Callable[[Tensor], None] | None = None
+        self, events: Iterable[Event], steps: int, preview: Preview | None = None
     ) -> tuple[Video, dict[str, float]]:
         """Show a generation's progress; returns its video, and the seconds each phase took.
 
-        `show` is given the predicted clean latents of each step. The first Ctrl-C ends the generation behind the event
-        that is under way, the second at once, both as KeyboardInterrupt.
+        The first Ctrl-C ends the generation behind the event that is under way, the second at once, both as
+        KeyboardInterrupt.
         """
         from dcrafter.pipeline import Decoding, Done, Encoding, Loading, Part, Step
 
         clock = _Clock()
-        with self._view() as view, self._interruptible() as interrupted:
+        with self._view(preview) as view, self._interruptible() as interrupted:
             for event in events:
                 if interrupted():
                     raise KeyboardInterrupt
@@ -94,8 +93,8 @@ class Console:
                             view.show("sampling", 0, steps)  # the time of the first step counts
                     case Step():
                         view.show("sampling", event.index, event.total)
-                        if show is not None:
-                            show(event.x0)
+                        if preview is not None:
+                            preview.update(event.x0)
                     case Decoding():
                         clock.to("decoding")
                         view.show("decoding", event.frame, event.total)
@@ -124,12 +123,16 @@ class Console:
             signal.signal(signal.SIGINT, before)
 
     @contextmanager
-    def _view(self) -> Iterator[_View]:
+    def _view(self, preview: Preview | None) -> Iterator[_View]:
         if self.quiet or not self.is_terminal:
             yield _Lines(self)
             return
+        from rich.console import Group
+        from rich.live import Live
+
         bars = _Bars()
-        with bars.progress:
+        shown = Group(preview, bars.progress) if preview else bars.progress
+        with Live(shown, console=bars.progress.console, redirect_stdout=False):
             yield bars
 
 

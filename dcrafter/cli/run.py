@@ -21,6 +21,7 @@ from dcrafter.settings import Settings, resolve
 if TYPE_CHECKING:
     import torch
 
+    from dcrafter.cli.preview import Preview
     from dcrafter.media.image import ImageSource
     from dcrafter.pipeline import Noise, Pipeline, Video
     from dcrafter.settings import Options
@@ -109,6 +110,7 @@ def run(command: Command, takes: list[list[str]], request: Request, **extra: Any
     sizes = dict.fromkeys(f"{settled.width}×{settled.height}" for settled in settings)
     console.say(f"model {first.model}, {' and '.join(sizes)}, {first.steps} steps, {machine}")
 
+    preview = _preview(pipe.config, request) if pipe else None
     _say_what_it_takes(pipe.config if pipe else MODELS[model], first, device, dtype, request, console)
 
     for job, settled in zip(jobs, settings, strict=True):
@@ -118,7 +120,8 @@ def run(command: Command, takes: list[list[str]], request: Request, **extra: Any
                 console.result_json(path=str(job.path), seed=job.seed, settings=settled.to_dict())
             continue
         console.say(job.title)
-        video, seconds = _generate(pipe, [sources[picture] for picture in job.pictures], settled, request, console)
+        pictures = [sources[picture] for picture in job.pictures]
+        video, seconds = _generate(pipe, pictures, settled, request, console, preview)
         if request.save_latents:
             _save_latents(video, request.save_latents)
         if output.to_stdout:
@@ -223,15 +226,29 @@ def _say_what_it_takes(
         console.say("--fast takes a third of that; a smaller model, or --width and --height, less still")
 
 
+def _preview(config: ModelConfig, request: Request) -> Preview | None:
+    if not request.preview and request.save_preview is None:
+        return None
+    from dcrafter.cli.preview import Preview
+
+    channels = config.autoencoder.latent_channels
+    return Preview(channels, show=request.preview, path=request.save_preview, overwrite=request.overwrite)
+
+
 def _generate(
-    pipe: Pipeline, sources: list[ImageSource], settings: Settings, request: Request, console: Console
+    pipe: Pipeline,
+    sources: list[ImageSource],
+    settings: Settings,
+    request: Request,
+    console: Console,
+    preview: Preview | None,
 ) -> tuple[Video, dict[str, float]]:
     """A video, and the seconds each phase took. Once more with the next memory plan where memory runs out."""
     pipe.choose_memory(settings, request.memory)
     while True:
         noise = _recorded_noise(request.noise) if request.noise else None
         try:
-            return console.follow(pipe.generate(sources, settings, noise), settings.steps)
+            return console.follow(pipe.generate(sources, settings, noise), settings.steps, preview)
         except Exception as error:
             if not OutOfMemoryError.means(error) or not pipe.save_memory():
                 raise

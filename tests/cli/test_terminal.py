@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from cli.running import CAT, QUICK
+from PIL import Image
 
 from dcrafter.media.video import read_video
 
@@ -97,3 +98,15 @@ def test_json_lines_and_a_video_on_stdout(tmp_path: Path) -> None:
     )  # fmt: skip
     (tmp_path / "piped.webm").write_bytes(piped.stdout)
     assert len(read_video(tmp_path / "piped.webm")[0]) == 16
+
+
+def test_a_preview_is_drawn_on_a_terminal_and_into_a_file(tmp_path: Path) -> None:
+    status, seen = at_a_terminal("animate", CAT, *QUICK, "--preview", "--save-preview", "now.png", folder=tmp_path)
+    assert status == 0, seen
+    assert "▀▀▀▀" in seen
+    with Image.open(tmp_path / "now.png") as picture:
+        assert picture.width > picture.height
+    done = subprocess.run(
+        [SCRIPT, "animate", CAT, *QUICK, "--preview"], cwd=tmp_path, env=environment(), capture_output=True, text=True
+    )
+    assert "▀" not in done.stdout + done.stderr  # no terminal, no preview
