@@ -36,6 +36,7 @@ def main() -> None:
 
 
 def make_stage(recipe: Recipe, data: Path) -> Stage:
+    """The stage with its model and data."""
     from dcrafter.training.autoencoder import AutoencoderStage
     from dcrafter.training.denoiser import DenoiserStage
     from dcrafter.training.towers import TowersStage
@@ -50,11 +51,34 @@ def make_stage(recipe: Recipe, data: Path) -> Stage:
 
 
 def train(recipe_path: Path, out: Path | None, data: Path | None, start: list[Path] | None, dry_run: bool) -> None:
+    import torch
+
     from dcrafter.training.recipe import load_recipe
     from dcrafter.training.trainer import Trainer
 
     recipe = load_recipe(recipe_path)
-    stage = make_stage(recipe, data or Path(recipe.data))
+    place = data or Path(recipe.data)
+    if dry_run and recipe.stage not in ("autoencoder", "towers"):
+        from dcrafter.training.denoiser import DenoiserStage
+
+        planned = DenoiserStage(recipe, place, plan_only=True)
+        _say_plan(recipe, planned)
+        dtype = torch.float32 if recipe.train.precision == "no" else torch.bfloat16
+        gigabytes = planned.activations(recipe.train.batch, dtype) / 1e9
+        say(f"about {gigabytes:.2f} GB more for what a batch of {recipe.train.batch} keeps for its backward pass")
+        return
+    stage = make_stage(recipe, place)
+    _say_plan(recipe, stage)
+    if dry_run:
+        return
+    stage.begin_from(start or [Path(path) for path in recipe.start])
+    out = out or Path("runs") / recipe_path.stem
+    out.mkdir(parents=True, exist_ok=True)
+    Trainer(stage, recipe.train, out, seed=recipe.seed, say=say).run()
+
+
+def _say_plan(recipe: Recipe, stage: Stage) -> None:
+    """What trains, how much of it, and the memory it takes whatever the batch."""
     trained = sum(value.numel() for value in stage.trained().values())
     frozen = sum(value.numel() for value in stage.model.parameters()) - trained
     # float32 weights, gradients, moving average and the optimiser's two moments
@@ -64,12 +88,6 @@ def train(recipe_path: Path, out: Path | None, data: Path | None, start: list[Pa
         f"{recipe.train.steps} steps of {recipe.train.batch * recipe.train.accumulate}; "
         f"{gigabytes:.2f} GB besides activations"
     )
-    if dry_run:
-        return
-    stage.begin_from(start or [Path(path) for path in recipe.start])
-    out = out or Path("runs") / recipe_path.stem
-    out.mkdir(parents=True, exist_ok=True)
-    Trainer(stage, recipe.train, out, seed=recipe.seed, say=say).run()
 
 
 if __name__ == "__main__":

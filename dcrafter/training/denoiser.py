@@ -158,12 +158,14 @@ class DenoiserStage(Stage):
 
     model: DynamiCrafter
 
-    def __init__(self, recipe: Recipe, data: Path) -> None:
+    def __init__(self, recipe: Recipe, data: Path, *, plan_only: bool = False) -> None:
+        """With `plan_only` the model has no memory, and there are no held-out clips: enough for `activations`."""
         super().__init__()
         self.config, self.options = recipe.model_config, recipe.conditioning
         self.stage = recipe.stage
         torch.manual_seed(recipe.seed)
-        self.model = DynamiCrafter(self.config)
+        with torch.device("meta" if plan_only else "cpu"):
+            self.model = DynamiCrafter(self.config)
         self.unet = self.model.unet
         initialise(self.unet)
         self.has_context = self.stage != "text-to-video" and self.options.context
@@ -185,7 +187,7 @@ class DenoiserStage(Stage):
         items = recipe.train.steps * recipe.train.batch * recipe.train.accumulate
         self.dataset: Dataset[Any] = Items(recipe, data, items)
         held_out = Items(replace(recipe, seed=recipe.seed + 1), data, HELD_OUT, held_out=True)
-        self.held_out = [held_out[i] for i in range(HELD_OUT)]
+        self.held_out = [held_out[i] for i in range(0 if plan_only else HELD_OUT)]
         self.sampled: list[tuple[Tensor, Tensor]] = []  # true and made frames of the clips shown
 
     def _freeze(self) -> None:
@@ -282,6 +284,30 @@ class DenoiserStage(Stage):
         with torch.no_grad():
             tokens = self.model.image_encoder(clip_pixels(pixels, self.config.clip.vision.image_size))
         return self.model.projector(tokens if self.options.tokens == "all" else tokens[:, :1]).float()
+
+    def activations(self, batch: int, dtype: torch.dtype) -> int:
+        """Bytes that a batch's evaluation of the UNet keeps for the backward pass, about. Needs `plan_only`."""
+        config, factor = self.config, self.config.autoencoder.downsampling
+        single = self.stage == "context"
+        frames = 1 if single else config.frames
+        tokens = config.unet.image_tokens_per_frame * frames if self.has_context else 1
+        kept: dict[int, Tensor] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            if not isinstance(tensor, nn.Parameter):
+                kept[tensor.untyped_storage()._cdata] = tensor
+            return tensor
+
+        self.unet.to(dtype)
+        self.unet.set_temporal(not single)
+        size = (batch, config.autoencoder.latent_channels, frames, config.height // factor, config.width // factor)
+        with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            context = [
+                torch.empty(batch, n, config.unet.context_dim) for n in (config.clip.text.context_length, tokens)
+            ]
+            inputs = Inputs(torch.empty(size), *context, torch.empty(size), torch.ones(batch))
+            inputs.denoise(self.unet, torch.empty(size), torch.ones(batch))
+        return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
     # Metrics
 

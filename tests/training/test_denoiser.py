@@ -281,3 +281,14 @@ def test_what_an_earlier_run_must_have_trained(data: Path) -> None:
     ):
         with pytest.raises(InputError, match=needed):
             DenoiserStage(recipe(stage), data).begin_from([])
+
+
+def test_a_plan_tells_what_a_batch_keeps(data: Path) -> None:
+    def kept(batch: int, stage: StageName = "detail", **options: Any) -> int:
+        planned = DenoiserStage(recipe(stage, **options), data, plan_only=True)
+        assert all(value.is_meta for value in planned.model.parameters())
+        return planned.activations(batch, torch.float32)
+
+    assert kept(4) == pytest.approx(2 * kept(2), rel=0.05)
+    assert kept(2, checkpointing=True) < 0.5 * kept(2)
+    assert kept(2, "context") < 0.2 * kept(2)  # a sixteenth of the frames

@@ -63,4 +63,6 @@ RECIPES = sorted(Path(dcrafter.training.__path__[0]).glob("recipes/*.toml"))
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_recipes_of_the_package_load(path: Path) -> None:
-    assert load_recipe(path).model_config.autoencoder.downsampling == 16
+    recipe = load_recipe(path)
+    assert path.stem.startswith("tiny") == (recipe.model == "tiny")
+    assert recipe.train.steps > recipe.train.warmup + recipe.train.cooldown
