@@ -302,10 +302,9 @@ class DenoiserStage(Stage):
         self.unet.set_temporal(not single)
         size = (batch, config.autoencoder.latent_channels, frames, config.height // factor, config.width // factor)
         with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            context = [
-                torch.empty(batch, n, config.unet.context_dim) for n in (config.clip.text.context_length, tokens)
-            ]
-            inputs = Inputs(torch.empty(size), *context, torch.empty(size), torch.ones(batch))
+            text = torch.empty(batch, config.clip.text.context_length, config.unet.context_dim)
+            image = torch.empty(batch, tokens, config.unet.context_dim)
+            inputs = Inputs(torch.empty(size), text, image, torch.empty(size), torch.ones(batch))
             inputs.denoise(self.unet, torch.empty(size), torch.ones(batch))
         return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 

@@ -340,3 +340,26 @@ def test_a_portrait_turns_the_model(dcrafter: Run, tmp_path: Path) -> None:
 def test_an_unusual_size_is_warned_of_once(dcrafter: Run) -> None:
     outcome = dcrafter("animate", CAT, CAT, *MODEL, "--width", "128", "--height", "64", "--dry-run")
     assert outcome.stderr.count("was trained at 64×64; at 128×64 it may do worse") == 1
+
+
+def test_a_caption_is_the_prompt_or_goes_before_it(dcrafter: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def caption(image: Image.Image, name: str, *, device: Any, offline: bool) -> str:
+        asked.append((image.size, name, str(device), offline))
+        return "a cat on a chair"
+
+    monkeypatch.setattr("dcrafter.captioner.caption", caption)
+    arguments = ("animate", CAT, *MODEL, "--dry-run", "--json", "--auto-prompt")
+    prompts = []
+    for more in ((), ("-p", "yawning", "--captioner", "mine", "--offline")):
+        outcome = dcrafter(*arguments, *more)
+        assert outcome.status == 0, outcome.stderr
+        prompts.append(json.loads(outcome.lines[0])["settings"]["prompt"])
+        assert f"cat.png: {prompts[-1]}" in outcome.stderr
+    assert prompts == ["a cat on a chair", "a cat on a chair, yawning"]
+    with Image.open(CAT) as image:
+        assert asked == [
+            (image.size, "Salesforce/blip-image-captioning-base", "cpu", False),
+            (image.size, "mine", "cpu", True),
+        ]
