@@ -16,6 +16,7 @@ from dcrafter.training import autoencoder, denoiser
 from dcrafter.training.denoiser import DenoiserStage, Drawn, Process, initialise, parameter_groups
 from dcrafter.training.recipe import Conditioning, Recipe, StageName, TrainerConfig
 from dcrafter.training.trainer import Trainer
+from dcrafter.weights.checkpoint import open_checkpoint
 
 MICRO: dict[str, Any] = {
     "height": 32,
@@ -292,3 +293,27 @@ def test_a_plan_tells_what_a_batch_keeps(data: Path) -> None:
     assert kept(4) == pytest.approx(2 * kept(2), rel=0.05)
     assert kept(2, checkpointing=True) < 0.5 * kept(2)
     assert kept(2, "context") < 0.2 * kept(2)  # a sixteenth of the frames
+
+
+@pytest.mark.parametrize(("model", "directory"), [("256", "dc256"), ("512", "dc512")])
+def test_a_published_checkpoint_is_trained_further(
+    data: Path, golden: Path, tmp_path: Path, model: str, directory: str
+) -> None:
+    weights = next(path for path in sorted((golden / directory).glob("model.*")))
+    small = open_checkpoint(weights, model_config=golden / directory / "config.json").config
+    further = Recipe("detail", model, "", replace(TRAIN, steps=1, evaluate_every=9), config=small.to_dict())
+    stage = DenoiserStage(further, data)
+    assert stage.process.config.prediction == ("eps" if model == "256" else "v")
+    stage.begin_from([weights])
+    found = open_checkpoint(weights).tensors
+    state = stage.model.state_dict()
+    assert all(torch.equal(state[name], found[name].float()) for name in state)
+    batch = stage.dataset[0]
+    assert batch["fs"] in ((1, 2, 3, 4) if model == "256" else (24, 12, 8, 6))
+    run(stage, tmp_path, further.train)
+    made = open_checkpoint(tmp_path / "weights.safetensors")
+    made.check(stage.model)
+    name = "unet.middle.stage.res.conv1.weight"
+    assert not torch.equal(made.tensors[name], found[name].half())
+    name = "unet.middle.stage.temporal.proj_in.weight"
+    assert torch.equal(made.tensors[name], found[name].half())
