@@ -149,6 +149,15 @@ class Conditions:
         return Conditions(*(torch.cat([getattr(c, name) for c in conditions]) for name in names))
 
 
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A video of which all is encoded that can be before it is sampled: see `Pipeline.prepare`."""
+
+    keyframes: Tensor  # (n, 3, H, W) in [-1, 1]
+    noise: Noise  # behind the draws of the encoding
+    conditions: Conditions  # of its first part
+
+
 class Pipeline:
     """A model ready to generate, one video at a time; its weights stay in the file until they are needed."""
 
@@ -160,7 +169,9 @@ class Pipeline:
         self.memory = "normal"
         self.model = DynamiCrafter.on_meta(self.config)
         checkpoint.check(self.model)
+        self.keeps_decoder = False  # beside the UNet, so that one video after the other swaps nothing
         self._streaming: list[RemovableHandle] = []
+        self._held: tuple[tuple[str, ...], torch.dtype, str] = ((), dtype, "")
         self._texts: dict[tuple[str, str], Tensor] = {}  # encoded prompts, the latest
 
     @classmethod
@@ -179,8 +190,8 @@ class Pipeline:
         """Open a model by its registry name, or a checkpoint file.
 
         Args:
-            model: 256, 512, 1024, 512-interp, tiny, or auto for the best on this machine. With a checkpoint,
-                what the file must hold.
+            model: 256, 512, 1024, 512-interp, tiny, an imported one, or auto for the best on this machine. With a
+                checkpoint, what the file must hold.
             model_config: a published YAML or JSON tree, for a checkpoint of unusual size.
             device: auto, cpu, cuda, cuda:1, mps. dtype: auto, float32, float16, bfloat16.
             compile: translate the UNet by torch.compile, in the first evaluation.
@@ -191,7 +202,7 @@ class Pipeline:
         """
         if model_config is not None and checkpoint is None:
             raise UsageError("a model configuration describes a checkpoint", "Give the checkpoint too")
-        if model not in ("auto", *MODELS):
+        if checkpoint is not None and model not in ("auto", *MODELS):
             raise UsageError(f"there is no model {model}", f"Choose among {', '.join(MODELS)}, or auto")
         place = choose_device(device)
         kind = choose_dtype(dtype, place)
@@ -237,20 +248,39 @@ class Pipeline:
                 return event.video
         raise AssertionError("a generation ends with Done")
 
+    def prepare(
+        self, videos: Sequence[tuple[list[ImageSource], Settings]]
+    ) -> Generator[Event, None, list[Prepared]]:
+        """Encode for several videos, so that each component is loaded once for all of them.
+
+        Each of them comes out as it would alone. Raises what `generate` does.
+        """
+        noises = [seeded_noise(settings.seed) for _, settings in videos]
+        keyframes = [_keyframes(images, settings) for images, settings in videos]
+        inputs = [
+            (_first_given(pictures, settings.command), settings, noise)
+            for pictures, (_, settings), noise in zip(keyframes, videos, noises, strict=True)
+        ]
+        conditions = yield from self.encode_many(inputs)
+        return [Prepared(*each) for each in zip(keyframes, noises, conditions, strict=True)]
+
     def generate(
-        self, images: list[ImageSource], settings: Settings, noise: Noise | None = None
+        self,
+        images: list[ImageSource],
+        settings: Settings,
+        noise: Noise | None = None,
+        prepared: Prepared | None = None,
     ) -> Generator[Event, None, None]:
         """Events up to `Done`. Images: one, or for interpolate two or more, from each to the next.
 
-        `noise` is drawn instead of that of the settings' seed.
+        `noise` is drawn instead of that of the settings' seed. What `prepare` gave is used up.
 
         Raises:
             InputError: an image cannot be read.
             NumericalError: a component gives NaN or infinite values in float32 too.
         """
-        pictures = [fit_image(open_image(i), settings.width, settings.height, settings.fit) for i in images]
-        keyframes = torch.stack([to_tensor(picture) for picture in pictures])
-        noise = noise or seeded_noise(settings.seed)
+        keyframes = prepared.keyframes if prepared else _keyframes(images, settings)
+        noise = prepared.noise if prepared else noise or seeded_noise(settings.seed)
         kept = kept_frames(self.config.frames, settings)
         parts = len(keyframes) - 1 if settings.command == "interpolate" else settings.segments
         frames: list[Tensor] = []  # of each part (n, 3, H, W)
@@ -258,14 +288,13 @@ class Pipeline:
         for part in range(parts):
             if parts > 1:
                 yield Part(part + 1, parts)
-            match settings.command:
-                case "animate":  # on from what the viewer saw last
-                    given = as_shown(frames[-1][-1:]) if frames else keyframes
-                case "interpolate":
-                    given = keyframes[part : part + 2]
-                case "loop":
-                    given = keyframes.expand(2, -1, -1, -1)
-            conditions = yield from self.encode(given, settings, noise)
+            given = _first_given(keyframes[part:], settings.command)
+            if settings.command == "animate" and frames:  # on from what the viewer saw last
+                given = as_shown(frames[-1][-1:])
+            if prepared and part == 0:
+                conditions = prepared.conditions
+            else:
+                conditions = yield from self.encode(given, settings, noise)
             latents = yield from self.sample(conditions, settings, noise)
             decoded = (yield from self.decode(latents[:, :, kept]))[0].transpose(0, 1)
             frames.append(match_colors(decoded, given[0]) if settings.color_match else decoded)
@@ -279,27 +308,26 @@ class Pipeline:
         }
         yield Done(Video(to_frames(whole.transpose(0, 1)), settings.fps, record, torch.cat(samples)))
 
-    @torch.inference_mode()
     def encode(self, keyframes: Tensor, settings: Settings, noise: Noise) -> Generator[Event, None, Conditions]:
         """Keyframes (n, 3, H, W) in [-1, 1] → Conditions, as the generator's return value."""
-        config, model, device = self.config, self.model, self.device
-        text = yield from self._encode_text(settings.prompt, settings.negative_prompt)
+        return (yield from self.encode_many([(keyframes, settings, noise)]))[0]
 
-        yield Encoding("picture")
-        yield from self.hold("image_encoder", "projector")
-        first = keyframes[:1].to(device)  # CLIP sees the first frame only
-        seen = torch.cat([first, torch.zeros_like(first)])
-        image = self._finite(lambda: model.encode_image(seen), "image_encoder", "projector")
-
-        yield Encoding("frames")
-        yield from self.hold("autoencoder")
-        n, _, height, width = keyframes.shape
-        factor = config.autoencoder.downsampling
-        shape = (n, config.autoencoder.latent_channels, height // factor, width // factor)
-        drawn = noise(shape).to(device)
-        latents = self._finite(lambda: model.encode_frames(keyframes.to(device), drawn), "autoencoder")
-        concat = detail_guidance(latents, config.frames)
-        return Conditions(text[:1], text[1:], image[:1], image[1:], concat)
+    @torch.inference_mode()
+    def encode_many(
+        self, videos: Sequence[tuple[Tensor, Settings, Noise]]
+    ) -> Generator[Event, None, list[Conditions]]:
+        """What `encode` does, for several videos one by one, but loading each component once."""
+        texts, images, latents = [], [], []
+        for _, settings, _ in videos:
+            texts.append((yield from self._encode_text(settings.prompt, settings.negative_prompt)))
+        for keyframes, _, _ in videos:
+            images.append((yield from self._encode_picture(keyframes)))
+        for keyframes, _, noise in videos:
+            latents.append((yield from self._encode_frames(keyframes, noise)))
+        return [
+            Conditions(text[:1], text[1:], image[:1], image[1:], detail_guidance(encoded, self.config.frames))
+            for text, image, encoded in zip(texts, images, latents, strict=True)
+        ]
 
     def _encode_text(self, prompt: str, negative_prompt: str) -> Generator[Event, None, Tensor]:
         """Prompt and negative prompt → (2, L, D). The latest are remembered."""
@@ -317,10 +345,28 @@ class Pipeline:
             self._texts[prompts] = self._finite(lambda: self.model.encode_text(tokens), "text_encoder")
         return self._texts[prompts]
 
+    def _encode_picture(self, keyframes: Tensor) -> Generator[Event, None, Tensor]:
+        """The first of keyframes (n, 3, H, W), and a mid-grey picture → (2, queries, D). CLIP sees no more."""
+        yield Encoding("picture")
+        yield from self.hold("image_encoder", "projector")
+        first = keyframes[:1].to(self.device)
+        seen = torch.cat([first, torch.zeros_like(first)])
+        return self._finite(lambda: self.model.encode_image(seen), "image_encoder", "projector")
+
+    def _encode_frames(self, keyframes: Tensor, noise: Noise) -> Generator[Event, None, Tensor]:
+        """Keyframes (n, 3, H, W) → latents as `encode_frames` gives them."""
+        yield Encoding("frames")
+        yield from self.hold("autoencoder")
+        n, _, height, width = keyframes.shape
+        factor = self.config.autoencoder.downsampling
+        shape = (n, self.config.autoencoder.latent_channels, height // factor, width // factor)
+        drawn = noise(shape).to(self.device)
+        return self._finite(lambda: self.model.encode_frames(keyframes.to(self.device), drawn), "autoencoder")
+
     @torch.inference_mode()
     def sample(self, conditions: Conditions, settings: Settings, noise: Noise) -> Generator[Event, None, Tensor]:
         """Conditions of B videos → latents (B, C, T, h, w), as the generator's return value."""
-        yield from self.hold("unet")
+        yield from self.hold("unet", *(["autoencoder"] if self.keeps_decoder else []))
         self.model.unet.set_context_scale(settings.context_scale)
         shape = tuple(conditions.concat_latents.shape)
         table = sampling_steps(self.config.schedule, settings.spacing, settings.steps)
@@ -372,7 +418,11 @@ class Pipeline:
         return torch.stack(frames, dim=2)
 
     def hold(self, *components: str, dtype: torch.dtype | None = None) -> Iterator[Loading]:
-        """Load these components (children of the model, by name) onto the device, and release all others."""
+        """Have these components (children of the model, by name) on the device; release others if any is missing."""
+        held, *how = self._held
+        if set(components) <= set(held) and components and how == [dtype or self.dtype, self.memory]:
+            return
+        self._held = ((), self.dtype, "")  # until all are there
         for handle in self._streaming:
             handle.remove()
         self._streaming.clear()
@@ -387,6 +437,7 @@ class Pipeline:
                 yield Loading(name, done, total)
             for path, block in streamed.items():
                 self._stream(f"{name}.{path}", block, dtype or self.dtype)
+        self._held = (components, dtype or self.dtype, self.memory)
 
     def _stream(self, name: str, block: nn.Module, dtype: torch.dtype) -> None:
         """Has a block loaded whenever it is called, and released behind."""
@@ -409,6 +460,7 @@ class Pipeline:
 
     def save_memory(self) -> bool:
         """Go over to the next smaller plan, if there is one."""
+        self.keeps_decoder = False
         for _ in self.hold():
             pass
         if self.device.type == "cuda":
@@ -442,6 +494,17 @@ class Pipeline:
         raise NumericalError(
             f"the {components[0]} gave NaN or infinite values", "The checkpoint may be damaged; verify it"
         )
+
+
+def _keyframes(images: list[ImageSource], settings: Settings) -> Tensor:
+    """Pictures at the size of the settings → (n, 3, H, W) in [-1, 1]."""
+    pictures = [fit_image(open_image(i), settings.width, settings.height, settings.fit) for i in images]
+    return torch.stack([to_tensor(picture) for picture in pictures])
+
+
+def _first_given(keyframes: Tensor, command: Command) -> Tensor:
+    """What the first part of a video is made from, of keyframes (n, 3, H, W): one frame, or a first and a last."""
+    return {"animate": keyframes, "interpolate": keyframes[:2], "loop": keyframes[:1].expand(2, -1, -1, -1)}[command]
 
 
 def seeded_noise(seed: int) -> Noise:

@@ -17,8 +17,14 @@ from transformers.models.blip import BlipImageProcessor
 from dcrafter.captioner import MAX_TOKENS, caption
 from dcrafter.errors import DCrafterError, InputError, WeightsError
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "the", "cat", "dog", "sits", "runs", "tree", "##s"]
-SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "the", "cat", "dog", "sits", "runs", "tree", "red"]
+SMALL = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "initializer_range": 0.1,  # at less, the words hardly depend on the picture
+}
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +38,8 @@ def blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = BlipConfig(
         text_config={**SMALL, **special, "vocab_size": len(WORDS), "encoder_hidden_size": 16},
         vision_config={**SMALL, "image_size": 32, "patch_size": 8},
-        initializer_range=1.0,
     )
-    model = BlipForConditionalGeneration(config)
-    for name, weight in model.named_parameters():
-        if "crossattention" in name or "patch_embedding" in name:
-            weight.data *= 5  # else the words hardly depend on the picture
-    model.save_pretrained(folder)
+    BlipForConditionalGeneration(config).save_pretrained(folder)
     BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
     return folder
 
@@ -60,7 +61,7 @@ def test_a_picture_has_a_caption_always_the_same(
     assert said != caption(Image.new("RGB", picture.size, "red"), str(blip))
     words = said.split()
     assert 0 < len(words) <= MAX_TOKENS
-    assert set(words) <= {*WORDS[5:], "[UNK]"}
+    assert set(words) <= {*WORDS[5:]}
     assert capfd.readouterr() == ("", "")
 
 
@@ -123,7 +124,6 @@ def test_what_does_not_caption_is_said_in_a_line(
     Path("foreign", "code.py").write_text("from pathlib import Path\nPath('has-run').touch()\n")
     with pytest.raises(kind, match=said) as caught:
         caption(picture, name, offline=offline)
-    print(caught.value)
     assert "\n" not in str(caught.value)
     assert "--captioner" in caught.value.advice
     assert not Path("has-run").exists()

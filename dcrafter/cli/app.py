@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from dcrafter import __version__
-from dcrafter.cli import animate, interpolate, loop
+from dcrafter.cli import animate, download, interpolate, loop
 from dcrafter.cli.console import logger
 from dcrafter.errors import DCrafterError, OutOfMemoryError
 
@@ -39,11 +39,25 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _diagnose(wanted: bool) -> None:
+    if wanted:
+        from dcrafter.cli.diagnose import diagnose
+
+        diagnose()
+        raise typer.Exit
+
+
 @app.callback()
 def dcrafter(
     context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", metavar="", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+    diagnose: Annotated[
+        bool,
+        typer.Option(
+            "--diagnose", metavar="", help="Print what a bug report needs.", callback=_diagnose, is_eager=True
+        ),
     ] = False,
 ) -> None:
     """Make a still picture move, with DynamiCrafter (Xing et al., ECCV 2024)."""
@@ -55,6 +69,7 @@ def dcrafter(
 app.command(epilog=animate.EXAMPLES)(animate.animate)
 app.command(epilog=interpolate.EXAMPLES)(interpolate.interpolate)
 app.command(epilog=loop.EXAMPLES)(loop.loop)
+app.command(epilog=download.EXAMPLES)(download.download)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

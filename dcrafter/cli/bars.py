@@ -20,7 +20,7 @@ def follow(steps: Generator[Progress, None, T], console: Console, what: str = ""
             try:
                 show(next(steps))
             except StopIteration as done:
-                return done.value  # type: ignore[no-any-return]
+                return done.value
     finally:
         steps.close()
         stop()

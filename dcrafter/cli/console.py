@@ -132,7 +132,8 @@ class Console:
 
         bars = _Bars()
         shown = Group(preview, bars.progress) if preview else bars.progress
-        with Live(shown, console=bars.progress.console, redirect_stdout=False):
+        rate = 2 if preview else 10  # a picture is sent anew each time
+        with Live(shown, console=bars.progress.console, redirect_stdout=False, refresh_per_second=rate):
             yield bars
 
 

@@ -50,7 +50,7 @@ def download(
         bool, typer.Option("--verify", metavar=FLAG, help="Check files that are here; fetch damaged ones again.")
     ] = False,
     remove: Annotated[bool, typer.Option("--remove", metavar=FLAG, help="Delete them from the cache.")] = False,
-    path: Annotated[bool, typer.Option("--path", metavar=FLAG, help="Print where they are, and fetch nothing.")] = False,
+    path: Annotated[bool, typer.Option("--path", metavar=FLAG, help="Print where they are; fetch nothing.")] = False,
     import_: Annotated[
         Path | None,
         typer.Option(
@@ -59,7 +59,7 @@ def download(
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="What -m will call it.", show_default=False)] = None,
     model_config: Annotated[
-        Path | None, typer.Option("--model-config", help="Its YAML or JSON tree, if its size is unusual.", show_default=False)
+        Path | None, typer.Option("--model-config", help="Its YAML or JSON tree, if it needs one.", show_default=False)
     ] = None,
     store: Annotated[
         Literal["float32", "float16", "bfloat16"] | None,
@@ -259,8 +259,8 @@ class _Task:
             from dcrafter.weights.checkpoint import open_checkpoint
 
             opened = open_checkpoint(file, model=models[0] if models else None, model_config=model_config)
-            opened.check(DynamiCrafter.on_meta(opened.config))
         self.console.say(opened.assumption or f"{file} holds the {opened.config.name} model")
+        opened.check(DynamiCrafter.on_meta(opened.config))
         if self.dry_run:
             return
         path = follow(hub.adopt(opened, name, self.terms), self.console, name)

@@ -21,12 +21,10 @@ from dcrafter.errors import UsageError
 from dcrafter.settings import DEFAULT_FPS, DTYPES, FORMATS, MEMORY_PLANS, Fit, Options, SamplerName
 
 if TYPE_CHECKING:
-    ModelName = str
     DtypeName = str
     FormatName = str
     MemoryName = str
 else:  # typer takes the choices from a Literal, which type checkers want spelled out
-    ModelName = Literal["auto", *MODELS]
     DtypeName = Literal["auto", *DTYPES]
     FormatName = Literal[*FORMATS]
     MemoryName = Literal["auto", *MEMORY_PLANS]
@@ -72,6 +70,10 @@ def user_config() -> Path:
     from platformdirs import user_config_path
 
     return user_config_path("dcrafter") / "config.toml"
+
+
+def _models(incomplete: str) -> list[str]:
+    return [name for name in ("auto", *MODELS) if name.startswith(incomplete)]
 
 
 _NOT_IN_FILES = ("config", "from", "help", "noise", "save-latents")
@@ -192,10 +194,11 @@ class Request:
     ] = "1"
 
     model: Annotated[
-        ModelName,
+        str,
         _model(
             "-m",
             "--model",
+            autocompletion=_models,
             metavar="<name>",
             help=f"{', '.join(MODELS)}: downloaded if missing; auto: the best that is here.",
         ),

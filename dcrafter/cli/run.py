@@ -10,10 +10,11 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote, urlsplit
 
+from dcrafter.cli.bars import follow
 from dcrafter.cli.console import Console
 from dcrafter.cli.options import STDIO, Request
 from dcrafter.cli.output import Output
-from dcrafter.config import MODELS, Command, ModelConfig
+from dcrafter.config import Command, ModelConfig
 from dcrafter.errors import OutOfMemoryError, UsageError
 from dcrafter.media.fetch import fetch, is_url
 from dcrafter.settings import Settings, resolve
@@ -80,13 +81,13 @@ def run(command: Command, takes: list[list[str]], request: Request, **extra: Any
             return settings
 
         model, settings = request.model, []
-        if request.checkpoint is None:
-            from dcrafter.weights import hub
+        from dcrafter.weights import hub
 
+        if request.checkpoint is None:
             model = hub.choose(model, command)
             if (request.model, model) == ("auto", "tiny"):
                 console.say(ABOUT_TINY)
-            settings = settle(MODELS[model])
+            settings = settle(hub.config(model))
 
         from dcrafter.pipeline import Pipeline, choose_device, choose_dtype
 
@@ -94,6 +95,10 @@ def run(command: Command, takes: list[list[str]], request: Request, **extra: Any
     dtype = choose_dtype(request.dtype, device)
     pipe = None
     if request.checkpoint is not None or not request.dry_run:  # a dry run must not download
+        if request.checkpoint is None:
+            if model in hub.PUBLISHED and hub.find(model) is None and not request.offline:
+                console.say(hub.announcement(model))
+            follow(hub.acquire(model, hub.Terms(offline=request.offline)), console, model)
         pipe = Pipeline.from_pretrained(
             model,
             checkpoint=request.checkpoint,
@@ -111,7 +116,7 @@ def run(command: Command, takes: list[list[str]], request: Request, **extra: Any
     console.say(f"model {first.model}, {' and '.join(sizes)}, {first.steps} steps, {machine}")
 
     preview = _preview(pipe.config, request) if pipe else None
-    _say_what_it_takes(pipe.config if pipe else MODELS[model], first, device, dtype, request, console)
+    _say_what_it_takes(pipe.config if pipe else hub.config(model), first, device, dtype, request, console)
 
     for job, settled in zip(jobs, settings, strict=True):
         if pipe is None or request.dry_run:

@@ -7,7 +7,6 @@ import urllib.error
 import urllib.request
 from http.client import HTTPException
 
-from dcrafter import __version__
 from dcrafter.errors import InputError
 
 MAX_BYTES = 50_000_000
@@ -20,7 +19,7 @@ def is_url(source: str) -> bool:
 
 def fetch(url: str, *, max_bytes: int = MAX_BYTES) -> bytes:
     """What an http or https address holds. Raises InputError where it cannot be had, or is too large."""
-    request = urllib.request.Request(url, headers={"User-Agent": f"dcrafter/{__version__}", "Accept": "image/*"})
+    request = urllib.request.Request(url, headers={"User-Agent": "dcrafter", "Accept": "image/*"})
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
             content: bytes = response.read(max_bytes + 1)

@@ -10,12 +10,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import pickle
 import re
 import secrets
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,11 +105,24 @@ class Checkpoint:
         names = {key: f"{component}.{key}" for key in module.state_dict() if not key.startswith(prefixes)}
         total, done = sum(self.tensors[name].numel() for name in names.values()), 0
         state = {}
-        for key, name in names.items():
-            state[key] = self.tensors[name].to(dtype).to(device)  # not every device has every type
-            done += state[key].numel()
-            yield done, total
+        with self._reading() as read:
+            for key, name in names.items():
+                state[key] = read(name).to(dtype).to(device)  # not every device has every type
+                done += state[key].numel()
+                yield done, total
         module.load_state_dict(state, strict=not leave_out, assign=True)
+
+    @contextmanager
+    def _reading(self) -> Iterator[Callable[[str], Tensor]]:
+        """What gives a tensor: from the mapping, or with $DCRAFTER_NO_MMAP, of our own files, by plain reads.
+
+        Network file systems may fetch a mapping page by page.
+        """
+        if self.is_published or not os.environ.get("DCRAFTER_NO_MMAP"):
+            yield self.tensors.__getitem__
+            return
+        with safe_open(self.path, framework="pt", backend="pread") as file:
+            yield file.get_tensor
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -131,7 +131,9 @@ def _complete(remote: Remote, part: Path, sleep: Sleep) -> Generator[Progress, N
                 with closing(sources[-1](remote, done)) as chunks:
                     for chunk in chunks:
                         with writing_to(part.parent):
-                            file.write(chunk)
+                            rest = memoryview(chunk)
+                            while rest:  # where the disk is nearly full, less is written than given
+                                rest = rest[file.write(rest) :]
                         digest.update(chunk)
                         done += len(chunk)
                         yield Progress("downloading", min(done, remote.size), remote.size)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 EMBEDDED = Path(__file__).with_name("tiny.safetensors")  # comes with the package
 BEST_FIRST = ("1024", "512", "512-interp", "256", "tiny")
-ABOUT_TINY = "no other model is on this machine: taking tiny, a small one to try things with; fetch a real one with dcrafter download 512"  # noqa: E501
 
 logger = logging.getLogger(__name__)
 
@@ -156,12 +155,12 @@ def config(model: str) -> ModelConfig:
         raise WeightsError(f"{path} was not written by this version of dcrafter", "Import it again") from error
 
 
-def _in_hugging_faces_cache(model: str, revision: str | None = None) -> Path | None:
+def _in_hugging_faces_cache(model: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     if model not in PUBLISHED:
         return None
-    cached = try_to_load_from_cache(PUBLISHED[model].repository, PUBLISHED[model].file, revision=revision)
+    cached = try_to_load_from_cache(PUBLISHED[model].repository, PUBLISHED[model].file)
     return Path(cached) if isinstance(cached, str) else None
 
 
@@ -209,7 +208,7 @@ def acquire(
     source = _source(model, terms.variant)
     if terms.offline and not _original(model, source, terms):
         raise WeightsError(
-            f"the weights of {model} are not on this machine, and nothing may be downloaded",
+            f"the weights of {model} are not on this machine, and --offline was given",
             f"Run dcrafter download {model} where there is a network",
         )
     with cache.writing_to(terms.folder):

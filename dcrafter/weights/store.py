@@ -18,7 +18,7 @@ from dcrafter.weights.checkpoint import Checkpoint
 
 COMPONENTS = ("unet", "autoencoder", "text_encoder", "image_encoder", "projector")
 WIDTHS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-CHUNK = 4_000_000  # values that are converted at once
+CHUNK = 1_000_000  # values that are converted at once
 LOST = 1 / 16  # a value that changes by more than this part of itself is lost
 MAX_LOST = 0.01  # the part of a tensor's non-zero values that may be
 ALIGNMENT = 64  # bytes, of the data's beginning
@@ -131,6 +131,8 @@ def _survives(values: Tensor, dtype: torch.dtype) -> bool:
 
     Below `least`, the distance between neighbours in `dtype` is more than LOST of the value, both ways.
     """
+    if not values.numel():
+        return True
     limits = torch.finfo(dtype)
     least = limits.smallest_normal * limits.eps / (2 * LOST)
     small = nonzero = 0

@@ -216,7 +216,7 @@ def test_bad_input_is_one_line_of_advice(
     status: int,
     said: str,
 ) -> None:
-    monkeypatch.setattr("dcrafter.weights.hub.find", lambda model: None)
+    monkeypatch.setattr("dcrafter.weights.hub.find", lambda *_: None)
     Path("bad").symlink_to(refused)
     before = files(tmp_path), files(refused)
     outcome = dcrafter("animate", *arguments)

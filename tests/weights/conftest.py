@@ -11,8 +11,6 @@ from weights.hub_server import Hub, serving
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub on this machine, which huggingface_hub's client is pointed at; its cache is an empty folder."""
-    from huggingface_hub import close_session
-
     for name in [
         name for name in os.environ if name.startswith(("HF_", "DCRAFTER_")) or name.lower().endswith("_proxy")
     ]:
@@ -23,6 +21,4 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "huggingface" / "hub"))
         monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "huggingface" / "token"))
         monkeypatch.setenv("DCRAFTER_CACHE_DIR", str(tmp_path / "cache"))
-        close_session()
         yield hub
-        close_session()

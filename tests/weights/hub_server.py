@@ -103,7 +103,7 @@ def serving() -> Iterator[Hub]:
     servers = [_Server(("127.0.0.1", 0), Handler) for _ in range(2)]
     hub.endpoint, hub.storage = (f"http://127.0.0.1:{server.server_port}" for server in servers)
     threads = [threading.Thread(target=server.serve_forever, args=(0.01,)) for server in servers]
-    for server, thread in zip(servers, threads, strict=True):
+    for thread in threads:
         thread.start()
     try:
         yield hub

@@ -3,10 +3,14 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
-from weights.hub_server import COMMIT, Corrupt, Cut, Fault, Hub, Status, Whole
+from huggingface_hub.utils._xet import XetFileData
+from weights.hub_server import COMMIT, Corrupt, Cut, Fault, Hold, Hub, Status, Whole
 
 from dcrafter.errors import WeightsError
 from dcrafter.weights.cache import Progress
@@ -242,7 +246,9 @@ def test_a_token_goes_to_the_hub_and_no_further(
 def test_a_proxy(hub: Hub, part: Path, naps: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", hub.endpoint)
     monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
+    huggingface_hub.close_session()  # a session reads the environment when it begins
     fetch(part, naps)
+    huggingface_hub.close_session()
     assert part.read_bytes() == CONTENT
 
 
@@ -254,8 +260,6 @@ def test_a_slow_trickle(hub: Hub, part: Path, naps: list[float]) -> None:
 
 
 def test_silence_is_a_cut(hub: Hub, part: Path, naps: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    from weights.hub_server import Hold
-
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
     hub.faults.append(Hold(150_000))
     fetch(part, naps)
@@ -310,12 +314,6 @@ class FakeXet:
 def test_xet_where_there_is_one(
     hub: Hub, part: Path, naps: list[float], monkeypatch: pytest.MonkeyPatch, fails_at: int | None
 ) -> None:
-    pytest.importorskip("hf_xet")
-    from dataclasses import replace
-    from types import SimpleNamespace
-
-    from huggingface_hub.utils._xet import XetFileData
-
     session = FakeXet(fails_at)
     connection = SimpleNamespace(endpoint="e", access_token="t", expiration_unix_epoch=1)
     monkeypatch.setattr("huggingface_hub.utils._xet.get_xet_session", lambda: session)

@@ -1,49 +1,427 @@
 from __future__ import annotations
 
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
-import huggingface_hub
 import pytest
+import torch
+from safetensors.torch import save
+from weights.hub_server import COMMIT, Cut, Hold, Hub
+from weights.models import CKPT, as_ckpt, small_512
 
-from dcrafter.errors import WeightsError
-from dcrafter.weights import hub
+from dcrafter.config import MODELS
+from dcrafter.errors import UsageError, WeightsError
+from dcrafter.weights import cache, hub
+from dcrafter.weights.checkpoint import open_checkpoint
+from dcrafter.weights.hub import Terms, acquire
+
+T = TypeVar("T")
+BF16 = "Kijai/DynamiCrafter_pruned/dynamicrafter_1024_v1_bf16.safetensors"
 
 
-@pytest.fixture(autouse=True)
-def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
-    """Our cache in a folder of the test's own, and in place of Hugging Face's a dict of repository to path."""
-    monkeypatch.setenv("DCRAFTER_CACHE_DIR", str(tmp_path))
-    theirs: dict[str, Path] = {}
-    monkeypatch.setattr(
-        huggingface_hub, "try_to_load_from_cache", lambda repo, file: str(theirs[repo]) if repo in theirs else None
-    )
-    return theirs
+@pytest.fixture(scope="session")
+def published(golden: Path) -> dict[str, torch.Tensor]:
+    return small_512(golden)
 
 
-def test_our_cache_comes_before_hugging_faces(tmp_path: Path, caches: dict[str, Path]) -> None:
+@pytest.fixture(scope="session")
+def ckpt(published: dict[str, torch.Tensor]) -> bytes:
+    return as_ckpt(published)
+
+
+@pytest.fixture
+def folder(server: Hub, ckpt: bytes, published: dict[str, torch.Tensor], tmp_path: Path) -> Path:
+    """Our cache, which does not exist yet; the hub beside it has a 512 and a small 1024."""
+    server.files[CKPT] = ckpt
+    half = {key: value.to(torch.bfloat16) for key, value in published.items() if key != "scale_arr"}
+    server.files[BF16] = save(half)
+    return tmp_path / "cache"
+
+
+def run(steps: Generator[Any, None, T]) -> T:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return done.value
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def in_hugging_faces_cache(tmp_path: Path, content: bytes) -> Path:
+    repository = tmp_path / "huggingface" / "hub" / "models--Doubiiu--DynamiCrafter_512"
+    blob = repository / "blobs" / hashlib.sha256(content).hexdigest()
+    link = repository / "snapshots" / COMMIT / "model.ckpt"
+    for path in (blob, link, repository / "refs" / "main"):
+        path.parent.mkdir(parents=True)
+    blob.write_bytes(content)
+    link.symlink_to(blob)
+    (repository / "refs" / "main").write_text(COMMIT)
+    return link
+
+
+# --- names ---
+
+
+def test_our_cache_comes_before_hugging_faces(folder: Path, tmp_path: Path) -> None:
     assert hub.find("512") is None
-    caches["Doubiiu/DynamiCrafter_512"] = tmp_path / "theirs"
-    assert hub.find("512") == tmp_path / "theirs"
-    (tmp_path / "512.safetensors").touch()
-    assert hub.find("512") == hub.fetch("512") == tmp_path / "512.safetensors"
+    theirs = in_hugging_faces_cache(tmp_path, b"theirs")
+    assert hub.find("512") == hub.fetch("512") == theirs
+    folder.mkdir()
+    (folder / "512.safetensors").touch()
+    assert hub.find("512") == hub.fetch("512") == folder / "512.safetensors"
 
 
-def test_auto_is_the_best_model_here_that_fits_the_command(tmp_path: Path) -> None:
-    (tmp_path / "256.safetensors").touch()
+def test_auto_is_the_best_model_here_that_fits_the_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.mkdir()
+    monkeypatch.setattr(hub, "EMBEDDED", folder / "none")
+    with pytest.raises(WeightsError, match="dcrafter download 512-interp"):
+        hub.choose("auto", "loop")
+    monkeypatch.setattr(hub, "EMBEDDED", folder / "tiny")
+    (folder / "tiny").touch()
+    assert hub.choose("auto", "animate") == "tiny"
+    (folder / "256.safetensors").touch()
     assert hub.choose("auto", "animate") == "256"
-    (tmp_path / "512-interp.safetensors").touch()
+    (folder / "512-interp.safetensors").touch()
     assert hub.choose("auto", "animate") == "256"
     assert hub.choose("auto", "loop") == "512-interp"
-    (tmp_path / "1024.safetensors").touch()
+    (folder / "1024.safetensors").touch()
     assert hub.choose("auto", "animate") == "1024"
+    with pytest.raises(UsageError, match="does not loop"):
+        hub.choose("256", "loop")
 
 
-def test_a_download_that_fails_says_why_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(repository: str, file: str) -> str:
-        raise ConnectionError("no route to host\nmore\nlines")
+@pytest.mark.parametrize("name", ["../x", "a/b", "..", ".hidden", "", "a\\b", "x" * 65, "/etc/passwd", "a\nb"])
+def test_names_that_are_paths_are_refused(folder: Path, name: str) -> None:
+    for use in (hub.find, hub.fetch, lambda name: hub.choose(name, "animate"), lambda name: cache.remove(folder, name)):
+        with pytest.raises(UsageError, match="no name for a model"):
+            use(name)  # type: ignore[operator]
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
-    with pytest.raises(WeightsError, match=r"could not be downloaded \(no route to host\).*--checkpoint"):
-        hub.fetch("256")
-    with pytest.raises(WeightsError, match="not part of this version"):
-        hub.fetch("tiny")
+
+def test_unknown_names(folder: Path) -> None:
+    with pytest.raises(UsageError, match="there is no model vast"):
+        hub.choose("vast", "animate")
+    with pytest.raises(UsageError, match="there is no model vast"):
+        hub.fetch("vast")
+    with pytest.raises(UsageError, match=r"512 has no variant bf16.*1024 bf16, 512-interp bf16"):
+        run(acquire("512", Terms(variant="bf16")))
+
+
+# --- download and conversion ---
+
+
+def assert_good(folder: Path, published: dict[str, torch.Tensor]) -> None:
+    """One whole file of ours, and nothing else."""
+    assert files(folder) == ["512.safetensors"]
+    assert run(cache.is_intact(folder / "512.safetensors"))
+    opened = open_checkpoint(folder / "512.safetensors")
+    assert opened.config == MODELS["512"]
+    key = "cond_stage_model.model.ln_final.bias"
+    assert torch.equal(opened.tensors["text_encoder.ln_final.bias"], published[key].half())
+
+
+def test_fetch(server: Hub, folder: Path, published: dict[str, torch.Tensor], caplog: pytest.LogCaptureFixture) -> None:
+    path = hub.fetch("512")
+    assert path == folder / "512.safetensors"
+    assert_good(folder, published)
+    assert "the model 512 is not on this machine yet: downloading 10.4 GB (Doubiiu/DynamiCrafter_512)" in caplog.text
+    source = cache.source_of(path)
+    assert source == {
+        "repository": "Doubiiu/DynamiCrafter_512",
+        "file": "model.ckpt",
+        "variant": None,
+        "commit": COMMIT,
+        "revision": "main",
+        "sha256": hashlib.sha256(server.files[CKPT]).hexdigest(),
+        "types": ["float32"],
+        "store": None,
+    }
+    count = len(server.requests)
+    assert hub.fetch("512") == hub.fetch("512", offline=True) == path
+    assert len(server.requests) == count
+
+
+def test_leftovers_are_not_kept(folder: Path) -> None:
+    tensors = open_checkpoint(hub.fetch("512")).tensors
+    assert {key.split(".")[0] for key in tensors} == {
+        "unet",
+        "autoencoder",
+        "text_encoder",
+        "image_encoder",
+        "projector",
+    }
+
+
+def test_a_file_in_hugging_faces_cache_is_used_and_left(
+    server: Hub, folder: Path, tmp_path: Path, ckpt: bytes, published: dict[str, torch.Tensor]
+) -> None:
+    theirs = in_hugging_faces_cache(tmp_path, ckpt)
+    assert hub.fetch("512") == theirs
+    assert not folder.exists()
+    run(acquire("512", Terms(store="float16")))  # in so many words
+    assert_good(folder, published)
+    assert theirs.read_bytes() == ckpt
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(("store", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_another_width_replaces_what_is_here(server: Hub, folder: Path, store: str, dtype: torch.dtype) -> None:
+    hub.fetch("512")
+    path = run(acquire("512", Terms(store=store)))
+    assert {tensor.dtype for tensor in open_checkpoint(path).tensors.values()} == {dtype}
+    assert files(folder) == ["512.safetensors"]
+    count = len(server.requests)
+    assert run(acquire("512", Terms(store=store))) == run(acquire("512")) == path
+    assert len(server.requests) == count
+
+
+def test_the_original_is_kept_if_wanted(server: Hub, folder: Path, ckpt: bytes) -> None:
+    run(acquire("512", Terms(keep=True)))
+    original = folder / "downloads" / "512" / f"{hashlib.sha256(ckpt).hexdigest()}.ckpt"
+    assert original.read_bytes() == ckpt
+    count = len(server.requests)
+    run(acquire("512", Terms(store="float32", keep=True, offline=True)))  # from it
+    assert original.exists()
+    assert len(server.requests) == count
+
+
+def test_a_variant(server: Hub, folder: Path) -> None:
+    path = run(acquire("1024", Terms(variant="bf16")))
+    opened = open_checkpoint(path)
+    assert {tensor.dtype for tensor in opened.tensors.values()} == {torch.bfloat16}  # nothing is gained by float16
+    assert (opened.config, cache.source_of(path)["types"]) == (MODELS["1024"], ["bfloat16"])
+    assert run(acquire("1024", Terms(variant="bf16"))) == path
+
+
+def test_a_variant_without_its_towers_says_so(server: Hub, folder: Path, published: dict[str, torch.Tensor]) -> None:
+    server.files[BF16] = save({key: value for key, value in published.items() if not key.startswith(("emb", "scale"))})
+    with pytest.raises(WeightsError, match=r"has no image_encoder.*pruned copy; use the whole"):
+        run(acquire("1024", Terms(variant="bf16")))
+    assert files(folder) == []
+
+
+def test_a_revision_is_compared_with_what_is_here(
+    server: Hub, folder: Path, published: dict[str, torch.Tensor]
+) -> None:
+    path = hub.fetch("512")
+    before = path.stat().st_ino
+    run(acquire("512", Terms(revision="v1")))
+    assert path.stat().st_ino == before
+    server.files[CKPT] = as_ckpt(published | {"image_proj_model.extra": torch.ones(1)})
+    run(acquire("512", Terms(revision="v2")))
+    assert "projector.extra" in open_checkpoint(path).tensors
+    assert cache.source_of(path)["revision"] == "v2"
+    assert files(folder) == ["512.safetensors"]
+
+
+def test_a_part_of_another_version_is_not_gone_on_with(
+    server: Hub, folder: Path, ckpt: bytes, published: dict[str, torch.Tensor]
+) -> None:
+    server.faults.append(Cut(50_000))
+    steps = acquire("512", sleep=stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(steps)
+    (part,) = (folder / "downloads" / "512").glob("*.part")
+    assert part.stat().st_size == 50_000
+    torch.save({"state_dict": published, "epoch": 7}, changed := io.BytesIO())
+    server.files[CKPT] = changed.getvalue()
+    hub.fetch("512")
+    assert_good(folder, published)
+    assert server.requests[-1].range is None
+
+
+def stop(_: float) -> None:
+    raise KeyboardInterrupt
+
+
+def test_offline_names_the_command(server: Hub, folder: Path) -> None:
+    with pytest.raises(WeightsError, match="Run dcrafter download 512 where there is a network") as error:
+        hub.fetch("512", offline=True)
+    assert error.value.exit_status == 4
+    assert server.requests == []
+    assert not folder.exists()
+
+
+def test_space_is_checked_before(
+    server: Hub, folder: Path, ckpt: bytes, monkeypatch: pytest.MonkeyPatch, published: dict[str, torch.Tensor]
+) -> None:
+    usage = type("Usage", (), {"free": len(ckpt)})
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    with pytest.raises(WeightsError, match=r"GB free, and .* GB are needed: .* GB to download and .* GB for the conv"):
+        hub.fetch("512")
+    assert server.asked("GET", "/") == []
+    usage.free = 2 * len(ckpt)
+    hub.fetch("512")
+    assert_good(folder, published)
+
+
+def test_a_cache_that_cannot_be_written(folder: Path) -> None:
+    folder.write_text("a file")
+    with pytest.raises(WeightsError, match=r"cannot write to .*--cache-dir"):
+        hub.fetch("512")
+
+
+def test_an_unsafe_file_is_refused_and_not_met_again(server: Hub, folder: Path, tmp_path: Path) -> None:
+    class Attack:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    torch.save({"state_dict": {"x": torch.zeros(1)}, "extra": Attack()}, evil := io.BytesIO())
+    server.files[CKPT] = evil.getvalue()
+    with pytest.raises(WeightsError, match="unsafe"):
+        hub.fetch("512")
+    assert not (tmp_path / "ran").exists()
+    assert files(folder) == []
+
+
+# --- kills and companions ---
+
+# Runs `acquire` in a process of its own until a phase is under way, then what is in the braces.
+SCRIPT = """
+import os, signal
+from dcrafter.weights.hub import Terms, acquire
+steps = acquire("512")
+while True:
+    try:
+        step = next(steps)
+    except StopIteration as done:
+        print(done.value)
+        break
+    {}
+"""
+
+
+def in_a_process(action: str = "pass") -> subprocess.Popen[str]:
+    code = SCRIPT.format(action)
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize("phase", ["downloading", "converting"])
+def test_a_kill_leaves_what_a_rerun_goes_on_with(
+    server: Hub, folder: Path, ckpt: bytes, published: dict[str, torch.Tensor], phase: str
+) -> None:
+    killed = in_a_process(
+        f"if step.phase == {phase!r} and step.done > step.total // 2: os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert killed.communicate()[1] == ""
+    assert killed.returncode == -signal.SIGKILL
+    assert not (folder / "512.safetensors").exists()
+    (left,) = (folder / "downloads" / "512").iterdir()
+    come = left.stat().st_size
+    assert come > len(ckpt) // 2
+    count = len(server.requests)
+    hub.fetch("512")
+    assert_good(folder, published)
+    asked = [(each.method, each.range) for each in server.requests[count:] if each.path.startswith("/storage/")]
+    assert asked == ([("GET", f"bytes={come}-")] if phase == "downloading" else [])
+
+
+def test_two_processes_share_one_download(server: Hub, folder: Path, published: dict[str, torch.Tensor]) -> None:
+    server.faults.append(Hold(50_000))
+    first = in_a_process()
+    assert server.holding.wait(60)
+    second = in_a_process("if step.phase == 'another process has it': print('waits', flush=True)")
+    assert second.stdout is not None
+    assert second.stdout.readline() == "waits\n"
+    server.release.set()
+    path = str(folder / "512.safetensors")
+    assert first.communicate() == (f"{path}\n", "")
+    assert second.communicate()[0].splitlines()[-1] == path
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert len(server.asked("GET", "/storage/")) == 1
+    assert_good(folder, published)
+
+
+# --- afterwards ---
+
+
+def entry(model: str) -> hub.Entry:
+    return next(entry for entry in hub.entries() if entry.model == model)
+
+
+def test_verification_sees_every_changed_byte(folder: Path) -> None:
+    path = hub.fetch("512")
+    whole = path.read_bytes()
+    assert run(hub.verify(entry("512")))
+    header = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])
+    inside = whole.index(b'"height": 320') if b'"height": 320' in whole else whole.index(b"height")
+    assert header["__metadata__"]["dcrafter"]
+    for at in (0, 7, 9, inside + 12, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        assert not run(hub.verify(entry("512"))), at
+    for cut in (0, 4, 100, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        assert not run(hub.verify(entry("512"))), cut
+    path.write_bytes(whole + b"x")
+    assert not run(hub.verify(entry("512")))
+
+
+def test_verification_in_hugging_faces_cache(folder: Path, tmp_path: Path) -> None:
+    theirs = in_hugging_faces_cache(tmp_path, b"theirs")
+    assert run(hub.verify(entry("512")))
+    theirs.resolve().write_bytes(b"damage")
+    assert not run(hub.verify(entry("512")))
+
+
+def test_what_is_set_aside_goes_when_another_is_there(folder: Path, published: dict[str, torch.Tensor]) -> None:
+    path = hub.fetch("512")
+    hub.set_aside(path)
+    assert files(folder) == ["512.safetensors.damaged"]
+    assert hub.find("512") is None
+    hub.fetch("512")
+    assert_good(folder, published)
+
+
+def test_entries(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "EMBEDDED", tmp_path / "none")
+    assert hub.entries() == []
+    hub.fetch("512")
+    os.utime(folder / "512.safetensors", (1e9, 1e9))
+    assert entry("512").used == 1e9
+    hub.fetch("512")
+    assert entry("512").used > 1e9
+    assert entry("512").path.stat().st_mtime == 1e9
+    assert (entry("512").place, entry("512").size) == ("cache", (folder / "512.safetensors").stat().st_size)
+
+
+def test_removal_takes_all_of_it(folder: Path) -> None:
+    path = run(acquire("512", Terms(keep=True)))
+    (folder / "downloads" / "512" / "x.part").write_bytes(b"x")
+    (folder / "512.safetensors.damaged").write_bytes(b"x")
+    (folder / "512-mine.safetensors").write_bytes(b"stays")
+    size = path.stat().st_size
+    assert cache.remove(folder, "512") > size
+    assert files(folder) == ["512-mine.safetensors"]
+    assert cache.remove(folder, "512") == 0
+
+
+def test_an_imported_model_goes_by_its_name(golden: Path, folder: Path) -> None:
+    mine = golden / "dc512" / "model.safetensors"
+    before = mine.read_bytes()
+    opened = open_checkpoint(mine, model_config=golden / "dc512" / "config.json")
+    path = run(hub.adopt(opened, "mine"))
+    assert path == hub.find("mine") == hub.fetch("mine") == folder / "mine.safetensors"
+    assert hub.choose("mine", "animate") == "mine"
+    assert hub.config("mine") == replace(opened.config, name="mine")
+    with pytest.raises(UsageError, match="does not loop"):
+        hub.choose("mine", "loop")
+    assert entry("mine").source["file"] == str(mine)
+    assert mine.read_bytes() == before
+    assert files(folder) == ["mine.safetensors"]
+    for taken in ("mine", "512", "auto", "tiny"):
+        with pytest.raises(UsageError, match=f"there is a model {taken} already"):
+            run(hub.adopt(opened, taken))
