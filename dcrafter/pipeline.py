@@ -248,9 +248,7 @@ class Pipeline:
                 return event.video
         raise AssertionError("a generation ends with Done")
 
-    def prepare(
-        self, videos: Sequence[tuple[list[ImageSource], Settings]]
-    ) -> Generator[Event, None, list[Prepared]]:
+    def prepare(self, videos: Sequence[tuple[list[ImageSource], Settings]]) -> Generator[Event, None, list[Prepared]]:
         """Encode for several videos, so that each component is loaded once for all of them.
 
         Each of them comes out as it would alone. Raises what `generate` does.
@@ -313,9 +311,7 @@ class Pipeline:
         return (yield from self.encode_many([(keyframes, settings, noise)]))[0]
 
     @torch.inference_mode()
-    def encode_many(
-        self, videos: Sequence[tuple[Tensor, Settings, Noise]]
-    ) -> Generator[Event, None, list[Conditions]]:
+    def encode_many(self, videos: Sequence[tuple[Tensor, Settings, Noise]]) -> Generator[Event, None, list[Conditions]]:
         """What `encode` does, for several videos one by one, but loading each component once."""
         texts, images, latents = [], [], []
         for _, settings, _ in videos:
