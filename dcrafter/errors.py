@@ -46,6 +46,12 @@ class WeightsError(DCrafterError):
     exit_status = 4
 
 
+class BatchError(DCrafterError):
+    """Some items of a batch could not be made; the others were."""
+
+    exit_status = 3
+
+
 class OutOfMemoryError(DCrafterError):
     """The device, or the machine, has less memory than the work needs."""
 

@@ -256,7 +256,7 @@ class Pipeline:
         noises = [seeded_noise(settings.seed) for _, settings in videos]
         keyframes = [_keyframes(images, settings) for images, settings in videos]
         inputs = [
-            (_first_given(pictures, settings.command), settings, noise)
+            (_ends(pictures, settings.command), settings, noise)
             for pictures, (_, settings), noise in zip(keyframes, videos, noises, strict=True)
         ]
         conditions = yield from self.encode_many(inputs)
@@ -286,9 +286,10 @@ class Pipeline:
         for part in range(parts):
             if parts > 1:
                 yield Part(part + 1, parts)
-            given = _first_given(keyframes[part:], settings.command)
             if settings.command == "animate" and frames:  # on from what the viewer saw last
                 given = as_shown(frames[-1][-1:])
+            else:
+                given = _ends(keyframes[part:], settings.command)
             if prepared and part == 0:
                 conditions = prepared.conditions
             else:
@@ -498,9 +499,9 @@ def _keyframes(images: list[ImageSource], settings: Settings) -> Tensor:
     return torch.stack([to_tensor(picture) for picture in pictures])
 
 
-def _first_given(keyframes: Tensor, command: Command) -> Tensor:
-    """What the first part of a video is made from, of keyframes (n, 3, H, W): one frame, or a first and a last."""
-    return {"animate": keyframes, "interpolate": keyframes[:2], "loop": keyframes[:1].expand(2, -1, -1, -1)}[command]
+def _ends(keyframes: Tensor, command: Command) -> Tensor:
+    """What the next part of a video is made from, of keyframes (n, 3, H, W): a first frame, or a first and a last."""
+    return keyframes.expand(2, -1, -1, -1) if command == "loop" else keyframes[:2]
 
 
 def seeded_noise(seed: int) -> Noise:

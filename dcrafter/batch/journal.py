@@ -38,7 +38,8 @@ class Record:
     checkpoint: str = ""
     dtype: str = ""
     writing: dict[str, Any] = field(default_factory=dict)  # format, codec, …
-    caption: str | None = None  # of --auto-prompt
+    caption: str = ""  # of --auto-prompt
+    captioner: str = ""  # which model said it
     error: str = ""
     attempts: int = 1
     seconds: float = 0.0
@@ -89,14 +90,22 @@ def journal_path(folder: Path, shard: tuple[int, int] | None = None) -> Path:
     return folder / f"{NAME}{part}{SUFFIX}"
 
 
-def read_journals(folder: Path) -> dict[tuple[str, int], Record]:
-    """The latest record of each item, by its path and number, from all journals in a folder."""
-    records: dict[tuple[str, int], Record] = {}
+def read_journals(folder: Path) -> dict[str, Record]:
+    """The latest record of each output, by its name, from all journals in a folder; if it was ever done, of that.
+
+    An output is there still, though its picture could not be read since.
+    """
+    records: dict[str, Record] = {}
     for path in sorted(folder.glob(f"{NAME}*{SUFFIX}")):
         for record in _read(path):
-            if record.key not in records or records[record.key].finished <= record.finished:
-                records[record.key] = record
+            known = records.get(record.output)
+            if known is None or _rank(known) <= _rank(record):
+                records[record.output] = record
     return records
+
+
+def _rank(record: Record) -> tuple[bool, float]:
+    return record.status == "done", record.finished
 
 
 def _read(path: Path) -> Iterator[Record]:

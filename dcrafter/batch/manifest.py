@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast, get_args, get_type_hints
 
-from dcrafter.batch.items import Item, printable
+from dcrafter.batch.inputs import Shot, printable
 from dcrafter.config import Command
 from dcrafter.errors import UsageError
 from dcrafter.media.fetch import is_url
@@ -27,8 +27,8 @@ SHOWN_ERRORS = 5
 _IMAGE = re.compile(r"image(?:[2-9]|[1-9]\d+)?")
 
 
-def read_manifest(path: Path) -> list[Item]:
-    """The items of a .csv or .jsonl file. Raises UsageError that names the lines with errors."""
+def read_manifest(path: Path) -> list[Shot]:
+    """The shots of a .csv or .jsonl file. Raises UsageError that names the lines with errors."""
     try:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -43,17 +43,17 @@ def is_manifest(text: str) -> bool:
     return first.startswith("{") or ("image" in columns and all(_is_column(column) for column in columns))
 
 
-def parse_manifest(text: str, name: str, folder: Path) -> list[Item]:
-    """The items of a manifest's text, which is called `name`; its pictures are relative to `folder`."""
-    items, errors = [], []
+def parse_manifest(text: str, name: str, folder: Path) -> list[Shot]:
+    """The shots of a manifest's text, which is called `name`; its pictures are relative to `folder`."""
+    shots, errors = [], []
     for line, row in _rows(text):
         where = f"{name}, line {line}"
         try:
-            items.append(_item({} if isinstance(row, str) else row, where, folder, row if isinstance(row, str) else ""))
+            shots.append(_shot({} if isinstance(row, str) else row, where, folder, row if isinstance(row, str) else ""))
         except ValueError as error:
             errors.append(f"{where}: {error}")
     fail(errors)
-    return items
+    return shots
 
 
 def fail(errors: list[str]) -> None:
@@ -112,8 +112,8 @@ def _is_column(name: str) -> bool:
     return name in COLUMNS or _IMAGE.fullmatch(name) is not None
 
 
-def _item(row: dict[str, Any], where: str, folder: Path, problem: str) -> Item:
-    """A row → its item. Raises ValueError that says what is wrong."""
+def _shot(row: dict[str, Any], where: str, folder: Path, problem: str) -> Shot:
+    """A row → its shot. Raises ValueError that says what is wrong."""
     if problem:
         raise ValueError(problem)
     if unknown := [printable(name) for name in row if not _is_column(name)]:
@@ -125,7 +125,7 @@ def _item(row: dict[str, Any], where: str, folder: Path, problem: str) -> Item:
     images = _images(row)
     if row.get("mode", "animate") not in get_args(Command):
         raise ValueError(f"mode must be {', '.join(get_args(Command))}, not {row['mode']}")
-    return Item(
+    return Shot(
         path=images[0] if is_url(images[0]) else Path(images[0]).as_posix(),
         pictures=tuple(image if is_url(image) else str(folder / image) for image in images),
         where=where,

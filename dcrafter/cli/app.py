@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from dcrafter import __version__
-from dcrafter.cli import animate, download, interpolate, loop
+from dcrafter.cli import animate, batch, download, interpolate, loop
 from dcrafter.cli.console import logger
 from dcrafter.errors import DCrafterError, OutOfMemoryError
 
@@ -69,6 +69,7 @@ def dcrafter(
 app.command(epilog=animate.EXAMPLES)(animate.animate)
 app.command(epilog=interpolate.EXAMPLES)(interpolate.interpolate)
 app.command(epilog=loop.EXAMPLES)(loop.loop)
+app.command(epilog=batch.EXAMPLES, cls=batch.BatchCommand)(batch.batch)
 app.command(epilog=download.EXAMPLES)(download.download)
 
 

@@ -76,7 +76,7 @@ class Console:
         from dcrafter.pipeline import Decoding, Done, Encoding, Loading, Part, Step
 
         clock = _Clock()
-        with self._view(preview) as view, self._interruptible() as interrupted:
+        with self._view(preview) as view, self.interruptible() as interrupted:
             for event in events:
                 if interrupted():
                     raise KeyboardInterrupt
@@ -103,7 +103,7 @@ class Console:
         raise AssertionError("a generation ends with Done")
 
     @contextmanager
-    def _interruptible(self) -> Iterator[Callable[[], bool]]:
+    def interruptible(self) -> Iterator[Callable[[], bool]]:
         """Inside, the first Ctrl-C only makes the function that it gives true. In a thread nothing changes."""
         asked: list[int] = []
 
@@ -170,7 +170,7 @@ class _Lines:
             self.console.say("loading")
             return
         left = (time.monotonic() - self.since) / done * (total - done)
-        estimate = f", {_clock(left)} left" if phase == "sampling" and done < total else ""
+        estimate = f", {clock(left)} left" if phase == "sampling" and done < total else ""
         self.console.say(f"{phase} {done}/{total}{estimate}")
 
 
@@ -228,6 +228,7 @@ class _Clock:
         return self.seconds
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"

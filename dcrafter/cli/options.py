@@ -108,7 +108,7 @@ class Request:
             show_default="like the picture, here",
         ),
     ] = None
-    seed: Annotated[int | None, option("--seed", help="Same seed, same video.", show_default="random")] = None
+    seed: Annotated[int | None, option("--seed", help="Same seed, same video.", show_default="random; batch 0")] = None
     count: Annotated[
         int, option("-n", "--count", metavar="<int>", min=1, help="Videos a picture: seed, seed + 1, …")
     ] = 1

@@ -1,0 +1,177 @@
+"""A batch on Ray: one worker per GPU, or per so many CPUs, on this machine or many. The driver keeps all results.
+
+Pictures travel with their tasks and videos back; only the weights have to be on each machine. A worker that dies costs
+the item it was at a try; what it had not begun goes to others.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections import Counter, deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from dcrafter.batch.maker import BLOCK, Failed, Key, Made, Maker, Models, News, Task, Working
+from dcrafter.errors import DCrafterError, UsageError
+
+LOCAL = "local"  # a cluster of our own, though there may be another
+AUTO = "auto"  # join one that runs here or that $RAY_ADDRESS names, else start one
+AHEAD = 8  # news that a worker may be ahead of the driver: then it waits
+TICK = 1.0  # seconds, after which the driver looks up
+T = TypeVar("T")
+
+
+class Worker:
+    """Lives in a process of its own."""
+
+    def __init__(self, models: Models, cpus: int) -> None:
+        import torch
+
+        if cpus:
+            torch.set_num_threads(cpus)
+        self.maker = Maker(models)
+
+    def make(self, block: Sequence[Task]) -> Iterator[News]:
+        yield from self.maker.make(block)
+
+
+@dataclass
+class Slot:
+    """A place for a worker: the one that is there now, the tasks it has not finished, and its stream of news."""
+
+    number: int
+    actor: Any
+    tasks: dict[Key, Task] = field(default_factory=dict)
+    stream: Any = None
+    last: Any = None  # of its news, if it is Working
+
+
+class Cluster:
+    """Makes `total` tasks on a Ray cluster."""
+
+    def __init__(self, models: Models, address: str, cpus_per_worker: int | None, total: int) -> None:
+        """Raises UsageError where Ray is not installed."""
+        try:
+            import ray
+        except ImportError:
+            raise UsageError("--ray needs the package ray", "Run pip install 'dcrafter[ray]'") from None
+        self.ray: Any = ray
+        absolute = {name: path.absolute() for name in ("checkpoint", "model_config") if (path := getattr(models, name))}
+        self.models = replace(models, **absolute)
+        self.address, self.cpus_per_worker, self.total = address, cpus_per_worker, total
+        self.slots: list[Slot] = []
+
+    def run(self, tasks: Iterable[Task | T]) -> Generator[News | T, None, None]:
+        """See `Maker.run`. The cluster is left, and if it was started here it ends, with the generator.
+
+        Raises UsageError where there is no cluster of that address.
+        """
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # tells nobody
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray else warns of
+        try:
+            self.ray.init(
+                address=None if self.address == AUTO else self.address,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise UsageError(f"there is no Ray cluster at {self.address} ({error})", "Leave the address out") from error
+        try:
+            yield from self._run(iter(tasks))
+        finally:
+            for slot in self.slots:
+                self.ray.kill(slot.actor)
+            self.ray.shutdown()
+
+    def _run(self, tasks: Iterator[Task | T]) -> Generator[News | T, None, None]:
+        cpus, gpus, workers = self._share()
+        actor = self.ray.remote(num_cpus=cpus, num_gpus=gpus)(Worker)
+        self.slots = [Slot(number, actor.remote(self.models, cpus)) for number in range(workers)]
+        left = self.total
+        again: deque[Task] = deque()  # of workers that died
+        deaths: Counter[Key] = Counter()
+        while True:
+            for slot in self.slots:
+                if slot.stream is not None:
+                    continue
+                size = max(1, min(BLOCK, math.ceil(left / (2 * workers))))  # small at the end: all finish together
+                while len(slot.tasks) < size:
+                    each = again.popleft() if again else next(tasks, None)
+                    if isinstance(each, Task):
+                        slot.tasks[each.key] = each
+                    elif each is not None:
+                        left -= 1
+                        yield each
+                    else:
+                        break
+                if slot.tasks:
+                    yield self._start(slot)
+            busy = [slot for slot in self.slots if slot.stream is not None]
+            if not busy:
+                return
+            ready, _ = self.ray.wait([slot.stream for slot in busy], timeout=TICK, fetch_local=False)
+            for slot in busy:
+                if slot.stream not in ready:
+                    if not ready and slot.last is not None:
+                        yield slot.last  # so that whoever follows can look up too
+                    continue
+                try:
+                    news = self._next(slot)
+                except (self.ray.exceptions.RayActorError, self.ray.exceptions.ObjectLostError):
+                    slot.actor, slot.stream = actor.remote(self.models, cpus), None
+                    dead = slot.tasks.pop(slot.last.key if slot.last.key in slot.tasks else next(iter(slot.tasks)))
+                    again.extend(slot.tasks.values())
+                    slot.tasks.clear()
+                    deaths[dead.key] += 1
+                    if deaths[dead.key] <= self.models.retries:
+                        again.appendleft(dead)
+                        continue
+                    news = Failed(dead.key, "the worker died", 0.0, deaths[dead.key])
+                if isinstance(news, Working):
+                    slot.last = news
+                elif news is not None:
+                    left -= 1
+                    if deaths[news.key] and isinstance(news, Made):
+                        news = replace(news, attempts=news.attempts + deaths[news.key])
+                if news is not None:
+                    yield news
+                    del news  # a video is large
+
+    def _share(self) -> tuple[int, int, int]:
+        """What each worker gets: CPUs and GPUs; and how many there are."""
+        resources = self.ray.cluster_resources()
+        gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+        if gpus and self.cpus_per_worker is None:
+            return 0, 1, max(1, min(gpus, self.total))
+        nodes = [int(node["Resources"].get("CPU", 0)) for node in self.ray.nodes() if node["Alive"]]
+        each = self.cpus_per_worker or max(1, min(filter(None, nodes), default=1))
+        if each > max(nodes, default=1):
+            raise UsageError(f"no machine has {each} CPUs", "Lower --cpus-per-worker")
+        return each, 0, max(1, min(cpus // each, self.total))
+
+    def _start(self, slot: Slot) -> Working:
+        method = slot.actor.make.options(num_returns="streaming", _generator_backpressure_num_objects=AHEAD)
+        slot.stream = method.remote(list(slot.tasks.values()))
+        slot.last = Working(next(iter(slot.tasks)), "waiting", worker=slot.number)
+        return slot.last
+
+    def _next(self, slot: Slot) -> News | None:
+        """What a worker says next; None at the end of its block."""
+        try:
+            news = self.ray.get(next(slot.stream))
+        except StopIteration:
+            slot.stream = None
+            return None
+        except self.ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, DCrafterError):  # no weights there, for one
+                raise error.cause from None
+            raise
+        if isinstance(news, Working):
+            return replace(news, worker=slot.number)
+        assert isinstance(news, Made | Failed)
+        del slot.tasks[news.key]
+        return news

@@ -1,0 +1,213 @@
+"""The output folder of a batch: its lock, its journal, what is not finished yet, and what is."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dcrafter.batch.items import Item
+from dcrafter.batch.journal import Journal, Record, journal_path, read_journals
+from dcrafter.errors import DCrafterError, OutputError
+from dcrafter.media.fetch import is_url
+from dcrafter.media.video import check_output, write_video
+from dcrafter.settings import FORMATS, Settings
+
+if TYPE_CHECKING:
+    from dcrafter.batch.maker import Made, Task
+
+UNFINISHED = ".part"
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How videos are written."""
+
+    format: str = "mp4"
+    codec: str | None = None
+    crf: int | None = None
+    metadata: bool = True
+
+
+class Store:
+    """A context in which outputs are written: it holds the folder's lock and leaves nothing unfinished behind.
+
+    What is being written lies in a hidden folder of its own, so that a run finds and removes what an earlier one,
+    killed, has left there.
+    """
+
+    def __init__(
+        self, folder: Path, writing: Writing, *, shard: tuple[int, int] | None = None, overwrite: bool = False
+    ) -> None:
+        self.folder, self.writing, self.overwrite = folder, writing, overwrite
+        self.journal = Journal(journal_path(folder, shard))
+        self.records = read_journals(folder)
+        self.unfinished = folder / f".{self.journal.path.stem}{UNFINISHED}"
+        self._lock: Any = None
+
+    def ours(self) -> frozenset[Path]:
+        """Absolute paths of all outputs in the journals."""
+        return frozenset((self.folder / output).absolute() for output in self.records)
+
+    def path(self, item: Item) -> Path:
+        return self.folder / item.output
+
+    def check(self, items: Sequence[Item]) -> None:
+        """Raises OutputError where something in the way may not be replaced, or nothing could be written."""
+        for item in items:
+            path = self.path(item)
+            check_output(path, self.writing.format, overwrite=self._may_replace(item))
+
+    def _may_replace(self, item: Item) -> bool:
+        """What this batch has made before from the same picture, it may make anew."""
+        record = self.records.get(item.output)
+        return self.overwrite or (record is not None and record.source == source_of(item))
+
+    def is_done(self, item: Item, settings: Settings, inputs: Sequence[str], checkpoint: str, dtype: str) -> bool:
+        """Whether the item was made with these settings, of these pictures, and is unharmed."""
+        record = self.records.get(item.output)
+        return (
+            record is not None
+            and record.status == "done"
+            and (record.item, record.index) == item.key
+            and record.settings == settings.to_dict()
+            and record.inputs == list(inputs)
+            and record.checkpoint == checkpoint
+            and dtype in ("auto", record.dtype)
+            and record.writing == asdict(self.writing)
+            and record.output_hash == hash_output(self.path(item))
+        )
+
+    def caption(self, inputs: Sequence[str], name: str) -> str | None:
+        """The caption that the captioner `name` gave a picture before, if it did."""
+        same = (r for r in self.records.values() if r.captioner == name and r.inputs[:1] == list(inputs[:1]))
+        return next((record.caption for record in same), None)
+
+    def __enter__(self) -> Store:
+        from filelock import FileLock, Timeout
+
+        try:
+            self.unfinished.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self.unfinished / "lock")
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise OutputError(
+                f"another batch is writing into {self.folder}", "Wait for it, write elsewhere with -o, or use --shard"
+            ) from None
+        except OSError as error:
+            raise OutputError(f"cannot write into {self.folder} ({error.strerror})", "Use -o") from error
+        for left in self.unfinished.iterdir():
+            if left.name != "lock":
+                _remove(left)
+        self.records = read_journals(self.folder)  # nobody else adds to ours any more
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.unfinished, ignore_errors=True)
+        self._lock.release()
+
+    def keep(self, task: Task, made: Made) -> Record:
+        """Writes a video and its line in the journal; the line says "failed" if the video cannot be written."""
+        video, path = made.video, self.path(task.item)
+        part = self.unfinished / f"{secrets.token_hex(8)}{FORMATS[self.writing.format][0]}"
+        try:
+            write_video(
+                video.frames,
+                part,
+                format=self.writing.format,
+                fps=video.fps,
+                settings=video.settings if self.writing.metadata else None,
+                codec=self.writing.codec,
+                crf=self.writing.crf,
+            )
+            check_output(path, self.writing.format, overwrite=self._may_replace(task.item))
+            record = Record(
+                **_about(task.item),
+                status="done",
+                inputs=list(task.inputs),
+                settings=task.settings.to_dict(),
+                checkpoint=video.settings["checkpoint"],
+                dtype=video.settings["dtype"],
+                writing=asdict(self.writing),
+                caption=task.caption,
+                captioner=task.captioner,
+                attempts=made.attempts,
+                seconds=round(made.seconds, 3),
+                output_hash=hash_output(part),
+                latents_hash=hashlib.sha256(video.latents.contiguous().numpy().tobytes()).hexdigest(),
+                finished=time.time(),
+            )
+            self.journal.append(record)
+            _move(part, path, aside=part.with_suffix(".old"))
+        except (DCrafterError, OSError) as error:
+            reason = error.message if isinstance(error, DCrafterError) else f"cannot write {path} ({error.strerror})"
+            _remove(part)
+            record = self.failed(task.item, reason, seconds=made.seconds, attempts=made.attempts, inputs=task.inputs)
+            self.journal.append(record)
+        return record
+
+    def failed(
+        self, item: Item, error: str, *, seconds: float = 0.0, attempts: int = 1, inputs: Sequence[str] = ()
+    ) -> Record:
+        """What the journal is to say of an item that could not be made."""
+        return Record(
+            **_about(item),
+            status="failed",
+            inputs=list(inputs),
+            error=error,
+            attempts=attempts,
+            seconds=round(seconds, 3),
+            finished=time.time(),
+        )
+
+
+def _about(item: Item) -> dict[str, Any]:
+    return {
+        "item": item.path,
+        "index": item.index,
+        "output": item.output,
+        "source": source_of(item),
+        "seed": item.seed,
+    }
+
+
+def source_of(item: Item) -> str:
+    """Where its first picture is, whatever the current folder."""
+    picture = item.pictures[0]
+    return picture if is_url(picture) else str(Path(picture).absolute())
+
+
+def hash_output(path: Path) -> str:
+    """SHA-256 of a file, or of a folder's names and files; empty if there is nothing of this name."""
+    digest = hashlib.sha256()
+    try:
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        for file in files:
+            if path != file:
+                digest.update(f"{file.name}\0".encode())
+            with file.open("rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+    except OSError:
+        return ""
+    return digest.hexdigest()
+
+
+def _move(part: Path, path: Path, aside: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():  # a folder cannot be renamed over another
+        path.rename(aside)
+    part.replace(path)
+    _remove(aside)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    elif os.path.lexists(path):
+        path.unlink()

@@ -1,0 +1,373 @@
+"""dcrafter batch INPUT…"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from contextlib import closing
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from typer import Argument
+from typer.core import TyperCommand
+
+from dcrafter.cli.batch_view import said, view
+from dcrafter.cli.console import Console, logger
+from dcrafter.cli.options import FLAG, STDIO, Request, option, takes_request
+from dcrafter.config import Command
+from dcrafter.errors import BatchError, UsageError
+
+if TYPE_CHECKING:
+    from dcrafter.batch.items import Item
+    from dcrafter.batch.runner import Batch, Captioning, Engine, Outcome
+    from dcrafter.batch.store import Store
+    from dcrafter.settings import Settings
+
+EXAMPLES = """
+[bold]Examples[/bold]
+
+dcrafter batch photos/ -p "gentle wind" -o videos/
+
+dcrafter batch -r photos/ --prompt-from sidecar --name "{stem}" -o videos/
+
+dcrafter batch shots.csv --join story.mp4 --crossfade 0.5 -o shots/
+
+dcrafter batch pairs/ --mode interpolate -o between/
+
+dcrafter batch photos/ --shard auto -o videos/
+
+dcrafter batch photos/ --ray -o videos/
+"""
+
+NAME = "{stem}_{seed}"
+CLUSTER = re.compile(r"auto|local|ray://.+|[\w.-]+:\d+")  # what can follow --ray as its address
+
+
+class BatchCommand(TyperCommand):
+    """Takes `--ray` with and without an address."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for i, argument in enumerate(args):
+            if argument == "--":
+                break
+            if argument == "--ray" and not any(CLUSTER.fullmatch(following) for following in args[i + 1 : i + 2]):
+                args = [*args[: i + 1], "auto", *args[i + 1 :]]
+        return super().parse_args(ctx, args)
+
+
+@takes_request
+def batch(
+    request: Request,
+    inputs: Annotated[
+        list[str] | None,
+        Argument(
+            metavar="INPUT",
+            help="Folders, pictures, addresses, patterns, .txt of prompts, .csv or .jsonl manifests, - for a list.",
+            show_default=False,
+        ),
+    ] = None,
+    mode: Annotated[
+        Command, option("--mode", metavar="<mode>", help="animate, interpolate (pairs) or loop.")
+    ] = "animate",
+    recursive: Annotated[bool, option("-r", "--recursive", metavar=FLAG, help="Folders in folders too.")] = False,
+    prompts: Annotated[
+        Path | None, option("--prompts", help="A line for each item, in sorted order.", show_default=False)
+    ] = None,
+    prompt_from: Annotated[
+        Literal["filename", "sidecar"] | None,
+        option(
+            "--prompt-from", metavar="<where>", help="filename, or sidecar: cat.txt beside cat.png.", show_default=False
+        ),
+    ] = None,
+    name: Annotated[
+        str, option("--name", metavar="<name>", help="By {stem}, {seed}, {index}, {copy}, {parent}, {prompt}.")
+    ] = NAME,
+    resume: Annotated[bool, option("--resume/--no-resume", help="Skip what is done with the same settings.")] = True,
+    retries: Annotated[int, option("--retries", metavar="<int>", min=0, help="More tries of what fails.")] = 1,
+    fail_fast: Annotated[bool, option("--fail-fast", metavar=FLAG, help="Stop when an item fails.")] = False,
+    join: Annotated[
+        Path | None, option("--join", metavar="<video>", help="All of them, in order, in one.", show_default=False)
+    ] = None,
+    crossfade: Annotated[
+        float, option("--crossfade", metavar="<seconds>", min=0.0, help="With --join: from one into the next.")
+    ] = 0.0,
+    shard: Annotated[
+        str | None,
+        option(
+            "--shard", metavar="<I/N>", help="Part I of N; auto: of a SLURM array, or torchrun's.", show_default="all"
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        option("--ray", metavar="[<address>]", help="On a Ray cluster, here or at an address.", show_default=False),
+    ] = None,
+    cpus_per_worker: Annotated[
+        int | None,
+        option(
+            "--cpus-per-worker", metavar="<int>", min=1, help="With --ray, without GPUs.", show_default="a machine's"
+        ),
+    ] = None,
+) -> None:
+    """Make many videos: a folder overnight, a story from its shots.
+
+    Run it again and it goes on: what is done with the same settings is skipped.
+    What became of each item is in batch.jsonl, beside the videos. An item's
+    seed follows from --seed (0 if it is left out) and its name.
+    """
+    from dcrafter.batch.inputs import Search, printable
+    from dcrafter.batch.items import Defaults, in_shard, settle, shard_of
+    from dcrafter.batch.store import Store, Writing
+    from dcrafter.cli.output import Output
+
+    console = Console(quiet=request.quiet, verbose=request.verbose)
+    _check_usage(request, inputs or [], prompts, prompt_from, join, shard, crossfade)
+    part = shard_of(shard, dict(os.environ)) if shard else None
+    prompt, stdin = _read_stdin(request, inputs or [])
+    output = Output(request, results=2)
+    writing = Writing(output.format, request.codec, request.crf, not request.no_metadata)
+    store = Store(output.folder, writing, shard=part, overwrite=request.overwrite)
+    ours = store.ours() | ({join.absolute()} if join else set())
+    search = Search(mode, recursive, prompts, prompt_from, implied_prompts=not prompt, ours=ours)
+    found = search.find(inputs or [], stdin)
+    for passed_over, reason in found.left_out.items():
+        console.say(f"left out {printable(passed_over)}: {reason}")
+    defaults = Defaults(
+        command=mode,
+        prompt=prompt,
+        model=request.model,
+        seed=request.seed or 0,
+        count=request.count,
+        name=name,
+        format=output.format,
+        options=request.options(),
+    )
+    items = settle(found.shots, defaults)
+    if not items:
+        raise UsageError("there is no picture in what was named", "Is it in a folder below? -r looks there")
+    if part:
+        items = in_shard(items, *part)
+        console.say(f"shard {part[0]} of {part[1]}: {len(items)} items")
+    with console.status("starting"):  # importing torch takes seconds
+        work = _work(items, store, request, console, retries, resume, fail_fast, turned=join is None)
+        settings = work.check()
+        overlap = _check_story(join, settings, crossfade, request) if join else 0
+        if settings:
+            output.try_encoding(settings[0])
+        engine = _engine(work, ray, cpus_per_worker)
+    if request.dry_run:
+        _tell(work, console, request)
+        return
+    _fetch(work, console, request)
+    _run(work, engine, console, request)
+    if join:
+        path = _story(work, join, settings[0].fps, overlap, crossfade, request)
+        console.result_json(path=str(path), story=len(items)) if request.json else console.result(str(path))
+
+
+def _run(work: Batch, engine: Engine, console: Console, request: Request) -> None:
+    """Makes what is left to do and shows it. Raises BatchError if not all of it could be made."""
+    from dcrafter.batch.runner import Outcome
+
+    items = {item.key: item for item in work.items}
+    failed, behind = [], 0
+    with (
+        view(console, len(items)) as shown,
+        console.interruptible() as interrupted,
+        closing(work.run(engine)) as news,
+    ):
+        for each in news:
+            if interrupted():
+                raise KeyboardInterrupt
+            if isinstance(each, Outcome):
+                behind += 1
+                failed += [each] if each.status == "failed" else []
+                shown.outcome(each, _result(each, work, request))
+            else:
+                shown.working(items[each.key], each)
+    if behind < len(items) or failed:
+        for line in _table(failed):
+            console.say(line)
+        raise BatchError(f"{len(failed)} of {len(items)} items failed", "The same command tries them again")
+
+
+def _check_usage(
+    request: Request,
+    inputs: list[str],
+    prompts: Path | None,
+    prompt_from: str | None,
+    join: Path | None,
+    shard: str | None,
+    crossfade: float,
+) -> None:
+    if not inputs:
+        raise UsageError("no input is named", "Try dcrafter batch --help")
+    if prompts and prompt_from:
+        raise UsageError("--prompts and --prompt-from are two ways for one thing", "Leave out one of them")
+    if join and shard:
+        raise UsageError("a shard has not all of a story", "Use --join without --shard when all shards are done")
+    if crossfade and not join:
+        raise UsageError("--crossfade is between the shots of a story", "Give --join too")
+    if request.model_config and not request.checkpoint:
+        raise UsageError("--model-config describes a checkpoint", "Give --checkpoint too")
+    if request.noise or request.save_latents:
+        raise UsageError("--noise and --save-latents are for one video", "Use dcrafter animate")
+    if request.preview or request.save_preview:
+        logger.warning("a batch shows no preview")
+
+
+def _read_stdin(request: Request, inputs: list[str]) -> tuple[str, str]:
+    """The prompt, and the text that is the input `-`; at most one of them is stdin."""
+    if inputs.count(STDIO) + (request.prompt == STDIO) > 1:
+        raise UsageError("stdin can be only one thing", "Give the prompt outright")
+    text = ""
+    if STDIO in (*inputs, request.prompt):
+        text = sys.stdin.buffer.read().decode("utf-8-sig", "surrogateescape")
+    return (" ".join(text.split()), "") if request.prompt == STDIO else (request.prompt, text)
+
+
+def _work(
+    items: list[Item],
+    store: Store,
+    request: Request,
+    console: Console,
+    retries: int,
+    resume: bool,
+    fail_fast: bool,
+    turned: bool,
+) -> Batch:
+    """The batch, each of its items with the name of its model."""
+    from dcrafter.batch.maker import Models
+    from dcrafter.batch.runner import Batch, Weights
+    from dcrafter.cli.run import ABOUT_TINY
+    from dcrafter.weights import hub
+
+    if request.checkpoint is None:
+        chosen = [hub.choose(item.model, item.command) for item in items]
+        if any((item.model, model) == ("auto", "tiny") for item, model in zip(items, chosen, strict=True)):
+            console.say(ABOUT_TINY)
+        items = [replace(item, model=model) for item, model in zip(items, chosen, strict=True)]
+    elif odd := [item for item in items if item.model != request.model]:
+        raise UsageError(f"{odd[0].where}: with --checkpoint there is one model", "Leave the column model out")
+    models = Models(
+        checkpoint=request.checkpoint,
+        model_config=request.model_config,
+        device=request.device,
+        dtype=request.dtype,
+        memory=request.memory,
+        compile=request.compile,
+        offline=request.offline,
+        command=items[0].command if items else "animate",
+        retries=retries,
+    )
+    return Batch(items, store, Weights(models), resume, fail_fast, turned, _captioning(request))
+
+
+def _captioning(request: Request) -> Captioning | None:
+    if not request.auto_prompt:
+        return None
+    from dcrafter.batch.runner import Captioning
+    from dcrafter.captioner import DEFAULT, caption
+    from dcrafter.pipeline import choose_device
+
+    name, device = request.captioner or DEFAULT, choose_device(request.device)
+    return Captioning(name, lambda picture: caption(picture, name, device=device, offline=request.offline))
+
+
+def _engine(work: Batch, address: str | None, cpus_per_worker: int | None) -> Engine:
+    """What makes the videos: this process, or a cluster."""
+    if address is not None:
+        from dcrafter.batch.cluster import Cluster
+
+        return Cluster(work.weights.models, address, cpus_per_worker, len(work.items)).run
+    from dcrafter.batch.maker import Maker
+
+    return Maker(work.weights.models).run
+
+
+def _fetch(work: Batch, console: Console, request: Request) -> None:
+    """Downloads what is not here, once for all."""
+    if request.checkpoint is not None:
+        return
+    from dcrafter.cli.bars import follow
+    from dcrafter.weights import hub
+
+    for model in dict.fromkeys(item.model for item in work.items):
+        if model in hub.PUBLISHED and hub.find(model) is None and not request.offline:
+            console.say(hub.announcement(model))
+        follow(hub.acquire(model, hub.Terms(offline=request.offline)), console, model)
+
+
+def _tell(work: Batch, console: Console, request: Request) -> None:
+    """What would be done with each item."""
+    from dcrafter.batch.inputs import printable
+    from dcrafter.batch.runner import Outcome
+
+    failed = 0
+    for item, each in zip(work.items, work.plan(), strict=True):
+        path = work.store.path(item)
+        if isinstance(each, Outcome):
+            failed += each.status == "failed"
+            console.say(f"{item.title}: {said(each)}")
+        else:
+            console.say(f"{item.title}, seed {item.seed}: {printable(str(path))}")
+        if request.json:
+            status = each.status if isinstance(each, Outcome) else "planned"
+            settings = each.record.settings if isinstance(each, Outcome) else each.settings.to_dict()
+            console.result_json(
+                item=item.path, index=item.index, status=status, path=str(path), seed=item.seed, settings=settings
+            )
+    if failed:
+        raise BatchError(f"{failed} of {len(work.items)} items would fail")
+
+
+def _result(outcome: Outcome, work: Batch, request: Request) -> str | None:
+    """What goes to stdout of an item."""
+    path = str(work.store.path(outcome.item))
+    if request.json:
+        return json.dumps({**asdict(outcome.record), "status": outcome.status, "path": path})
+    return None if outcome.status == "failed" else path
+
+
+def _table(failed: list[Outcome]) -> list[str]:
+    width = max((len(outcome.item.title) for outcome in failed), default=0)
+    return [f"{outcome.item.title:{width}}  {outcome.record.error}" for outcome in failed]
+
+
+# --- a story ---
+
+
+def _check_story(path: Path, settings: list[Settings], crossfade: float, request: Request) -> int:
+    """How many frames shots fade over. Raises UsageError, OutputError where there cannot be a story."""
+    from dcrafter.batch.join import fade_frames, told
+    from dcrafter.media.video import check_output, format_of
+
+    check_output(path, format_of(path), overwrite=request.overwrite or told(path) is not None)
+    return fade_frames(settings, crossfade)
+
+
+def _story(work: Batch, path: Path, fps: float, overlap: int, crossfade: float, request: Request) -> Path:
+    """Joins the shots, unless that is done."""
+    from dcrafter.batch.join import join, told
+    from dcrafter.batch.store import hash_output
+    from dcrafter.media.video import format_of, write_video
+
+    shots = [work.store.path(item) for item in work.items]
+    story = {"shots": [[shot.name, hash_output(shot)] for shot in shots], "crossfade": crossfade}
+    earlier = told(path)
+    if earlier == story:
+        return path
+    format = format_of(path)
+    coded = format in ("mp4", "webm")
+    return write_video(
+        join(shots, overlap),
+        path,
+        format=format,
+        fps=fps,
+        settings=None if request.no_metadata else story,
+        codec=request.codec if coded else None,
+        crf=request.crf if coded else None,
+        overwrite=request.overwrite or earlier is not None,
+    )

@@ -1,0 +1,82 @@
+"""Runs batches in processes that start at once, being forked from one that has imported all, and stops them."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import random
+import signal
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+from dcrafter.batch.journal import Record, read_journals
+from dcrafter.batch.store import hash_output
+from dcrafter.media.video import read_video
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["dcrafter.batch.runner", "dcrafter.cli.app", "open_clip"])
+FURTHER, LONGEST = 4, 0.3  # items and seconds, before a signal is sent
+Arguments = list[str | Path]
+
+
+def start(arguments: Arguments, folder: Path) -> ForkServerProcess:
+    """A command line in a process that has begun to run."""
+    here, there = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=_run, args=([*map(str, arguments)], folder, there))
+    process.start()
+    here.recv()
+    here.close()
+    return process
+
+
+def _run(arguments: list[str], folder: Path, started: Connection) -> None:
+    from dcrafter.cli.app import main
+
+    os.chdir(folder)
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 1)
+        os.dup2(nothing.fileno(), 2)
+    with contextlib.closing(started):
+        started.send(None)
+    main(arguments)
+
+
+def finish(arguments: Arguments, folder: Path) -> dict[str, Record]:
+    """The journal of a batch run to its end, behind which there is nothing but the outputs, each as recorded."""
+    process = start(arguments, folder)
+    process.join()
+    assert process.exitcode == 0
+    out = folder / "out"
+    records = read_journals(out)
+    assert sorted(path.name for path in out.iterdir()) == sorted([*records, "batch.jsonl"])
+    for name, record in records.items():
+        assert hash_output(out / name) == record.output_hash
+        assert read_video(out / name)[0].ndim == 4
+    return records
+
+
+def stop(arguments: Arguments, folder: Path, by: signal.Signals, moments: random.Random) -> dict[str, Record]:
+    """The journal of a batch that was sent a signal a moment behind one of its next items, and left what it may."""
+    out = folder / "out"
+    behind = len(read_journals(out)) + moments.randrange(FURTHER)
+    process = start(arguments, folder)
+    while process.is_alive() and len(read_journals(out)) < behind:
+        process.join(0.01)
+    process.join(moments.uniform(0, LONGEST))
+    if process.is_alive():
+        os.kill(process.pid or 0, by)
+    process.join()
+    assert process.exitcode in (-by, 130, 0)
+    hidden = [path.name for path in out.glob(".*")]
+    assert hidden in ([], [".batch.part"]) if by == signal.SIGKILL else not hidden
+    return read_journals(out)
+
+
+def same(made: dict[str, Record], expected: dict[str, Record]) -> bool:
+    """Whether all that was made is what it is to be."""
+    return all(
+        (record.latents_hash, record.output_hash) == (expected[name].latents_hash, expected[name].output_hash)
+        for name, record in made.items()
+    )

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from dcrafter.batch.inputs import Shot
+from dcrafter.batch.items import Defaults, in_shard, item_seed, settle, shard_of
+from dcrafter.errors import UsageError
+
+
+def shots(*paths: str) -> list[Shot]:
+    return [Shot(path, (f"in/{path}",)) for path in paths]
+
+
+def test_a_seed_follows_from_the_item_alone() -> None:
+    names = [f"{i}.png" for i in range(50)]
+    seeds = {item.path: item.seed for item in settle(shots(*names), Defaults(seed=3))}
+    random.Random(0).shuffle(names)
+    assert {item.path: item.seed for item in settle(shots(*names[:20]), Defaults(seed=3))}.items() <= seeds.items()
+    assert len(set(seeds.values())) == 50
+    assert all(0 <= seed < 2**32 for seed in seeds.values())
+    assert seeds["1.png"] != item_seed(4, "1.png", 1)
+
+
+def test_the_seed_of_an_item_is_a_promise() -> None:
+    """Who resumes with a later version must get the same."""
+    assert item_seed(0, "cat.png", 1) == 2767733108
+    assert item_seed(0, "é.png", 2) == item_seed(0, "e\u0301.png", 2) == 2417100411
+
+
+def test_items_are_numbered_by_path_and_by_place() -> None:
+    items = settle(shots("a.png", "b.png", "a.png"), Defaults(count=2))
+    assert [(item.path, item.index, item.position) for item in items] == [
+        ("a.png", 1, 1), ("a.png", 2, 2), ("b.png", 1, 3), ("b.png", 2, 4), ("a.png", 3, 5), ("a.png", 4, 6),
+    ]  # fmt: skip
+    assert len({item.seed for item in items}) == 6
+
+
+def test_what_a_shot_says_wins() -> None:
+    shot = Shot("a.png", ("a.png",), prompt="", command="loop", model="512", seed=5, options={"steps": 3})
+    defaults = Defaults(prompt="cat", count=2, options={"steps": 9, "fps": 4.0})
+    first, second = settle([shot], defaults)
+    assert (first.prompt, first.command, first.model, first.seed, second.seed) == ("", "loop", "512", 5, 6)
+    assert first.options == {"steps": 3, "fps": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("path", "template", "output"),
+    [
+        ("deep/cat.png", "{stem}_{seed}", "deep/cat_7.mp4"),
+        ("a.b.png", "{stem}", "a.b.mp4"),
+        ("deep/cat.png", "{parent}-{index:03}", "deep-001.mp4"),
+        ("cat.png", "{prompt}/{copy}", "a-cat-it-s-red/1.mp4"),
+        ("new\nline '\"ü.png", "{stem}", "new_line '\"ü.mp4"),
+        ("../up/cat.png", "{stem}", "cat.mp4"),
+        ("/abs/cat.png", "{stem}", "cat.mp4"),
+        ("https://example.org/a/b%20c.png?x=1", "{stem}", "b c.mp4"),
+    ],
+)
+def test_names(path: str, template: str, output: str) -> None:
+    shot = Shot(path, (path if "://" in path else f"in/{path}",), seed=7)
+    assert settle([shot], Defaults(prompt="A cat; it's red!", name=template))[0].output == output
+
+
+@pytest.mark.parametrize("template", ["{nope}", "{", "{stem:q}", "/tmp/{stem}", "../{stem}", "", "{stem}/", "{0}"])
+def test_names_that_cannot_be(template: str) -> None:
+    shot = Shot("a.png", ("a.png",), name=template or "x/../../y")
+    with pytest.raises(UsageError, match="the name"):
+        settle([shot], Defaults())
+
+
+@pytest.mark.parametrize("paths", [("a.png", "a.jpg"), ("a.png", "A.png"), ("é.png", "e\u0301.png")])
+def test_two_of_one_name_are_refused(paths: tuple[str, str]) -> None:
+    with pytest.raises(UsageError, match="would both become"):
+        settle(shots(*paths), Defaults(name="{stem}"))
+    assert len(settle(shots(*paths), Defaults(name="{stem}_{index}"))) == 2
+
+
+def test_dots_in_names_are_kept_apart() -> None:
+    assert [item.output for item in settle(shots("a.b.png", "a.c.png"), Defaults(name="{stem}"))] == [
+        "a.b.mp4",
+        "a.c.mp4",
+    ]
+
+
+def test_a_name_that_no_file_can_have_is_the_items_problem() -> None:
+    item = settle(shots("ä" * 130 + ".png"), Defaults())[0]
+    assert "too long" in item.problem
+
+
+@pytest.mark.parametrize(("command", "pictures"), [("interpolate", 1), ("animate", 2), ("loop", 3)])
+def test_the_number_of_pictures_fits_the_mode(command: str, pictures: int) -> None:
+    shot = Shot("a.png", ("a.png",) * pictures, where="m.csv, line 4", command=command)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=f"m.csv, line 4: to {command} takes"):
+        settle([shot], Defaults())
+
+
+@pytest.mark.parametrize("of", range(1, 8))
+def test_shards_are_a_partition(of: int) -> None:
+    items = settle(shots(*(f"{i}.png" for i in range(200))), Defaults())
+    parts = [in_shard(items, number, of) for number in range(1, of + 1)]
+    assert sorted((item for part in parts for item in part), key=lambda item: item.position) == items
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "shard"),
+    [
+        ("2/3", {"RANK": "0", "WORLD_SIZE": "8"}, (2, 3)),
+        ("auto", {"RANK": "0", "WORLD_SIZE": "8"}, (1, 8)),
+        ("auto", {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_COUNT": "4"}, (3, 4)),
+        (
+            "auto",
+            {
+                "SLURM_ARRAY_TASK_ID": "10", "SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_COUNT": "4",
+                "SLURM_ARRAY_TASK_STEP": "5", "RANK": "1", "WORLD_SIZE": "2",
+            },
+            (3, 4),
+        ),
+    ],
+)  # fmt: skip
+def test_a_shard_is_given_or_announced(text: str, environment: dict[str, str], shard: tuple[int, int]) -> None:
+    assert shard_of(text, environment) == shard
+
+
+@pytest.mark.parametrize(
+    ("text", "environment"),
+    [
+        ("0/3", {}),
+        ("4/3", {}),
+        ("3", {}),
+        ("auto", {}),
+        ("auto", {"RANK": "x", "WORLD_SIZE": "8"}),
+        ("auto", {"SLURM_ARRAY_TASK_ID": "5"}),
+        ("auto", {"SLURM_ARRAY_TASK_ID": "9", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_COUNT": "3"}),
+    ],
+)
+def test_no_such_shard(text: str, environment: dict[str, str]) -> None:
+    with pytest.raises(UsageError):
+        shard_of(text, environment)
