@@ -40,6 +40,9 @@ def small(words: list[str]) -> list[str]:
 def test_a_command(line: str, dcrafter: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     monkeypatch.setattr("dcrafter.captioner.caption", lambda *_, **__: "a cat")
     monkeypatch.setattr("sys.stdout.isatty", lambda: False, raising=False)
+    if "photos/" in line:
+        (tmp_path / "photos").mkdir()
+        (tmp_path / "photos" / "one.jpg").write_bytes(Path(CAT).read_bytes())
     for name in [*PICTURES.findall(line.replace("*", "one")), "cat.png"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(Path(CAT).read_bytes())
@@ -53,7 +56,7 @@ def test_a_command(line: str, dcrafter: Run, tmp_path: Path, monkeypatch: pytest
     elif "--from" in words:
         assert dcrafter(*small(["animate", "cat.png", "--frames", "2"])).status == 0
         words = small(words)
-    elif words[0] in ("animate", "interpolate", "loop"):
+    elif words[0] in ("animate", "interpolate", "loop", "batch"):
         words = small(words)
     outcome = dcrafter(*words, stdin=Path(CAT).read_bytes())
     assert outcome.status == 0, outcome.stderr
