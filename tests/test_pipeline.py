@@ -199,6 +199,8 @@ def test_an_unreadable_picture_is_said_before_any_weights_are_read(pipe: Pipelin
 def test_weights_that_are_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DCRAFTER_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *args: None)
+    assert dcrafter.load().config.name == "tiny"  # which comes along
+    monkeypatch.setattr("dcrafter.weights.hub.EMBEDDED", tmp_path / "none")
     with pytest.raises(WeightsError, match="no model for animate"):
         dcrafter.load()
     with pytest.raises(WeightsError, match="--offline"):

@@ -24,7 +24,7 @@ def commands() -> list[str]:
 
 def small(words: list[str]) -> list[str]:
     """The same command with weights that are here, and one quick step."""
-    model = "512" if words[0] in ("interpolate", "loop") else "256"
+    model = "512" if {"interpolate", "loop"} & set(words) else "256"
     for option in ("--model", "--checkpoint"):
         if option in words:
             place = words.index(option)
