@@ -6,6 +6,7 @@ import gc
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,18 @@ MAX_TOKENS = 40
 BEAMS = 3  # as BLIP's authors caption
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Captioner:
+    """A captioning model, opened whenever it is asked. See `caption`."""
+
+    name: str = DEFAULT
+    device: torch.device | str = "cpu"
+    offline: bool = False
+
+    def __call__(self, image: Image.Image) -> str:
+        return caption(image, self.name, device=self.device, offline=self.offline)
 
 
 def caption(

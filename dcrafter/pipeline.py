@@ -448,10 +448,14 @@ class Pipeline:
 
     # Memory
 
-    def choose_memory(self, settings: Settings, plan: str = "auto") -> None:
-        """Follow a memory plan; `auto` is the first that fits into what is free now."""
+    def choose_memory(self, settings: Settings, plan: str = "auto", room: int | None = None) -> None:
+        """Follow a memory plan; `auto` is the first that fits into `room` bytes, by default what is free now."""
         if plan == "auto":
-            plan = estimate.plan_for(self.model, settings, self.dtype, free_memory(self.device))
+            room = free_memory(self.device) if room is None else room
+            plan = estimate.plan_for(self.model, settings, self.dtype, room)
+        self._follow(plan)
+
+    def _follow(self, plan: str) -> None:
         self.memory = plan
         self.model.unet.set_slices(1 if plan == "normal" else SLICES)
 
@@ -464,8 +468,7 @@ class Pipeline:
             torch.cuda.empty_cache()
         smaller = MEMORY_PLANS[MEMORY_PLANS.index(self.memory) + 1 :]
         if smaller:
-            self.memory = smaller[0]
-            self.model.unet.set_slices(SLICES)
+            self._follow(smaller[0])
         return bool(smaller)
 
     def peak_memory(self) -> int:

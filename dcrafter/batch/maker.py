@@ -176,10 +176,9 @@ def in_a_line(error: Exception) -> str:
 
 def _choose_memory(pipe: Pipeline, settings: Settings, plan: str, room: int) -> None:
     """By what was free before any weights were there: the same for an item whatever came before it."""
-    if plan == "auto":
-        plan = estimate.plan_for(pipe.model, settings, pipe.dtype, room)
-    pipe.choose_memory(settings, plan)
-    pipe.keeps_decoder = plan == "normal" and 2 * estimate.memory(pipe.model, settings, pipe.dtype, plan) < room
+    pipe.choose_memory(settings, plan, room)
+    roomy = 2 * estimate.memory(pipe.model, settings, pipe.dtype, pipe.memory) < room
+    pipe.keeps_decoder = pipe.memory == "normal" and roomy
 
 
 def _sources(task: Task) -> list[ImageSource]:

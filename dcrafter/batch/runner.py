@@ -20,6 +20,7 @@ from dcrafter.batch.journal import Record
 from dcrafter.batch.maker import Failed, Key, Made, Models, News, Task, Working, in_a_line
 from dcrafter.batch.manifest import fail
 from dcrafter.batch.store import Store
+from dcrafter.captioner import Captioner
 from dcrafter.config import ModelConfig
 from dcrafter.errors import InputError, UsageError
 from dcrafter.media.fetch import fetch, is_url
@@ -44,14 +45,6 @@ class Outcome:
 Engine = Callable[[Iterator[Outcome | Task]], Generator[Outcome | News, None, None]]
 """Makes tasks, which it takes as it has room for them, and tells of each until it is Made or Failed. Outcomes among
 them pass through."""
-
-
-@dataclass(frozen=True)
-class Captioning:
-    """--auto-prompt: how a picture is captioned, and by which model."""
-
-    name: str
-    caption: Callable[[Image.Image], str]
 
 
 class Weights:
@@ -95,7 +88,7 @@ class Batch:
     resume: bool = True
     fail_fast: bool = False
     turned: bool = True  # portraits turn the model's size
-    captioning: Captioning | None = None
+    captioner: Captioner | None = None
 
     def check(self) -> list[Settings]:
         """Each item's settings, as far as they are known before its pictures are read.
@@ -179,8 +172,7 @@ class Batch:
             return Outcome(item, "failed", self.store.failed(item, in_a_line(error), inputs=inputs))
         if self.resume and self.store.is_done(item, settings, inputs, weights, self.weights.models.dtype):
             return Outcome(item, "skipped", self.store.records[item.output])
-        captioner = self.captioning.name if self.captioning else ""
-        return Task(item, settings, contents, tuple(inputs), caption, captioner)
+        return Task(item, settings, contents, tuple(inputs), caption, self.captioner.name if self.captioner else "")
 
     def _settings(self, item: Item, prompt: str = "", portrait: bool = False) -> Settings:
         return resolve(
@@ -189,10 +181,10 @@ class Batch:
 
     def _caption(self, picture: Image.Image, inputs: list[str]) -> str:
         """Empty without --auto-prompt. What the journal knows is not asked again."""
-        if self.captioning is None:
+        if self.captioner is None:
             return ""
-        known = self.store.caption(inputs, self.captioning.name)
-        return self.captioning.caption(picture) if known is None else known
+        known = self.store.caption(inputs, self.captioner.name)
+        return self.captioner(picture) if known is None else known
 
 
 def _written(item: Item, writing: Future[Record]) -> Outcome:

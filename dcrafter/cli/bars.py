@@ -12,6 +12,15 @@ T = TypeVar("T")
 LINES = 10  # a phase, without a terminal
 
 
+def acquire(model: str, console: Console, *, offline: bool) -> None:
+    """Has a model's file on this machine: tells what is missing and fetches it. Raises WeightsError if it cannot be."""
+    from dcrafter.weights import hub
+
+    if model in hub.PUBLISHED and hub.find(model) is None and not offline:
+        console.say(hub.announcement(model))
+    follow(hub.acquire(model, hub.Terms(offline=offline)), console, model)
+
+
 def follow(steps: Generator[Progress, None, T], console: Console, what: str = "") -> T:
     """Run `steps` to their end while the user sees how far they are; returns what they return."""
     show, stop = _lines(console, what) if console.quiet or not console.is_terminal else _bar(what)

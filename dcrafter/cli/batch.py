@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from typer import Argument
 from typer.core import TyperCommand
 
+from dcrafter.cli.bars import acquire
 from dcrafter.cli.batch_view import said, view
 from dcrafter.cli.console import Console, logger
 from dcrafter.cli.options import FLAG, STDIO, Request, option, takes_request
@@ -22,7 +23,7 @@ from dcrafter.errors import BatchError, UsageError
 
 if TYPE_CHECKING:
     from dcrafter.batch.items import Item
-    from dcrafter.batch.runner import Batch, Captioning, Engine, Outcome
+    from dcrafter.batch.runner import Batch, Engine, Outcome
     from dcrafter.batch.store import Store
     from dcrafter.settings import Settings
 
@@ -160,7 +161,9 @@ def batch(
     if request.dry_run:
         _tell(work, console, request)
         return
-    _fetch(work, console, request)
+    if request.checkpoint is None:
+        for model in dict.fromkeys(item.model for item in work.items):
+            acquire(model, console, offline=request.offline)
     _run(work, engine, console, request)
     if join:
         path = _story(work, join, settings[0].fps, overlap, crossfade, request)
@@ -210,8 +213,6 @@ def _check_usage(
         raise UsageError("a shard has not all of a story", "Use --join without --shard when all shards are done")
     if crossfade and not join:
         raise UsageError("--crossfade is between the shots of a story", "Give --join too")
-    if request.model_config and not request.checkpoint:
-        raise UsageError("--model-config describes a checkpoint", "Give --checkpoint too")
     if request.noise or request.save_latents:
         raise UsageError("--noise and --save-latents are for one video", "Use dcrafter animate")
     if request.preview or request.save_preview:
@@ -241,7 +242,7 @@ def _work(
     """The batch, each of its items with the name of its model."""
     from dcrafter.batch.maker import Models
     from dcrafter.batch.runner import Batch, Weights
-    from dcrafter.cli.run import ABOUT_TINY
+    from dcrafter.cli.run import ABOUT_TINY, captioner_of
     from dcrafter.weights import hub
 
     if request.checkpoint is None:
@@ -262,18 +263,8 @@ def _work(
         command=items[0].command if items else "animate",
         retries=retries,
     )
-    return Batch(items, store, Weights(models), resume, fail_fast, turned, _captioning(request))
-
-
-def _captioning(request: Request) -> Captioning | None:
-    if not request.auto_prompt:
-        return None
-    from dcrafter.batch.runner import Captioning
-    from dcrafter.captioner import DEFAULT, caption
-    from dcrafter.pipeline import choose_device
-
-    name, device = request.captioner or DEFAULT, choose_device(request.device)
-    return Captioning(name, lambda picture: caption(picture, name, device=device, offline=request.offline))
+    captioner = captioner_of(request) if request.auto_prompt else None
+    return Batch(items, store, Weights(models), resume, fail_fast, turned, captioner)
 
 
 def _engine(work: Batch, address: str | None, cpus_per_worker: int | None) -> Engine:
@@ -285,19 +276,6 @@ def _engine(work: Batch, address: str | None, cpus_per_worker: int | None) -> En
     from dcrafter.batch.maker import Maker
 
     return Maker(work.weights.models).run
-
-
-def _fetch(work: Batch, console: Console, request: Request) -> None:
-    """Downloads what is not here, once for all."""
-    if request.checkpoint is not None:
-        return
-    from dcrafter.cli.bars import follow
-    from dcrafter.weights import hub
-
-    for model in dict.fromkeys(item.model for item in work.items):
-        if model in hub.PUBLISHED and hub.find(model) is None and not request.offline:
-            console.say(hub.announcement(model))
-        follow(hub.acquire(model, hub.Terms(offline=request.offline)), console, model)
 
 
 def _tell(work: Batch, console: Console, request: Request) -> None:

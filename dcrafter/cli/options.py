@@ -257,6 +257,11 @@ class Request:
     noise: Annotated[Path | None, typer.Option("--noise", hidden=True, help="Noise as recorded.")] = None
     save_latents: Annotated[Path | None, typer.Option("--save-latents", hidden=True, help="The sample.")] = None
 
+    def __post_init__(self) -> None:
+        """Raises UsageError where one option makes no sense without another."""
+        if self.model_config and not self.checkpoint:
+            raise UsageError("--model-config describes a checkpoint", "Give --checkpoint too")
+
     def options(self) -> Options:
         """What concerns the numbers of a generation."""
         return cast(Options, {f.name: getattr(self, f.name) for f in fields(self) if f.name in Options.__annotations__})

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote, urlsplit
 
-from dcrafter.cli.bars import follow
+from dcrafter.cli.bars import acquire
 from dcrafter.cli.console import Console
 from dcrafter.cli.options import STDIO, Request
 from dcrafter.cli.output import Output
@@ -22,8 +22,10 @@ from dcrafter.settings import Settings, resolve
 if TYPE_CHECKING:
     import torch
 
+    from dcrafter.captioner import Captioner
     from dcrafter.cli.preview import Preview
     from dcrafter.media.image import ImageSource
+    from dcrafter.models.dynamicrafter import DynamiCrafter
     from dcrafter.pipeline import Noise, Pipeline, Video
     from dcrafter.settings import Options
 
@@ -80,15 +82,16 @@ def run(command: Command, takes: list[list[str]], request: Request, **extra: Any
             output.try_encoding(settings[0])
             return settings
 
-        model, settings = request.model, []
         from dcrafter.weights import hub
 
+        model, settings = request.model, []
         if request.checkpoint is None:
             model = hub.choose(model, command)
             if (request.model, model) == ("auto", "tiny"):
                 console.say(ABOUT_TINY)
             settings = settle(hub.config(model))
 
+        from dcrafter.models.dynamicrafter import DynamiCrafter
         from dcrafter.pipeline import Pipeline, choose_device, choose_dtype
 
     device = choose_device(request.device)
@@ -96,9 +99,7 @@ def run(command: Command, takes: list[list[str]], request: Request, **extra: Any
     pipe = None
     if request.checkpoint is not None or not request.dry_run:  # a dry run must not download
         if request.checkpoint is None:
-            if model in hub.PUBLISHED and hub.find(model) is None and not request.offline:
-                console.say(hub.announcement(model))
-            follow(hub.acquire(model, hub.Terms(offline=request.offline)), console, model)
+            acquire(model, console, offline=request.offline)
         pipe = Pipeline.from_pretrained(
             model,
             checkpoint=request.checkpoint,
@@ -116,7 +117,8 @@ def run(command: Command, takes: list[list[str]], request: Request, **extra: Any
     console.say(f"model {first.model}, {' and '.join(sizes)}, {first.steps} steps, {machine}")
 
     preview = _preview(pipe.config, request) if pipe else None
-    _say_what_it_takes(pipe.config if pipe else hub.config(model), first, device, dtype, request, console)
+    described = pipe.model if pipe else DynamiCrafter.on_meta(hub.config(model))
+    _say_what_it_takes(described, first, device, dtype, request, console)
 
     for job, settled in zip(jobs, settings, strict=True):
         if pipe is None or request.dry_run:
@@ -151,8 +153,6 @@ def _check_usage(command: Command, takes: list[list[str]], request: Request) -> 
         raise UsageError("no picture is named", f"Try dcrafter {command} --help")
     if command == "interpolate" and len(pictures) < 2:
         raise UsageError("an interpolation needs two pictures", "Name the first and the last")
-    if request.model_config and not request.checkpoint:
-        raise UsageError("--model-config describes a checkpoint", "Give --checkpoint too")
 
 
 def _open(takes: list[list[str]], stdin: bytes) -> tuple[dict[str, ImageSource], dict[str, bool]]:
@@ -175,21 +175,23 @@ def _prompts(
     firsts = dict.fromkeys(take[0] for take in takes)
     if not request.auto_prompt:
         return dict.fromkeys(firsts, prompt)
-    from dcrafter.captioner import DEFAULT, caption
     from dcrafter.media.image import open_image
-    from dcrafter.pipeline import choose_device
 
+    caption = captioner_of(request)
     prompts = {}
     for picture in firsts:
-        said = caption(
-            open_image(sources[picture]),
-            request.captioner or DEFAULT,
-            device=choose_device(request.device),
-            offline=request.offline,
-        )
+        said = caption(open_image(sources[picture]))
         prompts[picture] = f"{said}, {prompt}" if prompt else said
         console.say(f"{PurePosixPath(picture).name}: {prompts[picture]}")
     return prompts
+
+
+def captioner_of(request: Request) -> Captioner:
+    """What --auto-prompt asks."""
+    from dcrafter.captioner import DEFAULT, Captioner
+    from dcrafter.pipeline import choose_device
+
+    return Captioner(request.captioner or DEFAULT, choose_device(request.device), request.offline)
 
 
 def _warn_of_size(config: ModelConfig, settings: list[Settings]) -> None:
@@ -202,7 +204,7 @@ def _warn_of_size(config: ModelConfig, settings: list[Settings]) -> None:
 
 
 def _say_what_it_takes(
-    config: ModelConfig,
+    model: DynamiCrafter,
     settings: Settings,
     device: torch.device,
     dtype: torch.dtype,
@@ -211,10 +213,8 @@ def _say_what_it_takes(
 ) -> None:
     """The memory, in a dry run, and the time, where it may be long."""
     from dcrafter import estimate
-    from dcrafter.models.dynamicrafter import DynamiCrafter
     from dcrafter.pipeline import free_memory
 
-    model = DynamiCrafter.on_meta(config)
     if request.dry_run or request.verbose:
         plan = request.memory
         if plan == "auto":

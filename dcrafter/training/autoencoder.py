@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dcrafter.metrics.pixels import psnr
 from dcrafter.models.autoencoder import AttentionBlock, AutoencoderKL, ResnetBlock
-from dcrafter.training.data import HELD_OUT, Source, Stills, as_input, held_out_stills
+from dcrafter.training.data import HELD_OUT, Draws, Source, as_input, as_pixels, held_out_stills
 from dcrafter.training.recipe import Recipe
 from dcrafter.training.trainer import Stage
 
@@ -65,7 +65,7 @@ class AutoencoderStage(Stage):
         self.weights = recipe.loss
         train = Source(data, "train", size=config.height)
         items = recipe.train.steps * recipe.train.batch * recipe.train.accumulate
-        self.dataset = Stills(train, recipe.seed, items)
+        self.dataset = Draws(train.still, recipe.seed, items)
         self.held_out = held_out_stills(data, config.height, HELD_OUT)
 
     def forward(self, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
@@ -99,7 +99,7 @@ class AutoencoderStage(Stage):
             shown = true[:SHOWN].to(self._device)
             rows += [torch.cat([*shown], dim=-1), torch.cat([*self._reconstruct(shown)[1]], dim=-1)]
         grid = torch.cat(rows, dim=-2).clamp(-1, 1)
-        return ((grid + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).cpu().contiguous()
+        return as_pixels(grid).permute(1, 2, 0).cpu().contiguous()
 
     @property
     def _device(self) -> Any:

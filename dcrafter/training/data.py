@@ -436,6 +436,11 @@ def as_input(pixels: Tensor) -> Tensor:
     return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
+def as_pixels(pictures: Tensor) -> Tensor:
+    """What `as_input` was given, from a tensor of any shape in [-1, 1]."""
+    return ((pictures + 1) * 127.5).round().to(torch.uint8)
+
+
 def held_out_stills(folder: Path, size: int, count: int) -> dict[str, Tensor]:
     """What an autoencoder is judged by: emoji and photographs never trained on, (count, 3, size, size) in [-1, 1]."""
     source = Source(folder, "held-out", size=size)
@@ -446,40 +451,14 @@ def held_out_stills(folder: Path, size: int, count: int) -> dict[str, Tensor]:
     return {"emoji": drawn(source.emoji_still), "photographs": drawn(partial(source.picture_still, photographs=1.0))}
 
 
-class Clips(Dataset[dict[str, Any]]):
-    """`length` clips of a source, as a map-style data set; clip i of a seed is always the same."""
+class Draws(Dataset[Any]):
+    """`length` draws as a map-style data set, such as `Draws(source.clip, seed, length)`; item i is always the same."""
 
-    def __init__(self, source: Source, seed: int, length: int) -> None:
-        self.source, self.seed, self.length = source, seed, length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.source.clip(self.seed, index)
-
-
-class Stills(Dataset[Tensor]):
-    """`length` stills of a source, as a map-style data set."""
-
-    def __init__(self, source: Source, seed: int, length: int) -> None:
-        self.source, self.seed, self.length = source, seed, length
+    def __init__(self, draw: Callable[[int, int], Any], seed: int, length: int) -> None:
+        self.draw, self.seed, self.length = draw, seed, length
 
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> Tensor:
-        return self.source.still(self.seed, index)
-
-
-class CaptionedStills(Dataset[dict[str, Any]]):
-    """`length` captioned stills of a source, as a map-style data set."""
-
-    def __init__(self, source: Source, seed: int, length: int) -> None:
-        self.source, self.seed, self.length = source, seed, length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.source.captioned_still(self.seed, index)
+    def __getitem__(self, index: int) -> Any:
+        return self.draw(self.seed, index)

@@ -25,7 +25,7 @@ from dcrafter.models.unet import Stage as UNetStage
 from dcrafter.sampling.ddim import ddim
 from dcrafter.sampling.guidance import guide, rescale_guidance
 from dcrafter.sampling.schedule import alphas_cumprod, rescale_factors, sampling_steps
-from dcrafter.training.data import DIRECTED, Clips, Source, as_input
+from dcrafter.training.data import DIRECTED, Draws, Source, as_input, as_pixels
 from dcrafter.training.recipe import Conditioning, Recipe, StageName
 from dcrafter.training.trainer import Stage
 from dcrafter.training.videos import Videos
@@ -354,7 +354,7 @@ class DenoiserStage(Stage):
             latents = sampled.x
         frames = latents.shape[2]
         pixels = self.model.decode(rearrange(latents, "b c t h w -> (b t) c h w"))
-        made = ((pixels + 1) * 127.5).round().to(torch.uint8).cpu()
+        made = as_pixels(pixels).cpu()
         return batch["frames"][:, :frames], rearrange(made, "(b t) c h w -> b t h w c", b=SHOWN)
 
     def picture(self) -> Tensor:
@@ -381,7 +381,7 @@ class Items(Dataset[dict[str, Any]]):
         if (data / "index.json").exists() or not data.exists():
             source = Source(data, "held-out" if held_out else "train", size=self.config.height,
                             frames=self.config.frames)  # fmt: skip
-            self.clips = Clips(source, recipe.seed, length)
+            self.clips = Draws(source.clip, recipe.seed, length)
         else:
             self.clips = Videos(
                 data, recipe.videos, recipe.seed, length,

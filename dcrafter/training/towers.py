@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcrafter.models.clip import ImageEncoder, TextEncoder, clip_pixels, tokenize
-from dcrafter.training.data import CaptionedStills, Source, as_input
+from dcrafter.training.data import Draws, Source, as_input
 from dcrafter.training.recipe import Recipe
 from dcrafter.training.trainer import Stage
 
@@ -31,7 +31,7 @@ class TowersStage(Stage):
         self.model = nn.ModuleDict({"text_encoder": self.text_encoder, "image_encoder": self.image_encoder})
         train, held_out = (Source(data, split, size=self.config.height) for split in ("train", "held-out"))
         items = recipe.train.steps * recipe.train.batch * recipe.train.accumulate
-        self.dataset = CaptionedStills(train, recipe.seed, items)
+        self.dataset = Draws(train.captioned_still, recipe.seed, items)
         self.held_out = [held_out.captioned_still(1, i) for i in range(HELD_OUT)]
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:

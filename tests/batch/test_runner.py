@@ -15,8 +15,9 @@ from dcrafter.batch.inputs import Search, Shot
 from dcrafter.batch.items import Defaults, Item, settle
 from dcrafter.batch.journal import read_journals
 from dcrafter.batch.maker import Failed, Maker, Models, Task
-from dcrafter.batch.runner import Batch, Captioning, Engine, Outcome, Weights
+from dcrafter.batch.runner import Batch, Engine, Outcome, Weights
 from dcrafter.batch.store import Store, Writing
+from dcrafter.captioner import Captioner
 from dcrafter.errors import InputError, NumericalError, OutputError, UsageError
 from dcrafter.media.video import read_settings, read_video
 from dcrafter.pipeline import Pipeline
@@ -200,17 +201,19 @@ def test_portraits_turn_the_size_unless_told_otherwise(
     assert {(e.settings.width, e.settings.height) for e in level.plan() if isinstance(e, Task)} == {(64, 32)}
 
 
-def test_a_caption_is_asked_once(make: Make, pictures: Path) -> None:
+def test_a_caption_is_asked_once(make: Make, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def say(picture: Any) -> str:
-        asked.append(picture.size)
+    def say(picture: Any, name: str, **_: Any) -> str:
+        asked.append((picture.size, name))
         return "two trees"
 
+    monkeypatch.setattr("dcrafter.captioner.caption", say)
+
     for status in ("done", "skipped"):
-        batch = make(shots_of(pictures, 1), captioning=Captioning("some/model", say))
+        batch = make(shots_of(pictures, 1), captioner=Captioner("some/model"))
         assert run(batch) == {"0.png": status}
-    assert asked == [(40, 30)]
+    assert asked == [((40, 30), "some/model")]
     assert read_settings(batch.store.path(batch.items[0]))["prompt"] == "two trees, cat"  # type: ignore[index]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dcrafter.errors import InputError
 from dcrafter.training.captions import PHRASES
-from dcrafter.training.data import DIRECTED, MOTIONS, Clips, Source, Stills, make_motion, sampling_grid
+from dcrafter.training.data import DIRECTED, MOTIONS, Draws, Source, make_motion, sampling_grid
 
 SIZE, FRAMES = 32, 6
 
@@ -40,13 +40,13 @@ def affine(image: Tensor, zoom: float = 1.0, turn: float = 0.0) -> Tensor:
 
 
 def test_the_same_index_gives_the_same_clip_and_another_does_not(data: Path, source: Source) -> None:
-    again = Clips(Source(data, size=SIZE, frames=FRAMES), seed=3, length=20)
+    again = Draws(Source(data, size=SIZE, frames=FRAMES).clip, seed=3, length=20)
     for index in range(20):
         first, second = source.clip(3, index), again[index]
         assert torch.equal(first["frames"], second["frames"])
         assert {k: v for k, v in first.items() if k != "frames"} == {k: v for k, v in second.items() if k != "frames"}
     assert not torch.equal(source.clip(3, 0)["frames"], source.clip(4, 0)["frames"])
-    stills = Stills(source, seed=3, length=5)
+    stills = Draws(source.still, seed=3, length=5)
     assert torch.equal(stills[4], source.still(3, 4))
     assert not torch.equal(stills[4], stills[3])
 
