@@ -203,7 +203,10 @@ class DenoiserStage(Stage):
             )
         for name, component in self.model.named_children():
             if name != "unet":
-                component.requires_grad_(name == "projector" and self.has_context)
+                trains = (
+                    self.has_context if name == "projector" else name == "text_encoder" and self.options.text_encoder
+                )
+                component.requires_grad_(trains)
 
     # Training
 
@@ -247,9 +250,9 @@ class DenoiserStage(Stage):
         loops = drawn.loops.to(self._device)
         kept = drawn.text & ~(drawn.loops & batch["directed"])  # no loop moves one way
         captions = [text if keep else "" for text, keep in zip(batch["caption"], kept, strict=True)]
+        tokens = tokenize(captions, self.config.clip.text.context_length).to(self._device)
+        text = self.model.encode_text(tokens)
         with torch.no_grad():
-            tokens = tokenize(captions, self.config.clip.text.context_length).to(self._device)
-            text = self.model.encode_text(tokens)
             latents = self._encoded(frames, generator)
         if not single:
             latents = torch.where(loops[:, None, None, None, None], there_and_back(latents), latents)

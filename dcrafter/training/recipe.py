@@ -24,6 +24,7 @@ class TrainerConfig:
     learning_rate: float
     warmup: int = 200  # steps of linear growth
     cooldown: int = 0  # steps, the last ones, of cosine decay to zero
+    optimizer: Literal["adamw", "muon"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.01
     clip: float = 1.0  # the largest norm of the gradient
@@ -61,6 +62,7 @@ class Conditioning:
     learn_scale: bool = True  # λ, where the model has it
     tokens: Literal["all", "class"] = "all"  # what the query transformer reads
     train: Literal["paper", "everything"] = "paper"  # "everything": the whole UNet and the query transformer
+    text_encoder: bool = False  # trains too: for one that no motion was told of (arXiv 2112.10752, equation 3)
     checkpointing: bool = False  # recompute activations in the backward pass: slower, much less memory
 
 

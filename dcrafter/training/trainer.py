@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dcrafter.config import ModelConfig
 from dcrafter.errors import InputError, NumericalError
+from dcrafter.training.muon import Muon
 from dcrafter.training.recipe import TrainerConfig
 from dcrafter.weights.checkpoint import open_checkpoint, save_checkpoint
 
@@ -130,7 +131,8 @@ class Trainer:
             dataloader_config=DataLoaderConfiguration(use_seedable_sampler=False),
         )
         parameters = stage.trained()
-        optimizer = torch.optim.AdamW(
+        kind = Muon if config.optimizer == "muon" else torch.optim.AdamW
+        optimizer = kind(
             parameters.values(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
         )
         self.stage = stage

@@ -5,6 +5,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -22,13 +23,16 @@ CONFIG = TrainerConfig(
 )
 
 
+WIDTH = 16  # of a layer that Muon takes for a matrix
+
+
 class Numbers(Dataset[Tensor]):
     def __init__(self) -> None:
         self.asked: list[int] = []
 
     def __getitem__(self, index: int) -> Tensor:
         self.asked.append(index)
-        return torch.full((3,), float(index % 5))
+        return torch.full((WIDTH,), float(index % 5))
 
 
 class Line(Stage):
@@ -37,8 +41,8 @@ class Line(Stage):
     def __init__(self, interrupt_at: int | None = None) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.learns = nn.Linear(3, 3)
-        self.frozen = nn.Linear(3, 3).requires_grad_(False)
+        self.learns = nn.Linear(WIDTH, WIDTH)
+        self.frozen = nn.Linear(WIDTH, WIDTH).requires_grad_(False)
         self.model = nn.ModuleDict({"learns": self.learns, "frozen": self.frozen})
         self.config = MODELS["tiny"]
         self.dataset = Numbers()
@@ -79,9 +83,11 @@ def test_only_what_has_gradients_changes_and_the_loss_falls(tmp_path: Path) -> N
     assert {"loss", "half", "gradient", "seconds", "step"} == rows[0].keys()
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_stop_and_a_resume_give_the_same_as_no_stop(tmp_path: Path, accumulate: int) -> None:
-    config = replace(CONFIG, accumulate=accumulate)
+@pytest.mark.parametrize(("optimizer", "accumulate"), [("adamw", 1), ("adamw", 2), ("muon", 1)])
+def test_a_stop_and_a_resume_give_the_same_as_no_stop(
+    tmp_path: Path, optimizer: Literal["adamw", "muon"], accumulate: int
+) -> None:
+    config = replace(CONFIG, accumulate=accumulate, optimizer=optimizer)
     whole, whole_stage = train(tmp_path / "whole", config=config)
     stopped, _ = train(tmp_path / "parts", Line(interrupt_at=5 * accumulate), config)
     assert stopped.step == 5  # a signal ends the run behind the step it falls in

@@ -1,0 +1,78 @@
+"""Muon (K. Jordan and others, 2024; arXiv 2502.16982): matrices move by their momentum made orthogonal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+LEAST, LONGEST = 16, 64  # a matrix's shorter side, and how many times as long the other may be: no table of words
+MOMENTUM = 0.95
+STEPS, COEFFICIENTS = 5, (3.4445, -4.7750, 2.0315)  # of the Newton-Schulz iteration, as Jordan found them
+SCALE = 0.2  # root mean square of an AdamW update, about (2502.16982, section 2.2)
+
+
+class Muon(torch.optim.AdamW):
+    """Matrices, and kernels as matrices of outputs × all else, by Muon; vectors and tables by AdamW.
+
+    Both kinds of update are of one size, so that they share a learning rate and weight decay.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], **options: Any) -> None:
+        """`options` are AdamW's."""
+        matrices: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
+        for parameter in parameters:
+            (matrices if is_matrix(parameter) else others).append(parameter)
+        groups = [{"params": some, "muon": some is matrices} for some in (others, matrices) if some]
+        super().__init__(groups, **options)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"] if group["muon"] else ():
+                if parameter.grad is not None:
+                    self._move(parameter, group["lr"], group["weight_decay"])
+                    parameter.grad = None  # nothing is left of it for AdamW
+        super().step()
+        return loss
+
+    def _move(self, parameter: nn.Parameter, rate: float, decay: float) -> None:
+        assert parameter.grad is not None
+        state = self.state[parameter]
+        if not state:
+            state |= {"step": torch.tensor(0.0), "momentum": torch.zeros_like(parameter)}
+        state["step"] += 1  # AdamW looks for it when a state is loaded
+        state["momentum"].lerp_(parameter.grad, 1 - MOMENTUM)
+        ahead = parameter.grad.lerp(state["momentum"], MOMENTUM).flatten(1)  # Nesterov's
+        update = SCALE * max(ahead.shape) ** 0.5 * orthogonal(ahead)
+        parameter.mul_(1 - rate * decay).sub_(update.view_as(parameter), alpha=rate)
+
+
+def is_matrix(parameter: Tensor) -> bool:
+    """Whether Muon moves it."""
+    if parameter.ndim < 2:
+        return False
+    shorter, longer = sorted((len(parameter), parameter[0].numel()))
+    return shorter >= LEAST and longer <= LONGEST * shorter
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """UVᵀ of a matrix UΣVᵀ, about: singular values that are not far below the largest come to 0.7 … 1.2.
+
+    float32 from any type, computed in bfloat16.
+    """
+    a, b, c = COEFFICIENTS
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    x = (matrix.T if is_tall else matrix).bfloat16()
+    x = x / (x.norm() + 1e-7)
+    for _ in range(STEPS):
+        square = x @ x.T
+        x = a * x + (b * square + c * square @ square) @ x
+    return (x.T if is_tall else x).float()
