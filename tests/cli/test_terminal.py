@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,11 @@ from pathlib import Path
 import pytest
 from cli.running import CAT, QUICK
 from PIL import Image
+from weights.conftest import server  # noqa: F401
+from weights.hub_server import Hub
+from weights.models import CKPT, as_ckpt, small_512
 
+from dcrafter.errors import BatchError
 from dcrafter.media.video import read_video
 
 SCRIPT = Path(sys.executable).with_name("dcrafter")
@@ -31,16 +36,16 @@ COMMANDS = [
 IDS = [arguments[0] for arguments, _ in COMMANDS]
 
 
-def environment() -> dict[str, str]:
+def environment(**more: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DCRAFTER_")}
-    return {**kept, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40", "LC_ALL": "C.UTF-8"}
+    return {**kept, **more, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40", "LC_ALL": "C.UTF-8"}
 
 
-def at_a_terminal(*arguments: str, folder: Path) -> tuple[int, str]:
+def at_a_terminal(*arguments: str, folder: Path, **more: str) -> tuple[int, str]:
     """Exit status and all that a terminal was sent, without its control codes."""
     master, slave = pty.openpty()
     process = subprocess.Popen(
-        [SCRIPT, *arguments], cwd=folder, env=environment(), stdin=slave, stdout=slave, stderr=slave
+        [SCRIPT, *arguments], cwd=folder, env=environment(**more), stdin=slave, stdout=slave, stderr=slave
     )
     os.close(slave)
     sent = b""
@@ -82,6 +87,39 @@ def test_a_script_sees_paths_alone(arguments: tuple[str, ...], title: str, tmp_p
     assert "\x1b" not in done.stderr
     assert re.search(r"sampling 1/1$", done.stderr, re.MULTILINE)
     assert read_video(tmp_path / "made" / "cat-2.mp4")[0].ndim == 4
+
+
+def paths(seen: str) -> list[str]:
+    return [word for word in seen.split() if word.endswith(".mp4")]
+
+
+def test_a_batch_is_a_bar_for_all_one_for_the_item_and_paths(tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for name in ("a.png", "b.png"):
+        shutil.copy(CAT, pictures / name)
+    (pictures / "broken.png").write_text("no picture")
+    arguments = ("batch", "pictures", *QUICK, "-p", "cat", "-o", "made/", "--name", "{stem}")
+    status, seen = at_a_terminal(*arguments, folder=tmp_path)
+    assert status == BatchError.exit_status, seen
+    assert re.search(r"batch +━+.* 3/3", seen), seen
+    assert re.search(r"[ab]\.png (loading|sampling|decoding) +━+", seen), seen
+    assert paths(seen) == ["made/a.mp4", "made/b.mp4"]
+    assert "broken.png: failed: " in seen
+    (pictures / "broken.png").unlink()
+    status, seen = at_a_terminal(*arguments, folder=tmp_path)
+    assert (status, paths(seen)) == (0, ["made/a.mp4", "made/b.mp4"]), seen
+
+
+def test_a_download_is_a_bar_and_a_path(server: Hub, golden: Path, tmp_path: Path) -> None:  # noqa: F811
+    server.files[CKPT] = as_ckpt(small_512(golden))
+    status, seen = at_a_terminal("download", "512", folder=tmp_path, DCRAFTER_CACHE_DIR="cache")
+    assert status == 0, seen
+    assert re.search(r"512 (downloading|converting) +━+", seen), seen
+    assert seen.split()[-1].endswith("cache/512.safetensors")
+    status, seen = at_a_terminal("download", "--verify", folder=tmp_path, DCRAFTER_CACHE_DIR="cache")
+    assert status == 0, seen
+    assert "512: good" in seen
 
 
 def test_json_lines_and_a_video_on_stdout(tmp_path: Path) -> None:
