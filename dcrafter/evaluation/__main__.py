@@ -69,7 +69,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
     studio = Studio(
         pipe, arguments.data, seed=arguments.seed, batch=arguments.batch, options=options, report=_bars(progress)
     )
-    settings = studio.settings("loops" if "loop" in chosen else "pictures")  # what cannot be done is said at once
+    between = {"loop", "interpolation"} & {*chosen}
+    settings = studio.settings("loops" if between else "pictures")  # what cannot be done is said at once
     about = {
         "model": pipe.config.name,
         "checkpoint": pipe.checkpoint.fingerprint,

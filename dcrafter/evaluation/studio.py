@@ -39,10 +39,14 @@ SETS = {
     "paraphrases": Set(cases.paraphrases),
     "emoji": Set(cases.emoji),
     "loops": Set(cases.loops, command="loop"),
+    "between": Set(cases.pictures, command="interpolate"),
     "context scale 0.5": Set(cases.pictures, context_scale=0.5),
     "context scale 1.5": Set(cases.pictures, context_scale=1.5),
     "no detail": Set(cases.pictures, detail=False),
 }
+
+
+KEYFRAMES: dict[Command, list[int]] = {"animate": [0], "loop": [0, 0], "interpolate": [0, -1]}  # of a case's clip
 
 
 class Studio:
@@ -83,6 +87,20 @@ class Studio:
             done += self._film(name, some, start, count)
         return torch.stack(done[:count])
 
+    @torch.inference_mode()
+    def coded(self, pictures: Tensor) -> Tensor:
+        """What the autoencoder leaves of pictures (n, 3, S, S) in [-1, 1], without posterior noise."""
+        pipe, config = self.pipe, self.pipe.config.autoencoder
+        for _ in pipe.hold("autoencoder"):
+            pass
+        made = []
+        for some in torch.split(pictures, self.batch):
+            height, width = (extent // config.downsampling for extent in some.shape[-2:])
+            no_noise = torch.zeros(len(some), config.latent_channels, height, width)
+            latents = pipe.model.encode_frames(some.to(pipe.device), no_noise.to(pipe.device))
+            made.append(pipe.model.decode(latents).cpu())
+        return torch.cat(made)
+
     def motions(self, name: str, count: int) -> list[Similarity]:
         """How the content of each of the first `count` videos moves."""
         done = self._motions.setdefault(name, [])
@@ -96,8 +114,7 @@ class Studio:
         draws = [seeded_noise(each.seed) for each in settings]
         singly = []
         for case, each, draw in zip(some, settings, draws, strict=True):
-            picture = as_input(case.frames[:1])
-            keyframes = torch.cat([picture, picture]) if kind.command == "loop" else picture
+            keyframes = as_input(case.frames[KEYFRAMES[kind.command]])
             singly.append(returned(pipe.encode(keyframes, each, draw)))
         conditions = Conditions.together(singly)
         if not kind.detail:

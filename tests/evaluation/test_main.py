@@ -29,7 +29,7 @@ def test_the_whole_on_a_random_model(
     lines = said.out.splitlines()
     assert lines[:2] == ["| | asked | measured | of |", "|---|---|---|---|"]
     record = json.loads(out.read_text())
-    assert len(lines) == 2 + len(record["rows"]) == 2 + 14
+    assert len(lines) == 2 + len(record["rows"]) == 2 + 15
     assert record["model"] == "tiny"
     assert (record["seed"], record["steps"], record["guidance"], record["dtype"]) == (7, 1, 3.0, "float32")
     by_name = {row["what"]: row for row in record["rows"]}
@@ -40,7 +40,7 @@ def test_the_whole_on_a_random_model(
     assert figure.read_text().count("<rect") == 1 + 7
     assert all(row["what"] in said.err for row in record["rows"])
     with Image.open(sheet) as picture:
-        assert picture.size == (8 * 32, 7 * 2 * (32 + 14))  # seven sets of two videos
+        assert picture.size == (8 * 32, 8 * 2 * (32 + 14))  # eight sets of two videos
 
 
 def test_only_some_and_the_same_again(

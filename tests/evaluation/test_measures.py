@@ -45,6 +45,9 @@ class Shown:
     def videos(self, name: str, count: int) -> Tensor:
         return self.made[name].expand(count, *self.made[name].shape)
 
+    def coded(self, pictures: Tensor) -> Tensor:
+        return pictures + 0.1
+
     def motions(self, name: str, count: int) -> list[Similarity]:
         return [self.measured[i % len(self.measured)] for i in range(count)]
 
@@ -90,6 +93,17 @@ def test_first_frames_are_held_against_their_pictures() -> None:
 def test_emoji_move_in_units_of_the_data() -> None:
     (row,) = run("emoji", Shown({"emoji": clip(0, 5, 10, 15)}))
     assert row.value == pytest.approx(0.5)
+
+
+def test_an_interpolation_is_held_against_what_the_autoencoder_can() -> None:
+    true = Shown().true.clone()
+    row = run("interpolation", Shown({"between": true}))[0]
+    assert row.details["autoencoder"] == pytest.approx(26.02, abs=0.01)  # a tenth of a range of two
+    assert row.value > 40
+    true[1:3] = 255  # what is between does not count
+    assert run("interpolation", Shown({"between": true}))[0] == row
+    true[[0, -1]] = 255
+    assert run("interpolation", Shown({"between": true}))[0].value < 0
 
 
 def test_loops_close() -> None:

@@ -47,6 +47,14 @@ def test_loops_are_what_the_pipeline_loops(pipe: Pipeline, data: Path) -> None:
     assert close(made.videos("loops", 1)[0], torch.from_numpy(alone.frames))
 
 
+def test_interpolations_are_the_pipelines_from_first_to_last(pipe: Pipeline, data: Path) -> None:
+    made = studio(pipe, data)
+    case = made.cases("between", 1)[0]
+    ends = [frame.numpy() for frame in case.frames[[0, -1]]]
+    alone = pipe.interpolate(ends, case.caption, seed=0, motion=12, **OPTIONS)
+    assert close(made.videos("between", 1)[0], torch.from_numpy(alone.frames))
+
+
 def test_what_is_made_is_made_once_and_more_when_more_is_asked_for(pipe: Pipeline, data: Path) -> None:
     told: list[tuple[str, float, int]] = []
     made = studio(pipe, data, report=lambda *progress: told.append(progress))
