@@ -177,8 +177,9 @@ def in_a_line(error: Exception) -> str:
 def _choose_memory(pipe: Pipeline, settings: Settings, plan: str, room: int) -> None:
     """By what was free before any weights were there: the same for an item whatever came before it."""
     pipe.choose_memory(settings, plan, room)
-    roomy = 2 * estimate.memory(pipe.model, settings, pipe.dtype, pipe.memory) < room
-    pipe.keeps_decoder = pipe.memory == "normal" and roomy
+    pipe.keeps_decoder = (
+        pipe.memory == "normal" and 2 * estimate.memory(pipe.model, settings, pipe.dtype, pipe.memory) < room
+    )
 
 
 def _sources(task: Task) -> list[ImageSource]:

@@ -49,7 +49,9 @@ def parse_manifest(text: str, name: str, folder: Path) -> list[Shot]:
     for line, row in _rows(text):
         where = f"{name}, line {line}"
         try:
-            shots.append(_shot({} if isinstance(row, str) else row, where, folder, row if isinstance(row, str) else ""))
+            if isinstance(row, str):
+                raise ValueError(row)
+            shots.append(_shot(row, where, folder))
         except ValueError as error:
             errors.append(f"{where}: {error}")
     fail(errors)
@@ -112,10 +114,8 @@ def _is_column(name: str) -> bool:
     return name in COLUMNS or _IMAGE.fullmatch(name) is not None
 
 
-def _shot(row: dict[str, Any], where: str, folder: Path, problem: str) -> Shot:
+def _shot(row: dict[str, Any], where: str, folder: Path) -> Shot:
     """A row → its shot. Raises ValueError that says what is wrong."""
-    if problem:
-        raise ValueError(problem)
     if unknown := [printable(name) for name in row if not _is_column(name)]:
         raise ValueError(f"unknown column {', '.join(unknown)}; there are {', '.join(COLUMNS)}")
     row = {name: value for name, value in row.items() if value is not None and value != ""}

@@ -75,7 +75,7 @@ class Store:
         return (
             record is not None
             and record.status == "done"
-            and (record.item, record.index) == item.key
+            and record.key == item.key
             and record.settings == settings.to_dict()
             and record.inputs == list(inputs)
             and record.checkpoint == checkpoint

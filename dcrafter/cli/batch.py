@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from typer import Argument
 from typer.core import TyperCommand
 
+from dcrafter.batch.items import NAME
 from dcrafter.cli.bars import acquire
 from dcrafter.cli.batch_view import said, view
 from dcrafter.cli.console import Console, logger
@@ -43,7 +44,6 @@ dcrafter batch photos/ --shard auto -o videos/
 dcrafter batch photos/ --ray -o videos/
 """
 
-NAME = "{stem}_{seed}"
 CLUSTER = re.compile(r"auto|local|ray://.+|[\w.-]+:\d+")  # what can follow --ray as its address
 
 

@@ -17,7 +17,8 @@ SCALE = 0.2  # root mean square of an AdamW update, about (2502.16982, section 2
 class Muon(torch.optim.AdamW):
     """Matrices, and kernels as matrices of outputs × all else, by Muon; vectors and tables by AdamW.
 
-    Both kinds of update are of one size, so that they share a learning rate and weight decay.
+    Both kinds of update are of one size, so that they share a learning rate and weight decay. torch.optim.Muon takes
+    matrices alone, no kernels.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], **options: Any) -> None:
