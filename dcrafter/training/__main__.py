@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from dcrafter.errors import DCrafterError
 
 if TYPE_CHECKING:
+    from dcrafter.training.denoiser import DenoiserStage
     from dcrafter.training.recipe import Recipe
     from dcrafter.training.trainer import Stage
 
@@ -37,17 +38,19 @@ def main() -> None:
 
 def make_stage(recipe: Recipe, data: Path) -> Stage:
     """The stage with its model and data."""
+    if recipe.stage not in ("autoencoder", "towers"):
+        return make_denoiser(recipe, data)
     from dcrafter.training.autoencoder import AutoencoderStage
-    from dcrafter.training.denoiser import DenoiserStage
     from dcrafter.training.towers import TowersStage
 
-    match recipe.stage:
-        case "autoencoder":
-            return AutoencoderStage(recipe, data)
-        case "towers":
-            return TowersStage(recipe, data)
-        case _:
-            return DenoiserStage(recipe, data)
+    return AutoencoderStage(recipe, data) if recipe.stage == "autoencoder" else TowersStage(recipe, data)
+
+
+def make_denoiser(recipe: Recipe, data: Path, *, plan_only: bool = False) -> DenoiserStage:
+    from dcrafter.training.denoiser import DenoiserStage
+    from dcrafter.training.motion import MotionStage
+
+    return (MotionStage if recipe.stage == "motion" else DenoiserStage)(recipe, data, plan_only=plan_only)
 
 
 def train(recipe_path: Path, out: Path | None, data: Path | None, start: list[Path] | None, dry_run: bool) -> None:
@@ -59,9 +62,7 @@ def train(recipe_path: Path, out: Path | None, data: Path | None, start: list[Pa
     recipe = load_recipe(recipe_path)
     place = data or Path(recipe.data)
     if dry_run and recipe.stage not in ("autoencoder", "towers"):
-        from dcrafter.training.denoiser import DenoiserStage
-
-        planned = DenoiserStage(recipe, place, plan_only=True)
+        planned = make_denoiser(recipe, place, plan_only=True)
         _say_plan(recipe, planned)
         dtype = torch.float32 if recipe.train.precision == "no" else torch.bfloat16
         gigabytes = planned.activations(recipe.train.batch, dtype) / 1e9

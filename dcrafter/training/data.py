@@ -24,6 +24,7 @@ from torch.utils.data import Dataset
 
 from dcrafter.errors import InputError
 from dcrafter.training.captions import ANIMATION_PHRASES, PHRASES, fill, noun, plain_tags, takes_pace
+from dcrafter.training.recipe import Clips
 
 Split = Literal["train", "held-out"]
 Rng = np.random.Generator
@@ -88,12 +89,20 @@ class Motion:
     turn: Array
     ripple: tuple[float, float, float] | None = None  # amplitude in half views, waves a half view, turns a second
 
+    def at(self, frame: int) -> Motion:
+        """That frame alone; of a motion that does not ripple."""
+        only = slice(frame, frame + 1)
+        return Motion(self.x[only], self.y[only], self.zoom[only], self.turn[only])
+
     def content(self, points: Array) -> Array:
         """Where what is seen at `points` (N, 2) in each frame lies in the unmoved picture: (T, N, 2)."""
         cos, sin = np.cos(self.turn), np.sin(self.turn)
         back = np.stack([cos, -sin, sin, cos], axis=-1).reshape(-1, 2, 2) * np.exp(-self.zoom)[:, None, None]
         offset = np.stack([self.x, self.y], axis=-1)[:, None] @ back
         return points @ back.astype(np.float32) - offset.astype(np.float32)
+
+
+UNMOVED = Motion(*np.zeros((4, 1)))
 
 
 def make_motion(name: str, pace: float, seconds: Array, rng: Rng) -> Motion:
@@ -203,17 +212,35 @@ def gradient(rng: Rng, size: int) -> Array:
     return (first + np.clip(share, 0, 1)[..., None] * (second - first)).astype(np.uint8)
 
 
+@dataclass(frozen=True)
+class Told:
+    """A motion, when it is where, and the words for it."""
+
+    template: str
+    word: str | None  # of its pace
+    pace: float
+    stride: int
+    seconds: Array  # (T,)
+    motion: Motion
+
+    def caption(self, label: str, rng: Rng) -> str:
+        return fill(self.template, label, self.word, rng=rng)
+
+
 _ONE_WAY = ("left", "right", "clock", "arrow", "button", "flag", "letter", "input", "symbol", "mark")
 
 
 class Source:
     """Draws clips and stills of one split from a prepared data set."""
 
-    def __init__(self, folder: Path, split: Split = "train", *, size: int = 128, frames: int = 16) -> None:
+    def __init__(
+        self, folder: Path, split: Split = "train", *, size: int = 128, frames: int = 16, clips: Clips | None = None
+    ) -> None:
         self.index = Index(folder)
         self.size = size
         self.frames = frames
         self.split = split
+        self.clips = clips or Clips()
         self.emoji = self.index.emoji(split)
         self.animated = [row for row in self.emoji if row["animation"]]
         self.pictures = self.index.pictures(split)
@@ -228,10 +255,31 @@ class Source:
         """
         rng = np.random.default_rng([seed, index])
         kind = rng.random()
-        if motion is None and kind < 0.4:
+        if motion is None and kind < self.clips.animations:
             return self._animation(rng, new_words)
-        chosen = motion or str(one_of(rng, DIRECTED if rng.random() < 0.7 else MOTIONS))
-        return self._moved(rng, chosen, new_words, scene=kind > 0.75)
+        chosen = motion or str(one_of(rng, DIRECTED if rng.random() < self.clips.directed else MOTIONS))
+        return self._moved(rng, chosen, new_words, scene=kind > 1 - self.clips.scenes)
+
+    def motions(self, seed: int, index: int) -> dict[str, Any]:
+        """A picture and, of each of some clips of it that go one way, a single later frame.
+
+        {"frames": (1 + n, H, W, 3) uint8, the picture first; "captions": n of them, "fps": (n,), "places": (n,), which
+        frame each is, 1…}.
+        """
+        rng = np.random.default_rng([seed, index])
+        scene = rng.random() < self.clips.scenes
+        picture, label = self._scene(rng) if scene else self._picture(rng)
+        grids = [sampling_grid(UNMOVED, np.zeros(1), self.size)]
+        captions, fps, places = [], [], []
+        for name in rng.permutation(DIRECTED)[: self.clips.motions]:
+            told = self._told(rng, str(name), new_words=False)
+            place = int(rng.integers(1, self.frames))
+            grids.append(sampling_grid(told.motion.at(place), told.seconds, self.size))
+            captions.append(told.caption(label, rng))
+            fps.append(EMOJI_FPS // told.stride)
+            places.append(place)
+        frames = self._filmed(rng, picture, np.concatenate(grids), centred=scene)
+        return {"frames": frames, "captions": captions, "fps": torch.tensor(fps), "places": torch.tensor(places)}
 
     def still(self, seed: int, index: int) -> Tensor:
         """A picture (H, W, 3) uint8 for the autoencoder: half of them emoji, half crops of pictures."""
@@ -308,23 +356,29 @@ class Source:
         }  # fmt: skip
 
     def _moved(self, rng: Rng, name: str, new_words: bool, *, scene: bool) -> dict[str, Any]:
-        phrases = PHRASES[name]
-        template = one_of(rng, phrases.held_out if new_words else phrases.train)
-        word = one_of(rng, (None, "slow", "fast")) if takes_pace(template) and rng.random() < 0.6 else None
-        pace = float(rng.uniform(*(PACES[word] if takes_pace(template) else (0.4, 2.2))))
-        stride = int(one_of(rng, STRIDES))
-        fps = EMOJI_FPS // stride
-        seconds = np.arange(self.frames) / fps
-        motion = make_motion(name, pace, seconds, rng)
+        told = self._told(rng, name, new_words)
+        motion, seconds = told.motion, told.seconds
         if scene and name not in DIRECTED[:6] and rng.random() < 0.6:
             frames, label = self._moving_emoji(rng, motion, seconds)
         else:
             picture, label = self._scene(rng) if scene else self._picture(rng)
-            frames = self._filmed(rng, picture, motion, seconds, centred=scene)
+            grid = sampling_grid(motion, seconds, self.size)
+            frames = self._filmed(rng, picture, grid, centred=scene, zoom=float(np.mean(motion.zoom)))
         return {
-            "frames": frames, "caption": fill(template, label, word, rng=rng), "fps": fps, "stride": stride,
-            "kind": "scene" if scene else "picture", "motion": name, "pace": pace,
+            "frames": frames, "caption": told.caption(label, rng), "fps": EMOJI_FPS // told.stride,
+            "stride": told.stride, "kind": "scene" if scene else "picture", "motion": name, "pace": told.pace,
         }  # fmt: skip
+
+    def _told(self, rng: Rng, name: str, new_words: bool) -> Told:
+        """A motion and its words."""
+        template = one_of(rng, PHRASES[name].held_out if new_words else PHRASES[name].train)
+        word = one_of(rng, (None, "slow", "fast")) if takes_pace(template) and rng.random() < 0.6 else None
+        least, most = PACES[word] if takes_pace(template) else (PACES["slow"][0], PACES["fast"][1])
+        middle = (least * most) ** 0.5
+        pace = self.clips.speed * middle * (float(rng.uniform(least, most)) / middle) ** self.clips.spread
+        stride = int(one_of(rng, STRIDES))
+        seconds = np.arange(self.frames) / (EMOJI_FPS // stride)
+        return Told(template, word, pace, stride, seconds, make_motion(name, pace, seconds, rng))
 
     def _picture(self, rng: Rng) -> tuple[Array, str]:
         row = self._some_picture(rng)
@@ -346,9 +400,8 @@ class Source:
         self._paste(canvas, resized_emoji(self.index.stills[named["still"]][None], size), None)
         return to_bytes(canvas)[0].numpy(), noun(named["label"])
 
-    def _filmed(self, rng: Rng, picture: Array, motion: Motion, seconds: Array, *, centred: bool) -> Tensor:
-        """The picture as a moving camera sees it, no border ever in view."""
-        grid = sampling_grid(motion, seconds, self.size)
+    def _filmed(self, rng: Rng, picture: Array, grid: Array, *, centred: bool, zoom: float = 0.0) -> Tensor:
+        """The picture as a moving camera sees it, no border ever in view. `grid` as `sampling_grid` makes it."""
         flat = torch.from_numpy(grid).view(-1, 2)
         margin = 2 / self.size  # half a texel of the source, and some
         low, high = flat.amin(0).numpy() - margin, flat.amax(0).numpy() + margin
@@ -361,7 +414,7 @@ class Source:
         width, height = (max(int(view * extent), 2) for extent in box)
         left, top = (int(rng.uniform() * (room - taken)) if not centred else (room - taken) // 2
                      for room, taken in ((picture.shape[1], width), (picture.shape[0], height)))  # fmt: skip
-        texels = self.size * TEXELS * np.exp(np.mean(motion.zoom))
+        texels = self.size * TEXELS * np.exp(zoom)
         crop = resized(picture[top : top + height, left : left + width], *(max(int(e * texels), 2) for e in box))
         source = planes(crop)[0]
         scale = 2 / (high - low)

@@ -41,6 +41,7 @@ TRAINED: dict[StageName, tuple[Group, ...]] = {
     "context": ("image attention",),
     "adaptation": ("spatial", "image attention"),
     "detail": ("spatial", "image attention"),
+    "motion": ("spatial", "image attention", "embeddings"),
 }
 """Which parts of the UNet a stage trains. All but the first train the query transformer too."""
 
@@ -169,7 +170,7 @@ class DenoiserStage(Stage):
         self.unet = self.model.unet
         initialise(self.unet)
         self.has_context = self.stage != "text-to-video" and self.options.context
-        self.has_detail = self.stage == "detail" and self.options.detail
+        self.has_detail = self.stage in ("detail", "motion") and self.options.detail
         self.needed = ("text_encoder", "autoencoder")
         if self.stage != "text-to-video":
             self.needed += ("unet", *(["image_encoder"] if self.has_context else []))
@@ -185,10 +186,14 @@ class DenoiserStage(Stage):
                     module.forward = functools.partial(again, module.forward)  # type: ignore[method-assign]
         self.process = Process(self.config.schedule)
         items = recipe.train.steps * recipe.train.batch * recipe.train.accumulate
-        self.dataset: Dataset[Any] = Items(recipe, data, items)
-        held_out = Items(replace(recipe, seed=recipe.seed + 1), data, HELD_OUT, held_out=True)
+        self.dataset = self.draws(recipe, data, items)
+        held_out = self.draws(replace(recipe, seed=recipe.seed + 1), data, HELD_OUT, held_out=True)
         self.held_out = [held_out[i] for i in range(0 if plan_only else HELD_OUT)]
         self.sampled: list[tuple[Tensor, Tensor]] = []  # true and made frames of the clips shown
+
+    def draws(self, recipe: Recipe, data: Path, length: int, *, held_out: bool = False) -> Dataset[Any]:
+        """What a run trains on, or is judged by."""
+        return Items(recipe, data, length, held_out=held_out)
 
     def _freeze(self) -> None:
         groups = parameter_groups(self.unet)
@@ -201,12 +206,10 @@ class DenoiserStage(Stage):
             parameter.requires_grad_(
                 groups[name] in trained and not (name.endswith(".alpha") and not self.options.learn_scale)
             )
+        trains = {"projector": self.has_context, "text_encoder": self.options.text_encoder}
         for name, component in self.model.named_children():
             if name != "unet":
-                trains = (
-                    self.has_context if name == "projector" else name == "text_encoder" and self.options.text_encoder
-                )
-                component.requires_grad_(trains)
+                component.requires_grad_(trains.get(name, False))
 
     # Training
 
@@ -221,6 +224,9 @@ class DenoiserStage(Stage):
     def _loss(self, inputs: Inputs, generator: torch.Generator) -> Tensor:
         x0 = inputs.latents
         t = torch.randint(self.config.schedule.num_timesteps, (len(x0),), generator=generator)
+        if self.training and self.options.noisiest:
+            noisiest = torch.rand(len(x0), generator=generator) < self.options.noisiest
+            t = torch.where(noisiest, self.config.schedule.num_timesteps - 1, t)
         eps = torch.randn(x0.shape, generator=generator).to(x0)
         x_t, target = self.process.noised(x0, t, eps)
         with self._kernel():
@@ -291,7 +297,7 @@ class DenoiserStage(Stage):
     def activations(self, batch: int, dtype: torch.dtype) -> int:
         """Bytes that a batch's evaluation of the UNet keeps for the backward pass, about. Needs `plan_only`."""
         config, factor = self.config, self.config.autoencoder.downsampling
-        single = self.stage == "context"
+        single = self.stage in ("context", "motion")
         frames = 1 if single else config.frames
         tokens = config.unet.image_tokens_per_frame * frames if self.has_context else 1
         kept: dict[int, Tensor] = {}
@@ -383,7 +389,7 @@ class Items(Dataset[dict[str, Any]]):
         self.clips: Dataset[dict[str, Any]]
         if (data / "index.json").exists() or not data.exists():
             source = Source(data, "held-out" if held_out else "train", size=self.config.height,
-                            frames=self.config.frames)  # fmt: skip
+                            frames=self.config.frames, clips=recipe.clips)  # fmt: skip
             self.clips = Draws(source.clip, recipe.seed, length)
         else:
             self.clips = Videos(

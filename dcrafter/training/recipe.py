@@ -12,7 +12,7 @@ from dcrafter.config import MODELS, ModelConfig, build
 from dcrafter.errors import InputError
 from dcrafter.training.videos import VideoData
 
-StageName = Literal["autoencoder", "towers", "text-to-video", "context", "adaptation", "detail"]
+StageName = Literal["autoencoder", "towers", "text-to-video", "context", "adaptation", "detail", "motion"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Conditioning:
     first_frame: float = 0.0  # share of clips whose picture is surely their first frame; others have any frame
     interpolation: float = 0.0  # share of clips with first and last frame as visual detail guidance
     loops: float = 0.0  # share of those that come back to their first frame
+    noisiest: float = 0.0  # share of clips at the last timestep, where the motion is decided
     single_frames: float = 0.0  # share of batches of pictures, for the spatial layers alone
     context: bool = True  # the image context stream
     detail: bool = True  # visual detail guidance, in the stage that adds it
@@ -64,6 +65,18 @@ class Conditioning:
     train: Literal["paper", "everything"] = "paper"  # "everything": the whole UNet and the query transformer
     text_encoder: bool = False  # trains too: for one that no motion was told of (arXiv 2112.10752, equation 3)
     checkpointing: bool = False  # recompute activations in the backward pass: slower, much less memory
+
+
+@dataclass(frozen=True)
+class Clips:
+    """What kinds of clip the prepared data set gives (see `dcrafter.training.data`), as shares."""
+
+    animations: float = 0.4  # of emoji's own animations
+    scenes: float = 0.25  # of emoji scenes under a motion; what is left are pictures under one
+    directed: float = 0.7  # of motions that go one way, beyond their share of all
+    spread: float = 1.0  # of paces about the middle of what their word means; 0: one pace a word
+    speed: float = 1.0  # of all motions
+    motions: int = 4  # of one picture in the stage "motion"
 
 
 @dataclass(frozen=True)
@@ -83,6 +96,7 @@ class Recipe:
     config: dict[str, Any] = field(default_factory=dict)
     loss: AutoencoderLoss = AutoencoderLoss()
     conditioning: Conditioning = Conditioning()
+    clips: Clips = Clips()
     videos: VideoData = field(default_factory=VideoData)
 
     @property

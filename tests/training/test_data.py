@@ -10,8 +10,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dcrafter.errors import InputError
-from dcrafter.training.captions import PHRASES
-from dcrafter.training.data import DIRECTED, MOTIONS, Draws, Source, make_motion, sampling_grid
+from dcrafter.training.captions import FAST, PHRASES, SLOW
+from dcrafter.training.data import (
+    DIRECTED,
+    MOTIONS,
+    PACES,
+    PAN_RANGE,
+    PAN_RATE,
+    Draws,
+    Source,
+    make_motion,
+    sampling_grid,
+)
+from dcrafter.training.recipe import Clips
 
 SIZE, FRAMES = 32, 6
 
@@ -148,8 +159,46 @@ def test_no_border_shows_under_any_motion(source: Source) -> None:
             rng = np.random.default_rng([1, index])
             motion = make_motion(name, 2.2, np.arange(FRAMES) / 6, rng)
             white = np.full((100, 140, 3), 255, np.uint8)
-            frames = source._filmed(rng, white, motion, np.arange(FRAMES) / 6, centred=bool(index % 2))
+            frames = source._filmed(
+                rng, white, sampling_grid(motion, np.arange(FRAMES) / 6, SIZE), centred=bool(index % 2)
+            )
             assert frames.min() == 255, name
+
+
+def test_single_frames_of_motions_are_their_clips(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pan is seen as that very shift of the picture, as far as its place and rate say."""
+    monkeypatch.setattr("dcrafter.training.data.DIRECTED", ("pan left",))
+    source = Source(data, size=SIZE, frames=FRAMES, clips=Clips(scenes=0.0, spread=0.0, speed=0.5))
+    for index in range(6):
+        drawn = source.motions(0, index)
+        assert len(drawn["captions"]) == len(drawn["fps"]) == len(drawn["places"]) == 1
+        assert "left" in drawn["captions"][0]
+        place, fps = int(drawn["places"]), int(drawn["fps"])
+        assert 1 <= place < FRAMES
+        word = next((name for name, words in {"slow": SLOW, "fast": FAST}.items()
+                     if set(words) & set(drawn["captions"][0].replace(",", "").split())), None)  # fmt: skip
+        pace = 0.5 * (PACES[word][0] * PACES[word][1]) ** 0.5
+        whole = np.clip(PAN_RATE * pace * (FRAMES - 1) / fps, *PAN_RANGE)
+        shift = round(whole * place / (FRAMES - 1) * SIZE / 2)
+        before, after = grey(drawn["frames"]).unbind()
+        candidates = {str(by): torch.roll(before, by, dims=1) for by in range(-8, 9)}
+        inside = (slice(None), slice(8, -8))
+        nearest = min(candidates, key=lambda by: float((candidates[by] - after)[inside].abs().mean()))
+        assert abs(int(nearest) - shift) <= 1
+
+
+def test_shares_of_clips(data: Path) -> None:
+    def kinds(**shares: float) -> set[str]:
+        source = Source(data, size=SIZE, frames=FRAMES, clips=Clips(**shares))
+        return {source.clip(0, i)["kind"] for i in range(20)}
+
+    assert kinds(animations=1.0) == {"animation"}
+    assert kinds(animations=0.0, scenes=0.0) == {"picture"}
+    assert kinds(animations=0.0, scenes=1.0) == {"scene"}
+    source = Source(data, size=SIZE, frames=FRAMES, clips=Clips(animations=0.0, directed=1.0, spread=0.0, speed=0.5))
+    clips = [source.clip(0, i) for i in range(30)]
+    assert {clip["motion"] for clip in clips} <= set(DIRECTED)
+    assert len({round(clip["pace"], 6) for clip in clips}) == 3  # slow, fast, and neither
 
 
 def test_words_of_pace_tell_the_rate(source: Source) -> None:

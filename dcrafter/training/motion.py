@@ -1,0 +1,89 @@
+"""The stage in which words learn to move a picture: single later frames, each under a motion of its own.
+
+The sixteen frames of a clip say the same of how its caption moves a picture, at sixteen times the price. Here several
+motions of one picture give a frame each, and the temporal layers are left out, as in the paper's first stage (section
+3.3). Which frame it is, the image context tells: each frame of a clip has its own tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from dcrafter.models.clip import tokenize
+from dcrafter.sampling.schedule import to_eps_and_x0
+from dcrafter.training.data import Draws, Source, as_input, as_pixels
+from dcrafter.training.denoiser import SHOWN, DenoiserStage, Drawn, Inputs
+from dcrafter.training.recipe import Recipe
+
+
+class MotionStage(DenoiserStage):
+    """Trains the spatial layers and the query transformer on what `Source.motions` draws: a batch is of pictures."""
+
+    def __init__(self, recipe: Recipe, data: Path, *, plan_only: bool = False) -> None:
+        super().__init__(recipe, data, plan_only=plan_only)
+        self.motions = recipe.clips.motions
+
+    def draws(self, recipe: Recipe, data: Path, length: int, *, held_out: bool = False) -> Dataset[Any]:
+        source = Source(data, "held-out" if held_out else "train", size=self.config.height,
+                        frames=self.config.frames, clips=recipe.clips)  # fmt: skip
+        return Draws(source.motions, recipe.seed, length)
+
+    def activations(self, batch: int, dtype: torch.dtype) -> int:
+        return super().activations(batch * self.motions, dtype)
+
+    def forward(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
+        drawn = Drawn.random(batch["places"].numel(), self.config.frames, self.options, generator)
+        return {"loss": self._loss(self.moved(batch, drawn, generator), generator)}
+
+    def moved(self, batch: dict[str, Any], drawn: Drawn, generator: torch.Generator) -> Inputs:
+        """Encodes a batch of P pictures with n motions each: P·n clips of one frame."""
+        frames: Tensor = batch["frames"].to(self._device)  # (P, 1 + n, H, W, 3)
+        pictures, motions = batch["places"].shape
+        captions = [caption for of_one in zip(*batch["captions"], strict=True) for caption in of_one]
+        kept = [text if keep else "" for text, keep in zip(captions, drawn.text, strict=True)]
+        text = self.model.encode_text(tokenize(kept, self.config.clip.text.context_length).to(self._device))
+        with torch.no_grad():
+            latents = self._encoded(frames, generator)
+        moved = rearrange(latents[:, :, 1:], "p c n h w -> (p n) c 1 h w")
+        concat = repeat(latents[:, :, 0], "p c h w -> (p n) c 1 h w", n=motions)
+        seen = as_input(frames[:, 0])
+        context = self._context(torch.cat([seen, torch.zeros_like(seen[:1])]))  # the last one is of no picture
+        context = rearrange(context, "p (t m) d -> p t m d", t=self.config.frames)
+        owner = torch.arange(pictures).repeat_interleave(motions)
+        image = context[torch.where(drawn.image, owner, pictures), batch["places"].flatten()]
+        self.unet.set_temporal(False)
+        return Inputs(moved, text, image, concat, batch["fps"].flatten().to(self._device))
+
+    def evaluate(self) -> dict[str, float]:
+        """The held-out loss where nothing of the frame is seen, with its words and with those of another motion."""
+        generator = torch.Generator().manual_seed(0)
+        last = self.config.schedule.num_timesteps - 1
+        losses: list[Tensor] = []
+        for i in range(0, len(self.held_out), SHOWN):
+            batch = default_collate(self.held_out[i : i + SHOWN])
+            inputs = self.moved(batch, Drawn.none(batch["places"].numel()), generator)
+            motions = batch["places"].shape[1]
+            others = rearrange(inputs.text, "(p n) l d -> p n l d", n=motions).roll(1, dims=1).flatten(0, 1)
+            t = torch.full((len(inputs.text),), last)
+            x_t, target = self.process.noised(
+                inputs.latents, t, torch.randn(inputs.latents.shape, generator=generator).to(inputs.latents)
+            )
+            made, of_others = (
+                told.denoise(self.unet, x_t, t.to(x_t.device)) for told in (inputs, replace(inputs, text=others))
+            )
+            losses.append(torch.stack([((v - target) ** 2).mean() for v in (made, of_others)]))
+            if i == 0:
+                alpha = float(self.process.root[last]) ** 2
+                _, x0 = to_eps_and_x0(self.config.schedule.prediction, made, x_t, alpha)
+                pixels = self.model.decode(x0[:, :, 0] / float(self.process.rescale[last]))
+                moved = as_pixels(rearrange(pixels, "(p n) c h w -> p n h w c", n=motions)).cpu()
+                self.sampled = list(zip(batch["frames"], torch.cat([batch["frames"][:, :1], moved], 1), strict=True))
+        right, wrong = torch.stack(losses).mean(0).tolist()
+        return {"held_out_loss": right, "with_other_words": wrong}

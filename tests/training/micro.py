@@ -1,0 +1,43 @@
+"""A model so small that a test can train it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from dcrafter.training.denoiser import DenoiserStage
+from dcrafter.training.recipe import Conditioning, Recipe, StageName, TrainerConfig
+
+MICRO: dict[str, Any] = {
+    "height": 32,
+    "width": 32,
+    "unet": {"model_channels": 32, "init_attn_heads": 1, "context_dim": 32, "in_channels": 8, "out_channels": 4},
+    "autoencoder": {
+        "latent_channels": 4, "channels": 32, "decoder_channels": 32, "channel_mult": [1], "num_res_blocks": 1,
+        "decoder_res_blocks": 1,
+    },
+    "clip": {
+        "embed_dim": 32,
+        "vision": {"image_size": 32, "layers": 1, "width": 32},
+        "text": {"width": 32, "heads": 1, "layers": 2},
+    },
+    "projector": {"embedding_dim": 32, "dim": 32, "depth": 1, "heads": 1, "output_dim": 32},
+}  # fmt: skip
+TRAIN = TrainerConfig(
+    steps=4, batch=2, learning_rate=1e-2, warmup=1, precision="no", log_every=2, evaluate_every=4, ema=0.9
+)
+
+
+def recipe(stage: StageName, trainer: TrainerConfig = TRAIN, **conditioning: Any) -> Recipe:
+    return Recipe(stage, "tiny", "", trainer, config=MICRO, conditioning=Conditioning(**conditioning))
+
+
+def awake(stage: DenoiserStage) -> DenoiserStage:
+    """With no weight at zero, so that everything that is trained gets a gradient."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in stage.model.parameters():
+            if parameter.ndim != 1:
+                parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return stage
