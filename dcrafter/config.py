@@ -257,7 +257,7 @@ MODELS: dict[str, ModelConfig] = {
         motion=Motion("FPS", 5, 30, default=12, low=24, medium=12, high=6),
         commands=("animate", "interpolate", "loop"),
         steps=25,
-        guidance=3.0,
+        guidance=1.5,
         unet=UNetConfig(
             in_channels=64,
             out_channels=32,

@@ -32,7 +32,7 @@ from dcrafter.training.videos import Videos
 
 HELD_OUT = 32  # clips that the loss is measured on
 SHOWN = 6  # of them sampled, for metrics and to look at
-STEPS, GUIDANCE, SEEN = 20, 3.0, 8  # DDIM steps, guidance scale, frames of a clip in the picture
+STEPS, SEEN = 20, 8  # DDIM steps, frames of a clip in the picture
 
 Group = Literal["temporal", "spatial", "image attention", "embeddings"]
 
@@ -351,7 +351,7 @@ class DenoiserStage(Stage):
         def denoiser(x: Tensor, t: int) -> Tensor:
             times = torch.full((SHOWN,), t, device=x.device)
             conditional = inputs.denoise(self.unet, x, times)
-            guided = guide(without.denoise(self.unet, x, times), conditional, GUIDANCE)
+            guided = guide(without.denoise(self.unet, x, times), conditional, self.config.guidance)
             return rescale_guidance(guided, conditional, self.config.guidance_rescale)
 
         def noise() -> Tensor:

@@ -217,6 +217,19 @@ def test_the_shares_of_what_is_drawn() -> None:
     assert set(others.tolist()) == set(range(16))
 
 
+def test_the_share_of_clips_at_the_last_timestep(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = DenoiserStage(recipe("detail", noisiest=1.0), data)
+    batch = default_collate([stage.dataset[i] for i in range(2)])
+    seen: list[list[int]] = []
+    noised = stage.process.noised
+    monkeypatch.setattr(stage.process, "noised", lambda x0, t, eps: (seen.append(t.tolist()), noised(x0, t, eps))[1])
+    stage(batch, torch.Generator().manual_seed(0))
+    stage.eval()  # all timesteps alike, so that runs can be compared
+    stage(batch, torch.Generator().manual_seed(0))
+    assert seen[0] == [999, 999]
+    assert max(seen[1]) < 999
+
+
 @pytest.mark.parametrize("prediction", ["eps", "v"])
 def test_the_sampler_undoes_the_process(prediction: Any) -> None:
     config = ScheduleConfig(prediction=prediction, zero_terminal_snr=prediction == "v", rescale_base=0.7)
