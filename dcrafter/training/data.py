@@ -358,7 +358,7 @@ class Source:
     def _moved(self, rng: Rng, name: str, new_words: bool, *, scene: bool) -> dict[str, Any]:
         told = self._told(rng, name, new_words)
         motion, seconds = told.motion, told.seconds
-        if scene and name not in DIRECTED[:6] and rng.random() < 0.6:
+        if scene and name not in DIRECTED and rng.random() < 0.6:  # whose words mean the whole view
             frames, label = self._moving_emoji(rng, motion, seconds)
         else:
             picture, label = self._scene(rng) if scene else self._picture(rng)

@@ -82,9 +82,13 @@ def initialise(unet: UNet3D) -> None:
 
 
 def there_and_back(latents: Tensor) -> Tensor:
-    """A clip (B, C, T, h, w) played to its end and back to its beginning, at twice the speed."""
+    """A clip (B, C, T, h, w) played to its end and back to its beginning in the same time, slow where it turns.
+
+    So a loop passes its picture gently; at an even speed it would seem to bounce off it.
+    """
     last = latents.shape[2] - 1
-    return latents[:, :, last - (last - 2 * torch.arange(last + 1)).abs()]
+    swung = (1 - torch.cos(torch.linspace(0, 2 * torch.pi, last + 1))) / 2
+    return latents[:, :, (last * swung).round().long()]
 
 
 class Process:
@@ -218,8 +222,18 @@ class DenoiserStage(Stage):
         clips, frames = batch["frames"].shape[:2]
         drawn = Drawn.random(clips, frames, self.options, generator)
         single = self.stage == "context" or bool(torch.rand((), generator=generator) < self.options.single_frames)
-        loss = self._loss(self.inputs(batch, drawn, generator, single=single), generator)
-        return {"loss": loss}
+        inputs = self.inputs(batch, drawn, generator, single=single)
+        if self.has_context and self.options.scales:
+            inputs = self._at_some_scale(inputs, drawn, generator)
+        return {"loss": self._loss(inputs, generator)}
+
+    def _at_some_scale(self, inputs: Inputs, drawn: Drawn, generator: torch.Generator) -> Inputs:
+        """Sets a context scale for this batch, one at which so many frames a second move as much as these do."""
+        exponent, share = torch.rand(2, generator=generator).tolist()
+        scale = 2 ** (2 * exponent - 1) if share < self.options.scales else 1.0
+        self.unet.set_context_scale([scale] * self.config.unet.dual_attention_layers)
+        ends = drawn.ends.to(self._device)  # the motion between given frames is given too
+        return replace(inputs, fs=torch.where(ends, inputs.fs, inputs.fs / scale))
 
     def _loss(self, inputs: Inputs, generator: torch.Generator) -> Tensor:
         x0 = inputs.latents
@@ -231,7 +245,12 @@ class DenoiserStage(Stage):
         x_t, target = self.process.noised(x0, t, eps)
         with self._kernel():
             predicted = inputs.denoise(self.unet, x_t, t.to(x0.device))
-        return ((predicted - target) ** 2).mean()
+        errors = ((predicted - target) ** 2).mean(dim=(1, 3, 4))  # (B, T)
+        if not self.training:
+            return errors.mean()
+        given = (x0 == inputs.concat_latents).all(dim=4).all(dim=3).all(dim=1)
+        weights = torch.where(given, self.options.given, 1.0)
+        return (errors * weights).sum() / weights.sum()
 
     def _kernel(self) -> AbstractContextManager[None]:
         # On a CPU the fused attention's backward pass takes longer than all the rest of a step.
@@ -322,6 +341,8 @@ class DenoiserStage(Stage):
     def evaluate(self) -> dict[str, float]:
         """The loss on held-out clips, with the first frame as the picture, and figures of some that are sampled."""
         generator = torch.Generator().manual_seed(0)
+        if self.has_context and self.options.scales:
+            self.unet.set_context_scale([1.0] * self.config.unet.dual_attention_layers)
         losses = []
         for i in range(0, HELD_OUT, SHOWN):
             batch = default_collate(self.held_out[i : i + SHOWN])

@@ -57,10 +57,12 @@ class Conditioning:
     interpolation: float = 0.0  # share of clips with first and last frame as visual detail guidance
     loops: float = 0.0  # share of those that come back to their first frame
     noisiest: float = 0.0  # share of clips at the last timestep, where the motion is decided
+    given: float = 1.0  # what a frame weighs in the loss whose latent is the guidance itself; others weigh 1
     single_frames: float = 0.0  # share of batches of pictures, for the spatial layers alone
     context: bool = True  # the image context stream
     detail: bool = True  # visual detail guidance, in the stage that adds it
     learn_scale: bool = True  # λ, where the model has it
+    scales: float = 0.0  # share of batches at a context scale in [½, 2], their motion the slower for it (figure 2a)
     tokens: Literal["all", "class"] = "all"  # what the query transformer reads
     train: Literal["paper", "everything"] = "paper"  # "everything": the whole UNet and the query transformer
     text_encoder: bool = False  # trains too: for one that no motion was told of (arXiv 2112.10752, equation 3)

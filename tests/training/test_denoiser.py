@@ -15,7 +15,7 @@ from dcrafter.errors import InputError
 from dcrafter.sampling.schedule import sampling_steps, to_eps_and_x0
 from dcrafter.training import autoencoder, denoiser
 from dcrafter.training.__main__ import make_denoiser
-from dcrafter.training.denoiser import DenoiserStage, Drawn, Process, initialise, parameter_groups
+from dcrafter.training.denoiser import DenoiserStage, Drawn, Inputs, Process, initialise, parameter_groups
 from dcrafter.training.recipe import Conditioning, Recipe, StageName, TrainerConfig
 from dcrafter.training.trainer import Trainer
 from dcrafter.weights.checkpoint import open_checkpoint
@@ -173,7 +173,7 @@ def test_what_is_concatenated(data: Path) -> None:
     assert torch.equal(ends.concat_latents[0, :, [0, 15]], ends.latents[0, :, [0, 15]])
     assert ends.concat_latents[0, :, 1:15].abs().max() == 0
     assert torch.equal(ends.latents[0, :, 0], ends.latents[0, :, 15])  # it comes back
-    assert torch.equal(ends.latents[0, :, 4], anywhere.latents[0, :, 8])
+    assert torch.equal(ends.latents[0, :, [1, 4, 14]], anywhere.latents[0, :, [1, 8, 1]])  # slow at its ends
     assert torch.equal(ends.latents[1], anywhere.latents[1])
     assert ends.fs[0] == max(round(anywhere.fs[0].item() / 2), 1)
     unguided = DenoiserStage(recipe("adaptation"), data)
@@ -228,6 +228,42 @@ def test_the_share_of_clips_at_the_last_timestep(data: Path, monkeypatch: pytest
     stage(batch, torch.Generator().manual_seed(0))
     assert seen[0] == [999, 999]
     assert max(seen[1]) < 999
+
+
+def test_frames_that_are_given_weigh_more(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = DenoiserStage(recipe("detail", first_frame=1.0, given=3.0), data)  # it predicts zero yet
+    batch = default_collate([stage.dataset[i] for i in range(2)])
+    targets: list[Tensor] = []
+    noised = stage.process.noised
+    monkeypatch.setattr(stage.process, "noised", lambda *given: targets.append(noised(*given)[1]) or noised(*given))
+    weighed = stage(batch, torch.Generator().manual_seed(0))["loss"]
+    squares = targets[0].square()
+    expected = (2 * squares[:, :, 0].mean() + 16 * squares.mean()) / 18
+    torch.testing.assert_close(weighed, expected)
+    stage.eval()  # all frames alike, so that runs can be compared
+    torch.testing.assert_close(stage(batch, torch.Generator().manual_seed(0))["loss"], squares.mean())
+
+
+def test_what_a_context_scale_means(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = DenoiserStage(recipe("detail", scales=1.0, interpolation=0.5), data)
+    batch = default_collate([stage.dataset[i] for i in range(2)])
+    seen: list[Inputs] = []
+    for seed in range(8):
+        generator = torch.Generator().manual_seed(seed)
+        given = Drawn.random(2, 16, stage.options, torch.Generator().manual_seed(seed))
+        with monkeypatch.context() as patch:
+            patch.setattr(stage, "_loss", lambda inputs, generator: seen.append(inputs))
+            stage(batch, generator)
+        scales = {layer.context_scale for layer in stage.unet.dual_attentions()}
+        assert len(scales) == 1
+        scale = scales.pop()
+        assert 0.5 <= scale <= 2
+        assert scale != 1
+        told = torch.where(given.loops, batch["fs_of_loop"], batch["fs"])
+        torch.testing.assert_close(seen[-1].fs, torch.where(given.ends, told, told / scale))
+    with torch.no_grad():
+        stage.evaluate()
+    assert {layer.context_scale for layer in stage.unet.dual_attentions()} == {1.0}
 
 
 @pytest.mark.parametrize("prediction", ["eps", "v"])
