@@ -109,6 +109,7 @@ class QueryTransformerConfig:
     queries_per_frame: int = 16
     frames: int = 16
     output_dim: int = 1024
+    tokens: Literal["all", "class"] = "all"  # of CLIP's: "class" is the global one alone, as in the paper's table 4
 
 
 @dataclass(frozen=True)

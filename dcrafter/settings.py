@@ -207,7 +207,7 @@ def _context_scale(config: ModelConfig, scale: str | float | None) -> tuple[floa
         match = re.fullmatch(r"(?:(\d+)(?:-(\d+))?:)?(\d*\.?\d+)", part.strip())
         first = int(match[1] or 1) if match else 0
         last = int(match[2] or match[1] or layers) if match else 0
-        allowed = f"a number, or layers of 1 to {layers} and a number as in 7-9:0.8"
+        allowed = f"a number, or layers of 1 to {layers} and a number as in {(layers + 1) // 2}-{layers}:0.8"
         _require(1 <= first <= last <= layers, "context-scale", allowed, scale)
         scales[first - 1 : last] = [float(match[3])] * (last - first + 1) if match else []
     return tuple(scales)

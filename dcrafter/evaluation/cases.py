@@ -26,7 +26,7 @@ NOUNS = (
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A caption and the data's own clip (T, S, S, 3) uint8, whose first frame is the picture to animate."""
+    """A caption and the data's own clip (T, S, S, 3) uint8, or one frame; the first is the picture to animate."""
 
     caption: str
     frames: Tensor
@@ -34,7 +34,7 @@ class Case:
 
 
 def moved(source: Source, seed: int, motions: Sequence[str], count: int) -> list[Case]:
-    """Pictures, each to be moved in one of `motions`, in turn."""
+    """Pictures that the data's own clips move in one of `motions`, in turn."""
     cases: list[Case] = []
     numbers = itertools.count()
     while len(cases) < count:
@@ -45,7 +45,17 @@ def moved(source: Source, seed: int, motions: Sequence[str], count: int) -> list
 
 
 def pictures(source: Source, seed: int, count: int) -> list[Case]:
-    """Pictures under the eight directed motions, in the phrases of training."""
+    """Photographs to be moved in one of the eight directed motions, in turn, in the phrases of training.
+
+    They are no frames of such a motion: one that is to be zoomed out of could be known by what it shows.
+    """
+    asked = [(DIRECTED[i % len(DIRECTED)], i) for i in range(count)]
+    made = ((motion, *source.asked(seed, i, motion)) for motion, i in asked)
+    return [Case(caption, picture[None], motion) for motion, picture, caption in made]
+
+
+def between(source: Source, seed: int, count: int) -> list[Case]:
+    """Pictures under the eight directed motions, whose last frames are wanted too."""
     return moved(source, seed, DIRECTED, count)
 
 

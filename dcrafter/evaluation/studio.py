@@ -39,7 +39,7 @@ SETS = {
     "paraphrases": Set(cases.paraphrases),
     "emoji": Set(cases.emoji),
     "loops": Set(cases.loops, command="loop"),
-    "between": Set(cases.pictures, command="interpolate"),
+    "between": Set(cases.between, command="interpolate"),
     "context scale 0.5": Set(cases.pictures, context_scale=0.5),
     "context scale 1.5": Set(cases.pictures, context_scale=1.5),
     "no detail": Set(cases.pictures, detail=False),

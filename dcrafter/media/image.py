@@ -26,7 +26,7 @@ MAX_PIXELS = 100_000_000  # 400 MB decoded
 
 _ADVICE: dict[type[OSError], str] = {
     FileNotFoundError: "Check the path",
-    IsADirectoryError: "Name a picture inside the folder",
+    IsADirectoryError: "Name a picture inside it; dcrafter batch takes folders",
     PermissionError: "Make the file readable (chmod +r) or copy it elsewhere",
 }
 _HEIC_BRANDS = {b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")}

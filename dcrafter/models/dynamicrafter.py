@@ -43,8 +43,8 @@ class DynamiCrafter(nn.Module):
 
         All zeros (mid-grey) gives the unconditional context.
         """
-        clip_input = clip_pixels(pixels, self.config.clip.vision.image_size)
-        return self.projector(self.image_encoder(clip_input)).float()
+        tokens = self.image_encoder(clip_pixels(pixels, self.config.clip.vision.image_size))
+        return self.projector(tokens if self.config.projector.tokens == "all" else tokens[:, :1]).float()
 
     def encode_frames(self, pixels: Tensor, noise: Tensor) -> Tensor:
         """(n, 3, H, W) in [-1, 1] and one posterior draw each (n, C, h, w) → latents. Uses autoencoder."""

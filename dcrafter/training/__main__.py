@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dcrafter.errors import DCrafterError
+from dcrafter.errors import DCrafterError, InputError
 
 if TYPE_CHECKING:
-    from dcrafter.training.denoiser import DenoiserStage
     from dcrafter.training.recipe import Recipe
     from dcrafter.training.trainer import Stage
 
@@ -36,41 +35,36 @@ def main() -> None:
         sys.exit(error.exit_status)
 
 
-def make_stage(recipe: Recipe, data: Path) -> Stage:
-    """The stage with its model and data."""
-    if recipe.stage not in ("autoencoder", "towers"):
-        return make_denoiser(recipe, data)
+def make_stage(recipe: Recipe, data: Path, *, plan_only: bool = False) -> Stage:
+    """The stage with its model and data. With `plan_only` no data is looked at."""
     from dcrafter.training.autoencoder import AutoencoderStage
-    from dcrafter.training.towers import TowersStage
-
-    return AutoencoderStage(recipe, data) if recipe.stage == "autoencoder" else TowersStage(recipe, data)
-
-
-def make_denoiser(recipe: Recipe, data: Path, *, plan_only: bool = False) -> DenoiserStage:
     from dcrafter.training.denoiser import DenoiserStage
     from dcrafter.training.motion import MotionStage
+    from dcrafter.training.towers import TowersStage
 
-    return (MotionStage if recipe.stage == "motion" else DenoiserStage)(recipe, data, plan_only=plan_only)
+    stages: dict[str, type[AutoencoderStage | DenoiserStage | TowersStage]] = {
+        "autoencoder": AutoencoderStage, "motion": MotionStage, "towers": TowersStage,
+    }  # fmt: skip
+    return stages.get(recipe.stage, DenoiserStage)(recipe, data, plan_only=plan_only)
 
 
 def train(recipe_path: Path, out: Path | None, data: Path | None, start: list[Path] | None, dry_run: bool) -> None:
     import torch
 
+    from dcrafter.training.denoiser import DenoiserStage
     from dcrafter.training.recipe import load_recipe
     from dcrafter.training.trainer import Trainer
 
     recipe = load_recipe(recipe_path)
-    place = data or Path(recipe.data)
-    if dry_run and recipe.stage not in ("autoencoder", "towers"):
-        planned = make_denoiser(recipe, place, plan_only=True)
-        _say_plan(recipe, planned)
-        dtype = torch.float32 if recipe.train.precision == "no" else torch.bfloat16
-        gigabytes = planned.activations(recipe.train.batch, dtype) / 1e9
-        say(f"about {gigabytes:.2f} GB more for what a batch of {recipe.train.batch} keeps for its backward pass")
-        return
-    stage = make_stage(recipe, place)
+    stage = make_stage(recipe, data or Path(recipe.data), plan_only=dry_run)
+    if not stage.trained():
+        raise InputError(f"{recipe_path.name} trains nothing", "It leaves out all that its stage trains")
     _say_plan(recipe, stage)
     if dry_run:
+        if isinstance(stage, DenoiserStage):
+            dtype = torch.float32 if recipe.train.precision == "no" else torch.bfloat16
+            gigabytes = stage.activations(recipe.train.batch, dtype) / 1e9
+            say(f"about {gigabytes:.2f} GB more for what a batch of {recipe.train.batch} keeps for its backward pass")
         return
     stage.begin_from(start or [Path(path) for path in recipe.start])
     out = out or Path("runs") / recipe_path.stem

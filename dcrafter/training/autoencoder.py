@@ -54,7 +54,8 @@ def initialise(autoencoder: AutoencoderKL) -> None:
 class AutoencoderStage(Stage):
     """Trains all of the autoencoder. Latents are not scaled here; `latent_std` in the log is 1/scale."""
 
-    def __init__(self, recipe: Recipe, data: Path) -> None:
+    def __init__(self, recipe: Recipe, data: Path, *, plan_only: bool = False) -> None:
+        """With `plan_only` no data is looked at."""
         super().__init__()
         config = recipe.model_config
         torch.manual_seed(recipe.seed)
@@ -63,6 +64,8 @@ class AutoencoderStage(Stage):
         initialise(self.autoencoder)
         self.model = nn.ModuleDict({"autoencoder": self.autoencoder})
         self.weights = recipe.loss
+        if plan_only:
+            return
         train = Source(data, "train", size=config.height)
         items = recipe.train.steps * recipe.train.batch * recipe.train.accumulate
         self.dataset = Draws(train.still, recipe.seed, items)
@@ -70,7 +73,7 @@ class AutoencoderStage(Stage):
 
     def forward(self, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """A batch of stills (n, H, W, 3) uint8."""
-        true = as_input(batch)
+        true = as_input(batch.to(self._device))
         mean, logvar = (moment.float() for moment in self.autoencoder.posterior(true))
         noise = torch.randn(mean.shape, generator=generator).to(mean)
         latents = (mean + torch.exp(0.5 * logvar) * noise) * self.autoencoder.config.scale

@@ -82,7 +82,7 @@ PHRASES: dict[str, Phrases] = {
             "{x}, camera {adv} pushing in",
         ),
         held_out=(
-            "{adv} zooming in on {x}",
+            "slowly zooming in on {x}",
             "the camera {adv} approaches {x}",
             "{x}, the view zooms {adv} in",
         ),
@@ -102,7 +102,7 @@ PHRASES: dict[str, Phrases] = {
             "{x}, camera {adv} pulling back",
         ),
         held_out=(
-            "{adv} zooming out from {x}",
+            "slowly zooming out from {x}",
             "the camera {adv} backs away from {x}",
             "{x}, the view zooms {adv} out",
         ),

@@ -260,6 +260,14 @@ class Source:
         chosen = motion or str(one_of(rng, DIRECTED if rng.random() < self.clips.directed else MOTIONS))
         return self._moved(rng, chosen, new_words, scene=kind > 1 - self.clips.scenes)
 
+    def asked(self, seed: int, index: int, motion: str) -> tuple[Tensor, str]:
+        """A view of a photograph (H, W, 3) uint8, the same whatever `motion` is, and a caption that asks for that."""
+        rng = np.random.default_rng([seed, index])
+        picture, label = self._picture(rng, photographs=1.0)
+        grid = sampling_grid(UNMOVED, np.zeros(1), self.size)
+        view = self._filmed(rng, picture, grid, centred=False)[0]
+        return view, self._told(rng, motion, new_words=False).caption(label, rng)
+
     def motions(self, seed: int, index: int) -> dict[str, Any]:
         """A picture and, of each of some clips of it that go one way, a single later frame.
 
@@ -380,8 +388,8 @@ class Source:
         seconds = np.arange(self.frames) / (EMOJI_FPS // stride)
         return Told(template, word, pace, stride, seconds, make_motion(name, pace, seconds, rng))
 
-    def _picture(self, rng: Rng) -> tuple[Array, str]:
-        row = self._some_picture(rng)
+    def _picture(self, rng: Rng, photographs: float = 0.75) -> tuple[Array, str]:
+        row = self._some_picture(rng, photographs)
         pixels = self.index.picture(row)
         kind = "photo" if row["photograph"] else "drawing"
         label = one_of(rng, (row["label"], row["label"], f"a {kind} of {row['label']}", "the picture"))

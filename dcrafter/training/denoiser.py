@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch.utils.data import Dataset, default_collate
 
 from dcrafter.config import ModelConfig, ScheduleConfig
 from dcrafter.metrics.pixels import frame_difference, psnr
-from dcrafter.models.clip import clip_pixels, tokenize
+from dcrafter.models.clip import tokenize
 from dcrafter.models.dynamicrafter import DynamiCrafter
 from dcrafter.models.layers import DualCrossAttention
 from dcrafter.models.unet import ResBlock, SpatialTransformer, TemporalConv, TemporalTransformer, UNet3D
@@ -33,6 +34,7 @@ from dcrafter.training.videos import Videos
 HELD_OUT = 32  # clips that the loss is measured on
 SHOWN = 6  # of them sampled, for metrics and to look at
 STEPS, SEEN = 20, 8  # DDIM steps, frames of a clip in the picture
+PIXELS = 2**22  # that the autoencoder gets at once: seven frames of the 1024 model
 
 Group = Literal["temporal", "spatial", "image attention", "embeddings"]
 
@@ -164,7 +166,7 @@ class DenoiserStage(Stage):
     model: DynamiCrafter
 
     def __init__(self, recipe: Recipe, data: Path, *, plan_only: bool = False) -> None:
-        """With `plan_only` the model has no memory, and there are no held-out clips: enough for `activations`."""
+        """With `plan_only` the model has no memory, and no data is looked at: enough for `activations`."""
         super().__init__()
         self.config, self.options = recipe.model_config, recipe.conditioning
         self.stage = recipe.stage
@@ -189,11 +191,14 @@ class DenoiserStage(Stage):
                 if isinstance(module, UNetStage):
                     module.forward = functools.partial(again, module.forward)  # type: ignore[method-assign]
         self.process = Process(self.config.schedule)
+        self.sampled: list[tuple[Tensor, Tensor]] = []  # true and made frames of the clips shown
+        self.at_once = min(recipe.train.batch, SHOWN)
+        if plan_only:
+            return
         items = recipe.train.steps * recipe.train.batch * recipe.train.accumulate
         self.dataset = self.draws(recipe, data, items)
         held_out = self.draws(replace(recipe, seed=recipe.seed + 1), data, HELD_OUT, held_out=True)
-        self.held_out = [held_out[i] for i in range(0 if plan_only else HELD_OUT)]
-        self.sampled: list[tuple[Tensor, Tensor]] = []  # true and made frames of the clips shown
+        self.held_out = [held_out[i] for i in range(HELD_OUT)]
 
     def draws(self, recipe: Recipe, data: Path, length: int, *, held_out: bool = False) -> Dataset[Any]:
         """What a run trains on, or is judged by."""
@@ -215,6 +220,18 @@ class DenoiserStage(Stage):
             if name != "unet":
                 component.requires_grad_(trains.get(name, False))
 
+    @torch.no_grad()
+    def begin_from(self, paths: Sequence[Path]) -> None:
+        """As any stage does. What the recipe leaves out is silenced, so that the model does without it too."""
+        super().begin_from(paths)
+        for layer in self.unet.dual_attentions():
+            if not self.options.context:
+                layer.to_v_ip.weight.zero_()
+            if not self.options.learn_scale and layer.alpha is not None:
+                layer.alpha.zero_()  # λ is 1
+        if not self.options.detail:
+            self.unet.conv_in.weight[:, self.config.unet.in_channels // 2 :] = 0
+
     # Training
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
@@ -228,12 +245,13 @@ class DenoiserStage(Stage):
         return {"loss": self._loss(inputs, generator)}
 
     def _at_some_scale(self, inputs: Inputs, drawn: Drawn, generator: torch.Generator) -> Inputs:
-        """Sets a context scale for this batch, one at which so many frames a second move as much as these do."""
+        """The batch at a context scale s, told of a motion condition that usually moves s times as much as it does."""
         exponent, share = torch.rand(2, generator=generator).tolist()
         scale = 2 ** (2 * exponent - 1) if share < self.options.scales else 1.0
         self.unet.set_context_scale([scale] * self.config.unet.dual_attention_layers)
+        slower = 1 / scale if self.config.motion.unit == "FPS" else scale  # the one falls with motion, a stride grows
         ends = drawn.ends.to(self._device)  # the motion between given frames is given too
-        return replace(inputs, fs=torch.where(ends, inputs.fs, inputs.fs / scale))
+        return replace(inputs, fs=torch.where(ends, inputs.fs, inputs.fs * slower))
 
     def _loss(self, inputs: Inputs, generator: torch.Generator) -> Tensor:
         x0 = inputs.latents
@@ -284,7 +302,7 @@ class DenoiserStage(Stage):
         fs = torch.where(drawn.loops, batch["fs_of_loop"], batch["fs"]).to(self._device)
         concat = self._guidance(latents, drawn) if self.has_detail else torch.zeros_like(latents)
         if self.has_context:
-            image = self._context(pictures * drawn.image.to(pictures)[:, None, None, None])
+            image = self.model.encode_image(pictures * drawn.image.to(pictures)[:, None, None, None])
             if single:  # the tokens of the frame that the picture is
                 image = rearrange(image, "b (t m) d -> b t m d", t=count)[every, place]
         else:
@@ -297,7 +315,10 @@ class DenoiserStage(Stage):
         pixels = as_input(rearrange(frames, "b t h w c -> (b t) h w c"))
         factor, channels = self.config.autoencoder.downsampling, self.config.autoencoder.latent_channels
         shape = (len(pixels), channels, pixels.shape[-2] // factor, pixels.shape[-1] // factor)
-        latents = self.model.encode_frames(pixels, torch.randn(shape, generator=generator).to(pixels))
+        noise = torch.randn(shape, generator=generator).to(pixels)
+        some = max(PIXELS // pixels[0, 0].numel(), 1)
+        pairs = zip(torch.split(pixels, some), torch.split(noise, some), strict=True)
+        latents = torch.cat([self.model.encode_frames(*pair) for pair in pairs])
         return rearrange(latents, "(b t) c h w -> b c t h w", b=len(frames))
 
     def _guidance(self, latents: Tensor, drawn: Drawn) -> Tensor:
@@ -306,12 +327,6 @@ class DenoiserStage(Stage):
         ends = torch.zeros_like(latents)
         ends[:, :, [0, -1]] = latents[:, :, [0, -1]]
         return torch.where(drawn.ends.to(latents.device)[:, None, None, None, None], ends, picture)
-
-    def _context(self, pixels: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) → image context (B, queries, D)."""
-        with torch.no_grad():
-            tokens = self.model.image_encoder(clip_pixels(pixels, self.config.clip.vision.image_size))
-        return self.model.projector(tokens if self.options.tokens == "all" else tokens[:, :1]).float()
 
     def activations(self, batch: int, dtype: torch.dtype) -> int:
         """Bytes that a batch's evaluation of the UNet keeps for the backward pass, about. Needs `plan_only`."""
@@ -344,15 +359,17 @@ class DenoiserStage(Stage):
         if self.has_context and self.options.scales:
             self.unet.set_context_scale([1.0] * self.config.unet.dual_attention_layers)
         losses = []
-        for i in range(0, HELD_OUT, SHOWN):
-            batch = default_collate(self.held_out[i : i + SHOWN])
+        for i in range(0, HELD_OUT, self.at_once):
+            batch = default_collate(self.held_out[i : i + self.at_once])
             inputs = self.inputs(batch, Drawn.none(len(batch["frames"])), generator, single=self.stage == "context")
-            losses.append(self._loss(inputs, generator))
-        true, made = self._sample(generator)
+            losses.append(self._loss(inputs, generator) * len(batch["frames"]))
+        shown = self.held_out[:SHOWN]
+        parts = [self._sample(shown[i : i + self.at_once], generator) for i in range(0, SHOWN, self.at_once)]
+        true, made = (torch.cat(frames) for frames in zip(*parts, strict=True))
         self.sampled = list(zip(true, made, strict=True))
         first = [as_input(frames[:, 0]) for frames in (made, true)]
         figures = {
-            "held_out_loss": float(torch.stack(losses).mean()),
+            "held_out_loss": float(torch.stack(losses).sum() / HELD_OUT),
             "psnr_first_frame": psnr(first[0], first[1]),
         }
         if made.shape[1] > 1:
@@ -360,17 +377,18 @@ class DenoiserStage(Stage):
             figures["frame_difference_of_data"] = float(frame_difference(true).mean())
         return figures
 
-    def _sample(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """True and made frames (SHOWN, T, H, W, 3) uint8."""
-        batch = default_collate(self.held_out[:SHOWN])
-        given = Drawn.none(SHOWN)
+    def _sample(self, items: list[dict[str, Any]], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """True and made frames (n, T, H, W, 3) uint8 of n held-out clips."""
+        batch = default_collate(items)
+        clips = len(items)
+        given = Drawn.none(clips)
         single = self.stage == "context"
         inputs = self.inputs(batch, given, generator, single=single)
         nothing = replace(given, text=~given.text, image=~given.image)
         without = replace(self.inputs(batch, nothing, generator, single=single), concat_latents=inputs.concat_latents)
 
         def denoiser(x: Tensor, t: int) -> Tensor:
-            times = torch.full((SHOWN,), t, device=x.device)
+            times = torch.full((clips,), t, device=x.device)
             conditional = inputs.denoise(self.unet, x, times)
             guided = guide(without.denoise(self.unet, x, times), conditional, self.config.guidance)
             return rescale_guidance(guided, conditional, self.config.guidance_rescale)
@@ -383,9 +401,10 @@ class DenoiserStage(Stage):
         for sampled in ddim(denoiser, noise(), steps, noise, prediction=schedule.prediction):
             latents = sampled.x
         frames = latents.shape[2]
-        pixels = self.model.decode(rearrange(latents, "b c t h w -> (b t) c h w"))
-        made = as_pixels(pixels).cpu()
-        return batch["frames"][:, :frames], rearrange(made, "(b t) c h w -> b t h w c", b=SHOWN)
+        some = max(PIXELS // batch["frames"][0, 0, :, :, 0].numel(), 1)
+        codes = rearrange(latents, "b c t h w -> (b t) c h w")
+        made = torch.cat([as_pixels(self.model.decode(part)).cpu() for part in torch.split(codes, some)])
+        return batch["frames"][:, :frames], rearrange(made, "(b t) c h w -> b t h w c", b=clips)
 
     def picture(self) -> Tensor:
         """Each sampled clip below the one it should resemble."""
@@ -408,7 +427,7 @@ class Items(Dataset[dict[str, Any]]):
     def __init__(self, recipe: Recipe, data: Path, length: int, *, held_out: bool = False) -> None:
         self.config: ModelConfig = recipe.model_config
         self.clips: Dataset[dict[str, Any]]
-        if (data / "index.json").exists() or not data.exists():
+        if (data / "index.json").exists() or not (data.exists() or data.suffix):
             source = Source(data, "held-out" if held_out else "train", size=self.config.height,
                             frames=self.config.frames, clips=recipe.clips)  # fmt: skip
             self.clips = Draws(source.clip, recipe.seed, length)

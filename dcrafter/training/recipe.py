@@ -48,7 +48,10 @@ class AutoencoderLoss:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the denoiser is given in training, and which of the paper's ideas are left out (paper, table 4)."""
+    """What the denoiser is given in training, and which of the paper's ideas are left out (paper, table 4).
+
+    One more of those is a field of the model: `tokens = "class"` in `[config.projector]`.
+    """
 
     drop_text: float = 0.05  # shares of clips without the one, the other, or both
     drop_image: float = 0.05
@@ -63,7 +66,6 @@ class Conditioning:
     detail: bool = True  # visual detail guidance, in the stage that adds it
     learn_scale: bool = True  # λ, where the model has it
     scales: float = 0.0  # share of batches at a context scale in [½, 2], their motion the slower for it (figure 2a)
-    tokens: Literal["all", "class"] = "all"  # what the query transformer reads
     train: Literal["paper", "everything"] = "paper"  # "everything": the whole UNet and the query transformer
     text_encoder: bool = False  # trains too: for one that no motion was told of (arXiv 2112.10752, equation 3)
     checkpointing: bool = False  # recompute activations in the backward pass: slower, much less memory

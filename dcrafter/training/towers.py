@@ -22,13 +22,16 @@ MAX_LOGIT_SCALE = math.log(100)  # as in the paper, section 2.5
 class TowersStage(Stage):
     """Trains both towers by the symmetric contrastive loss over a batch (figure 3 there)."""
 
-    def __init__(self, recipe: Recipe, data: Path) -> None:
+    def __init__(self, recipe: Recipe, data: Path, *, plan_only: bool = False) -> None:
+        """With `plan_only` no data is looked at."""
         super().__init__()
         self.config = recipe.model_config
         torch.manual_seed(recipe.seed)
         self.text_encoder = TextEncoder(self.config.clip)
         self.image_encoder = ImageEncoder(self.config.clip)
         self.model = nn.ModuleDict({"text_encoder": self.text_encoder, "image_encoder": self.image_encoder})
+        if plan_only:
+            return
         train, held_out = (Source(data, split, size=self.config.height) for split in ("train", "held-out"))
         items = recipe.train.steps * recipe.train.batch * recipe.train.accumulate
         self.dataset = Draws(train.captioned_still, recipe.seed, items)

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration
+from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -44,7 +44,10 @@ class Stage(nn.Module):
 
     @abstractmethod
     def forward(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
-        """The terms of the loss of a collated batch; "loss" is the one to minimise. `generator` is on the CPU."""
+        """The terms of the loss of a collated batch; "loss" is the one to minimise.
+
+        Batch and generator are on the CPU wherever the model is.
+        """
 
     @abstractmethod
     def evaluate(self) -> dict[str, float]:
@@ -129,6 +132,8 @@ class Trainer:
             mixed_precision=config.precision,
             gradient_accumulation_steps=config.accumulate,
             dataloader_config=DataLoaderConfiguration(use_seedable_sampler=False),
+            # A batch of single frames leaves the temporal layers out, and a text encoder has layers nothing reads.
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
         parameters = stage.trained()
         kind = Muon if config.optimizer == "muon" else torch.optim.AdamW
@@ -145,7 +150,7 @@ class Trainer:
     # Checkpoints
 
     def save(self) -> None:
-        self.accelerator.wait_for_everyone()
+        """Writes `checkpoint.pt`, by the main process alone: none waits for another, as each saves by its own clock."""
         if not self.accelerator.is_main_process:
             return
         state = {
@@ -153,6 +158,7 @@ class Trainer:
             "weights": {name: value.detach() for name, value in self.average.parameters.items()},
             "average": self.average.values,
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
         }
         part = self.out / "checkpoint.pt.part"
         torch.save(state, part)
@@ -170,7 +176,7 @@ class Trainer:
         path = self.out / "checkpoint.pt"
         if not path.exists():
             return
-        state = torch.load(path, map_location=self.accelerator.device, weights_only=True, mmap=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         if state["weights"].keys() != self.average.parameters.keys():
             raise InputError(f"{path} was trained with other parameters", "Choose another --out folder.")
         with torch.no_grad():
@@ -178,6 +184,8 @@ class Trainer:
                 parameter.copy_(state["weights"][name])
                 self.average.values[name].copy_(state["average"][name])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.accelerator.scaler and state.get("scaler"):
+            self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
 
     # The run
@@ -199,13 +207,15 @@ class Trainer:
         saved = logged = time.monotonic()
         sums: dict[str, float] = {}
         started_at = self.step
-        while self.step < config.steps and not self.stopping:
+        while self.step < config.steps and not self._stopped():
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(config, self.step)
             for part in range(config.accumulate):
                 for name, value in self._accumulate(next(batches), part).items():
-                    sums[name] = sums.get(name, 0.0) + value / config.accumulate
-            self.average.update(self.step)
+                    once = name == "gradient"  # a step, not a batch
+                    sums[name] = sums.get(name, 0.0) + value / (1 if once else config.accumulate)
+            if not self.accelerator.optimizer_step_was_skipped:  # as float16 does where gradients overflow
+                self.average.update(self.step)
             self.step += 1
 
             if self.step % config.log_every == 0:
@@ -220,6 +230,7 @@ class Trainer:
                 saved = time.monotonic()
         self.save()
         self.export()
+        self.accelerator.wait_for_everyone()
         self.say(f"{'stopped' if self.stopping else 'done'} at step {self.step}, saved in {self.out}")
 
     def _accumulate(self, batch: Any, part: int) -> dict[str, float]:
@@ -251,7 +262,7 @@ class Trainer:
             sampler=range(self.step * items, config.steps * items),
             num_workers=config.workers,
         )
-        return iter(self.accelerator.prepare(loader))
+        return iter(self.accelerator.prepare_data_loader(loader, device_placement=False))
 
     def _evaluate(self) -> None:
         self.accelerator.wait_for_everyone()
@@ -277,4 +288,9 @@ class Trainer:
         self.say(line)
 
     def _stop(self, *_: object) -> None:
-        self.stopping = True
+        self.accelerator.set_trigger()
+
+    def _stopped(self) -> bool:
+        """Whether any process was told to stop: all leave behind the same step."""
+        self.stopping = self.accelerator.check_trigger()
+        return self.stopping

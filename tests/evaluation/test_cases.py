@@ -19,14 +19,23 @@ def source(data: Path) -> Source:
 
 
 def test_directed_motions_take_turns(source: Source) -> None:
-    made = cases.pictures(source, 0, 17)
-    assert [case.motion for case in made] == [*DIRECTED, *DIRECTED, DIRECTED[0]]
-    assert all(case.frames.shape == (4, 32, 32, 3) for case in made)
-    assert all("disc" not in case.caption for case in made)  # the fixture's emoji
+    for kind, frames in ((cases.pictures, 1), (cases.between, 4)):
+        made = kind(source, 0, 17)
+        assert [case.motion for case in made] == [*DIRECTED, *DIRECTED, DIRECTED[0]]
+        assert all(case.frames.shape == (frames, 32, 32, 3) for case in made)
+        assert all("disc" not in case.caption for case in made)  # the fixture's emoji
+
+
+def test_a_picture_does_not_tell_what_will_be_asked(data: Path) -> None:
+    source = Source(data, size=32, frames=4)  # of several pictures
+    views = [source.asked(0, 5, motion) for motion in DIRECTED]
+    assert all(torch.equal(view, views[0][0]) for view, _ in views)
+    assert len({caption for _, caption in views}) == len(DIRECTED)
+    assert not torch.equal(views[0][0], source.asked(0, 6, DIRECTED[0])[0])
 
 
 def test_fewer_cases_are_the_first_of_more(source: Source) -> None:
-    for kind in (cases.pictures, cases.paraphrases, cases.loops, cases.emoji):
+    for kind in (cases.pictures, cases.between, cases.paraphrases, cases.loops, cases.emoji):
         for few, many in zip(kind(source, 3, 3), kind(source, 3, 6), strict=False):
             assert few.caption == many.caption
             assert torch.equal(few.frames, many.frames)

@@ -12,13 +12,15 @@ from training.micro import TRAIN, awake, recipe
 
 from dcrafter.config import ScheduleConfig
 from dcrafter.errors import InputError
+from dcrafter.models.clip import clip_pixels
+from dcrafter.models.dynamicrafter import DynamiCrafter
 from dcrafter.sampling.schedule import sampling_steps, to_eps_and_x0
 from dcrafter.training import autoencoder, denoiser
-from dcrafter.training.__main__ import make_denoiser
+from dcrafter.training.__main__ import make_stage
 from dcrafter.training.denoiser import DenoiserStage, Drawn, Inputs, Process, initialise, parameter_groups
 from dcrafter.training.recipe import Conditioning, Recipe, StageName, TrainerConfig
 from dcrafter.training.trainer import Trainer
-from dcrafter.weights.checkpoint import open_checkpoint
+from dcrafter.weights.checkpoint import open_checkpoint, save_checkpoint
 
 STAGES: tuple[StageName, ...] = ("text-to-video", "context", "adaptation", "detail", "motion")
 
@@ -66,7 +68,7 @@ def kind(name: str) -> str:
 def test_each_stage_changes_exactly_its_parameters(
     data: Path, tmp_path: Path, stage: StageName, options: dict[str, Any], expected: set[str]
 ) -> None:
-    built = awake(make_denoiser(recipe(stage, single_frames=0.0, **options), data))
+    built = awake(make_stage(recipe(stage, single_frames=0.0, **options), data))
     before = {name: value.clone() for name, value in built.model.named_parameters()}
     run(built, tmp_path)
     changed = {name for name, value in built.model.named_parameters() if not torch.equal(value, before[name])}
@@ -116,10 +118,10 @@ def test_the_loss_falls_on_four_clips(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_kill_and_a_resume_give_the_weights_of_no_kill(data: Path, tmp_path: Path, stage: StageName) -> None:
     options = {"single_frames": 0.5, "interpolation": 0.5, "loops": 0.5}
-    whole = run(make_denoiser(recipe(stage, **options), data), tmp_path / "whole")
+    whole = run(make_stage(recipe(stage, **options), data), tmp_path / "whole")
     half = replace(TRAIN, steps=2, warmup=1)
-    run(make_denoiser(recipe(stage, half, **options), data), tmp_path / "parts", half)
-    resumed = run(make_denoiser(recipe(stage, **options), data), tmp_path / "parts")
+    run(make_stage(recipe(stage, half, **options), data), tmp_path / "parts", half)
+    resumed = run(make_stage(recipe(stage, **options), data), tmp_path / "parts")
     assert resumed.step == 4
     for name, value in whole.stage.model.state_dict().items():
         assert torch.equal(value, resumed.stage.model.state_dict()[name]), name
@@ -176,8 +178,9 @@ def test_what_is_concatenated(data: Path) -> None:
     assert torch.equal(ends.latents[0, :, [1, 4, 14]], anywhere.latents[0, :, [1, 8, 1]])  # slow at its ends
     assert torch.equal(ends.latents[1], anywhere.latents[1])
     assert ends.fs[0] == max(round(anywhere.fs[0].item() / 2), 1)
-    unguided = DenoiserStage(recipe("adaptation"), data)
-    assert unguided.inputs(batch, Drawn.none(2), torch.Generator()).concat_latents.abs().max() == 0
+    for unguided in (recipe("adaptation"), recipe("detail", detail=False)):
+        inputs = DenoiserStage(unguided, data).inputs(batch, Drawn.none(2), torch.Generator())
+        assert inputs.concat_latents.abs().max() == 0
 
 
 def test_what_is_dropped(data: Path) -> None:
@@ -306,9 +309,55 @@ def test_what_an_earlier_run_must_have_trained(data: Path) -> None:
             DenoiserStage(recipe(stage), data).begin_from([])
 
 
+def test_what_a_recipe_leaves_out_its_model_does_without(data: Path, tmp_path: Path) -> None:
+    start = tmp_path / "start.safetensors"
+    began = awake(DenoiserStage(recipe("detail"), data))
+    for layer in began.unet.dual_attentions():
+        nn.init.ones_(layer.alpha)
+    save_checkpoint(began.model.state_dict(), began.config, start)
+
+    def silenced(**options: Any) -> set[str]:
+        stage = DenoiserStage(recipe("detail", **options), data)
+        stage.begin_from([start])
+        layers = stage.unet.dual_attentions()
+        guidance = stage.unet.conv_in.weight[:, stage.config.autoencoder.latent_channels :]
+        found = {
+            "context": not any(layer.to_v_ip.weight.any() for layer in layers),
+            "scale": not any(layer.alpha.any() for layer in layers),  # λ is 1
+            "detail": not guidance.any(),
+        }
+        return {name for name, silent in found.items() if silent}
+
+    assert silenced() == set()
+    assert silenced(context=False) == {"context"}
+    assert silenced(learn_scale=False) == {"scale"}
+    assert silenced(detail=False) == {"detail"}
+
+
+def test_the_class_token_alone_is_a_field_of_the_model(data: Path, tmp_path: Path) -> None:
+    whole = recipe("detail")
+    classes = replace(whole, config={**whole.config, "projector": {**whole.config["projector"], "tokens": "class"}})
+    run(awake(DenoiserStage(classes, data)), tmp_path)
+    exported = open_checkpoint(tmp_path / "weights.safetensors")
+    assert exported.config.projector.tokens == "class"
+    model = DynamiCrafter(exported.config)
+    model.load_state_dict({name: value.float() for name, value in exported.tensors.items()})
+    pixels = torch.rand(1, 3, 32, 32)
+    seen = model.image_encoder(clip_pixels(pixels, 32))
+    torch.testing.assert_close(model.encode_image(pixels), model.projector(seen[:, :1]))
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "towers", *STAGES])
+def test_a_batch_on_the_cpu_meets_a_model_elsewhere(data: Path, stage: StageName) -> None:
+    built = make_stage(recipe(stage, interpolation=0.5, loops=0.5, scales=0.5), data)
+    batch = default_collate([built.dataset[i] for i in range(2)])
+    built.to("meta")  # any other device: what stays behind on the CPU is an error
+    assert built(batch, torch.Generator().manual_seed(0))["loss"].device.type == "meta"
+
+
 def test_a_plan_tells_what_a_batch_keeps(data: Path) -> None:
     def kept(batch: int, stage: StageName = "detail", **options: Any) -> int:
-        planned = make_denoiser(recipe(stage, **options), data, plan_only=True)
+        planned = make_stage(recipe(stage, **options), data, plan_only=True)
         assert all(value.is_meta for value in planned.model.parameters())
         return planned.activations(batch, torch.float32)
 

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from training import micro
 
+from dcrafter import training
 from dcrafter.errors import InputError, WeightsError
 from dcrafter.training.__main__ import main
 from dcrafter.training.autoencoder import AutoencoderStage
+from dcrafter.training.denoiser import DenoiserStage
 from dcrafter.training.recipe import load_recipe
 from dcrafter.weights.checkpoint import open_checkpoint, save_checkpoint
 
+RECIPES = Path(training.__file__).parent / "recipes"
 RECIPE = """
 stage = "autoencoder"
 model = "tiny"
@@ -32,15 +37,31 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     main()
 
 
-def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_a_dry_run_of_each_recipe_wants_no_data_and_writes_nothing(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = tmp_path / "small.toml"
-    recipe.write_text(RECIPE)
-    monkeypatch.setattr("dcrafter.training.autoencoder.HELD_OUT", 2)
-    run(monkeypatch, recipe, "--data", data, "--out", tmp_path / "out", "--dry-run")
-    assert "M parameters trained, 0.00 M frozen, 10 steps of 2" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    monkeypatch.chdir(tmp_path)
+    run(monkeypatch, recipe, "--dry-run")
+    said = capsys.readouterr().err
+    assert re.search(r" of \S+: [\d.]*[1-9]\d* M parameters trained, [\d.]+ M frozen, [1-9]\d* steps of [1-9]", said)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_recipe_that_trains_nothing_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "nothing.toml"
+    text = RECIPE.replace('"autoencoder"', '"context"', 1).split("[config")[0] + RECIPE[RECIPE.index("[train]") :]
+    recipe.write_text(f"{text}[conditioning]\ncontext = false\n")
+    with pytest.raises(SystemExit):
+        run(monkeypatch, recipe, "--dry-run")
+    assert "nothing.toml trains nothing" in capsys.readouterr().err
+
+
+def test_a_manifest_that_is_not_there_is_not_taken_for_a_prepared_data_set(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"there is no .*webvid\.csv"):
+        DenoiserStage(micro.recipe("detail"), tmp_path / "webvid.csv")
 
 
 def test_a_bad_recipe_is_one_line_and_status_2(
@@ -49,7 +70,7 @@ def test_a_bad_recipe_is_one_line_and_status_2(
     recipe = tmp_path / "small.toml"
     recipe.write_text(RECIPE)
     with pytest.raises(SystemExit) as left:
-        run(monkeypatch, recipe, "--dry-run")
+        run(monkeypatch, recipe)
     assert left.value.code == 2
     assert capsys.readouterr().err.startswith("error: nowhere holds no prepared data set")
 

@@ -3,12 +3,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -23,6 +26,13 @@ CONFIG = TrainerConfig(
 )
 
 
+@pytest.fixture(autouse=True)
+def _forgets_precision() -> Iterator[None]:
+    """accelerate keeps one precision a process."""
+    yield
+    AcceleratorState._reset_state()
+
+
 WIDTH = 16  # of a layer that Muon takes for a matrix
 
 
@@ -33,6 +43,19 @@ class Numbers(Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         self.asked.append(index)
         return torch.full((WIDTH,), float(index % 5))
+
+
+class Broken(Numbers):
+    """Gives so many items, and no more."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.after = after
+
+    def __getitem__(self, index: int) -> Tensor:
+        if index >= self.after:
+            raise OSError("the disk is gone")
+        return super().__getitem__(index)
 
 
 class Line(Stage):
@@ -83,11 +106,14 @@ def test_only_what_has_gradients_changes_and_the_loss_falls(tmp_path: Path) -> N
     assert {"loss", "half", "gradient", "seconds", "step"} == rows[0].keys()
 
 
-@pytest.mark.parametrize(("optimizer", "accumulate"), [("adamw", 1), ("adamw", 2), ("muon", 1)])
+@pytest.mark.parametrize(
+    ("optimizer", "accumulate", "precision"),
+    [("adamw", 1, "no"), ("adamw", 2, "no"), ("muon", 1, "no"), ("adamw", 1, "bf16")],
+)
 def test_a_stop_and_a_resume_give_the_same_as_no_stop(
-    tmp_path: Path, optimizer: Literal["adamw", "muon"], accumulate: int
+    tmp_path: Path, optimizer: Literal["adamw", "muon"], accumulate: int, precision: Literal["no", "bf16"]
 ) -> None:
-    config = replace(CONFIG, accumulate=accumulate, optimizer=optimizer)
+    config = replace(CONFIG, accumulate=accumulate, optimizer=optimizer, precision=precision)
     handler = signal.getsignal(signal.SIGTERM)  # the default one, or that of a library another test has used
     whole, whole_stage = train(tmp_path / "whole", config=config)
     stopped, _ = train(tmp_path / "parts", Line(interrupt_at=5 * accumulate), config)
@@ -99,6 +125,68 @@ def test_a_stop_and_a_resume_give_the_same_as_no_stop(
         assert torch.equal(value, resumed.average.values[name])
     assert resumed_stage.dataset.asked == list(range(5 * 2 * accumulate, 12 * 2 * accumulate))
     assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_a_kill_goes_on_from_what_the_clock_had_saved(tmp_path: Path) -> None:
+    config = replace(CONFIG, save_minutes=0)
+    whole, _ = train(tmp_path / "whole", config=config)
+    killed = Line()
+    killed.dataset = Broken(after=2 * 8)
+    with pytest.raises(OSError, match="gone"):
+        train(tmp_path / "parts", killed, config)
+    resumed, stage = train(tmp_path / "parts", config=config)
+    assert stage.dataset.asked[0] == 2 * 7  # a batch is fetched ahead, so step 6 was the last
+    for name, value in whole.average.values.items():
+        assert torch.equal(value, resumed.average.values[name])
+
+
+def test_the_logged_gradient_is_that_of_a_step(tmp_path: Path) -> None:
+    norms = []
+    for accumulate in (1, 4):
+        out = tmp_path / str(accumulate)
+        train(out, config=replace(CONFIG, steps=1, log_every=1, batch=4 // accumulate * 5, accumulate=accumulate))
+        norms.append(json.loads((out / "log.jsonl").read_text().splitlines()[0])["gradient"])
+    assert norms[1] == pytest.approx(norms[0], rel=0.1)  # the mean over the same twenty numbers, with other noise
+
+
+class Halves(Line):
+    """Has two layers to learn, of which a batch uses one or the other."""
+
+    def __init__(self, interrupt_at: int | None = None) -> None:
+        super().__init__(interrupt_at)
+        self.model["other"] = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        terms = super().forward(batch, generator)
+        if torch.rand((), generator=generator) < 0.5:
+            return {"loss": self.model["other"](batch).square().mean(), "half": terms["half"]}
+        return terms
+
+
+def one_of_two(rank: int, port: int, out: Path) -> None:
+    """A process of two; the second is told to stop in its seventh step."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
+                      MASTER_PORT=str(port), ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1")  # fmt: skip
+    trainer, stage = train(out, Halves(interrupt_at=7 if rank else None), replace(CONFIG, save_minutes=0))
+    weights = {name: value.detach() for name, value in trainer.average.parameters.items()}
+    torch.save({"step": trainer.step, "weights": weights, "asked": stage.dataset.asked}, out / f"{rank}.pt")
+
+
+def test_two_processes_train_one_model_and_stop_together(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.start_processes(one_of_two, (port, tmp_path), nprocs=2, start_method="spawn")
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert first["step"] == second["step"] == 7
+    begun = dict(Halves().model.named_parameters())
+    for name, value in first["weights"].items():
+        assert torch.equal(value, second["weights"][name]), name
+        assert not torch.equal(value, begun[name]), name
+    assert not set(first["asked"]) & set(second["asked"])  # each has clips of its own
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [4, 6]  # written once
+    assert torch.load(tmp_path / "checkpoint.pt")["step"] == 7
 
 
 def test_pictures_and_metrics_are_of_the_average(tmp_path: Path) -> None:
