@@ -255,7 +255,7 @@ MODELS: dict[str, ModelConfig] = {
         name="tiny",
         height=128,
         width=128,
-        motion=Motion("FPS", 5, 30, default=12, low=24, medium=12, high=6),
+        motion=Motion("FPS", 6, 24, default=12, low=24, medium=12, high=6),
         commands=("animate", "interpolate", "loop"),
         steps=25,
         guidance=1.5,
