@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from dcrafter.training.denoiser import DenoiserStage
 from dcrafter.training.recipe import Conditioning, Recipe, StageName, TrainerConfig
+from dcrafter.training.trainer import Stage, Trainer
 
 MICRO: dict[str, Any] = {
     "height": 32,
@@ -31,6 +33,13 @@ TRAIN = TrainerConfig(
 
 def recipe(stage: StageName, trainer: TrainerConfig = TRAIN, **conditioning: Any) -> Recipe:
     return Recipe(stage, "tiny", "", trainer, config=MICRO, conditioning=Conditioning(**conditioning))
+
+
+def run(stage: Stage, out: Path, train: TrainerConfig = TRAIN) -> Trainer:
+    out.mkdir(exist_ok=True)
+    trainer = Trainer(stage, train, out, seed=0, say=lambda _: None)
+    trainer.run()
+    return trainer
 
 
 def awake(stage: DenoiserStage) -> DenoiserStage:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
-from training.micro import TRAIN, awake, recipe
+from training.micro import TRAIN, awake, recipe, run
 
 from dcrafter.config import ScheduleConfig
 from dcrafter.errors import InputError
@@ -18,8 +18,7 @@ from dcrafter.sampling.schedule import sampling_steps, to_eps_and_x0
 from dcrafter.training import autoencoder, denoiser
 from dcrafter.training.__main__ import make_stage
 from dcrafter.training.denoiser import DenoiserStage, Drawn, Inputs, Process, initialise, parameter_groups
-from dcrafter.training.recipe import Conditioning, Recipe, StageName, TrainerConfig
-from dcrafter.training.trainer import Trainer
+from dcrafter.training.recipe import Conditioning, Recipe, StageName
 from dcrafter.weights.checkpoint import open_checkpoint, save_checkpoint
 
 STAGES: tuple[StageName, ...] = ("text-to-video", "context", "adaptation", "detail", "motion")
@@ -30,13 +29,6 @@ def _few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(denoiser, "HELD_OUT", 2)
     monkeypatch.setattr(denoiser, "SHOWN", 2)
     monkeypatch.setattr(denoiser, "STEPS", 2)
-
-
-def run(stage: DenoiserStage, out: Path, train: TrainerConfig = TRAIN) -> Trainer:
-    out.mkdir(exist_ok=True)
-    trainer = Trainer(stage, train, out, seed=0, say=lambda _: None)
-    trainer.run()
-    return trainer
 
 
 def kind(name: str) -> str:

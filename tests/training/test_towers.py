@@ -8,24 +8,15 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.data import Dataset, default_collate
-from training.micro import TRAIN, recipe
+from training.micro import TRAIN, recipe, run
 
 from dcrafter.training import towers
-from dcrafter.training.recipe import TrainerConfig
 from dcrafter.training.towers import TowersStage
-from dcrafter.training.trainer import Trainer
 
 
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(towers, "HELD_OUT", 4)
-
-
-def run(stage: TowersStage, out: Path, train: TrainerConfig = TRAIN) -> Trainer:
-    out.mkdir(exist_ok=True)
-    trainer = Trainer(stage, train, out, seed=0, say=lambda _: None)
-    trainer.run()
-    return trainer
 
 
 class Four(Dataset[Any]):

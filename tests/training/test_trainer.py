@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -13,17 +12,10 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
-from torch import Tensor, nn
-from torch.utils.data import Dataset
+from training.line import CONFIG, Broken, Halves, Line, one_of_two, train
 
-from dcrafter.config import MODELS
 from dcrafter.errors import NumericalError
-from dcrafter.training.recipe import TrainerConfig
-from dcrafter.training.trainer import Stage, Trainer, learning_rate
-
-CONFIG = TrainerConfig(
-    steps=12, batch=2, learning_rate=0.05, warmup=2, ema=0.9, precision="no", log_every=4, evaluate_every=6
-)
+from dcrafter.training.trainer import learning_rate
 
 
 @pytest.fixture(autouse=True)
@@ -31,68 +23,6 @@ def _forgets_precision() -> Iterator[None]:
     """accelerate keeps one precision a process."""
     yield
     AcceleratorState._reset_state()
-
-
-WIDTH = 16  # of a layer that Muon takes for a matrix
-
-
-class Numbers(Dataset[Tensor]):
-    def __init__(self) -> None:
-        self.asked: list[int] = []
-
-    def __getitem__(self, index: int) -> Tensor:
-        self.asked.append(index)
-        return torch.full((WIDTH,), float(index % 5))
-
-
-class Broken(Numbers):
-    """Gives so many items, and no more."""
-
-    def __init__(self, after: int) -> None:
-        super().__init__()
-        self.after = after
-
-    def __getitem__(self, index: int) -> Tensor:
-        if index >= self.after:
-            raise OSError("the disk is gone")
-        return super().__getitem__(index)
-
-
-class Line(Stage):
-    """Learns y = 2x through a noisy linear layer; a second layer is frozen. Optionally interrupts itself."""
-
-    def __init__(self, interrupt_at: int | None = None) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.learns = nn.Linear(WIDTH, WIDTH)
-        self.frozen = nn.Linear(WIDTH, WIDTH).requires_grad_(False)
-        self.model = nn.ModuleDict({"learns": self.learns, "frozen": self.frozen})
-        self.config = MODELS["tiny"]
-        self.dataset = Numbers()
-        self.calls = 0
-        self.interrupt_at = interrupt_at
-
-    def forward(self, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        self.calls += 1
-        if self.calls == self.interrupt_at:
-            os.kill(os.getpid(), signal.SIGTERM)
-        x = batch + 0.1 * torch.randn(batch.shape, generator=generator)
-        loss = ((self.learns(x) - 2 * batch) ** 2).mean()
-        return {"loss": loss, "half": loss / 2}
-
-    def evaluate(self) -> dict[str, float]:
-        return {"bias": float(self.learns.bias.sum())}
-
-    def picture(self) -> Tensor:
-        return torch.zeros(4, 6, 3, dtype=torch.uint8)
-
-
-def train(out: Path, stage: Line | None = None, config: TrainerConfig = CONFIG) -> tuple[Trainer, Line]:
-    out.mkdir(exist_ok=True)
-    stage = stage or Line()
-    trainer = Trainer(stage, config, out, seed=3, say=lambda _: None)
-    trainer.run()
-    return trainer, stage
 
 
 def test_only_what_has_gradients_changes_and_the_loss_falls(tmp_path: Path) -> None:
@@ -147,29 +77,6 @@ def test_the_logged_gradient_is_that_of_a_step(tmp_path: Path) -> None:
         train(out, config=replace(CONFIG, steps=1, log_every=1, batch=4 // accumulate * 5, accumulate=accumulate))
         norms.append(json.loads((out / "log.jsonl").read_text().splitlines()[0])["gradient"])
     assert norms[1] == pytest.approx(norms[0], rel=0.1)  # the mean over the same twenty numbers, with other noise
-
-
-class Halves(Line):
-    """Has two layers to learn, of which a batch uses one or the other."""
-
-    def __init__(self, interrupt_at: int | None = None) -> None:
-        super().__init__(interrupt_at)
-        self.model["other"] = nn.Linear(WIDTH, WIDTH)
-
-    def forward(self, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        terms = super().forward(batch, generator)
-        if torch.rand((), generator=generator) < 0.5:
-            return {"loss": self.model["other"](batch).square().mean(), "half": terms["half"]}
-        return terms
-
-
-def one_of_two(rank: int, port: int, out: Path) -> None:
-    """A process of two; the second is told to stop in its seventh step."""
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
-                      MASTER_PORT=str(port), ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1")  # fmt: skip
-    trainer, stage = train(out, Halves(interrupt_at=7 if rank else None), replace(CONFIG, save_minutes=0))
-    weights = {name: value.detach() for name, value in trainer.average.parameters.items()}
-    torch.save({"step": trainer.step, "weights": weights, "asked": stage.dataset.asked}, out / f"{rank}.pt")
 
 
 def test_two_processes_train_one_model_and_stop_together(tmp_path: Path) -> None:
