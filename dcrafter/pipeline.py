@@ -298,14 +298,15 @@ class Pipeline:
             decoded = (yield from self.decode(latents[:, :, kept]))[0].transpose(0, 1)
             frames.append(match_colors(decoded, given[0]) if settings.color_match else decoded)
             samples.append(latents.cpu())
-        whole = torch.cat(_joined(frames, settings.trim_keyframes)).repeat(settings.repeat, 1, 1, 1)
+        whole = to_frames(torch.cat(_joined(frames, settings.trim_keyframes)).transpose(0, 1))
         record = settings.to_dict() | {
             "images": [Path(image).name for image in images if isinstance(image, str | Path)],
             "checkpoint": self.checkpoint.fingerprint,
             "dtype": str(self.dtype).removeprefix("torch."),
             "version": __version__,
         }
-        yield Done(Video(to_frames(whole.transpose(0, 1)), settings.fps, record, torch.cat(samples)))
+        whole = np.tile(whole, (settings.repeat, 1, 1, 1))  # as bytes: floats of many rounds would fill the memory
+        yield Done(Video(whole, settings.fps, record, torch.cat(samples)))
 
     def encode(self, keyframes: Tensor, settings: Settings, noise: Noise) -> Generator[Event, None, Conditions]:
         """Keyframes (n, 3, H, W) in [-1, 1] → Conditions, as the generator's return value."""

@@ -193,6 +193,8 @@ class _Bars:
         self.tasks: dict[str, TaskID] = {}
 
     def begin(self, title: str) -> None:
+        for task in self.tasks.values():  # bars of many parts would push the running one off the terminal
+            self.progress.remove_task(task)
         self.tasks.clear()
         self.progress.console.print(title, highlight=False)
 

@@ -172,7 +172,7 @@ class Request:
     ] = False
     guidance: Annotated[
         float | None,
-        _sampling("-g", "--guidance", help="How closely to follow the prompt.", show_default="7.5, tiny 3"),
+        _sampling("-g", "--guidance", help="How closely to follow the prompt.", show_default="7.5, tiny 1.5"),
     ] = None
     image_guidance: Annotated[
         float | None,
