@@ -49,9 +49,12 @@ def pictures(source: Source, seed: int, count: int) -> list[Case]:
 
     They are no frames of such a motion: one that is to be zoomed out of could be known by what it shows.
     """
-    asked = [(DIRECTED[i % len(DIRECTED)], i) for i in range(count)]
-    made = ((motion, *source.asked(seed, i, motion)) for motion, i in asked)
-    return [Case(caption, picture[None], motion) for motion, picture, caption in made]
+    cases = []
+    for number in range(count):
+        motion = DIRECTED[number % len(DIRECTED)]
+        picture, caption = source.asked(seed, number, motion)
+        cases.append(Case(caption, picture[None], motion))
+    return cases
 
 
 def between(source: Source, seed: int, count: int) -> list[Case]:

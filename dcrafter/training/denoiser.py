@@ -181,8 +181,7 @@ class DenoiserStage(Stage):
         if self.stage != "text-to-video":
             self.needed += ("unet", *(["image_encoder"] if self.has_context else []))
         self._freeze()
-        if not self.has_context:
-            self.unet.set_context_scale([0.0] * self.config.unet.dual_attention_layers)
+        self._scale_context(float(self.has_context))
         if self.options.checkpointing:
             again = functools.partial(
                 checkpoint, use_reentrant=False, context_fn=lambda: (self._kernel(), self._kernel())
@@ -192,7 +191,8 @@ class DenoiserStage(Stage):
                     module.forward = functools.partial(again, module.forward)  # type: ignore[method-assign]
         self.process = Process(self.config.schedule)
         self.sampled: list[tuple[Tensor, Tensor]] = []  # true and made frames of the clips shown
-        self.at_once = min(recipe.train.batch, SHOWN)
+        self.at_once = min(recipe.train.batch, SHOWN)  # clips
+        self.frames_at_once = max(PIXELS // (self.config.height * self.config.width), 1)
         if plan_only:
             return
         items = recipe.train.steps * recipe.train.batch * recipe.train.accumulate
@@ -248,10 +248,13 @@ class DenoiserStage(Stage):
         """The batch at a context scale s, told of a motion condition that usually moves s times as much as it does."""
         exponent, share = torch.rand(2, generator=generator).tolist()
         scale = 2 ** (2 * exponent - 1) if share < self.options.scales else 1.0
-        self.unet.set_context_scale([scale] * self.config.unet.dual_attention_layers)
+        self._scale_context(scale)
         slower = 1 / scale if self.config.motion.unit == "FPS" else scale  # the one falls with motion, a stride grows
         ends = drawn.ends.to(self._device)  # the motion between given frames is given too
         return replace(inputs, fs=torch.where(ends, inputs.fs, inputs.fs * slower))
+
+    def _scale_context(self, scale: float) -> None:
+        self.unet.set_context_scale([scale] * self.config.unet.dual_attention_layers)
 
     def _loss(self, inputs: Inputs, generator: torch.Generator) -> Tensor:
         x0 = inputs.latents
@@ -316,8 +319,7 @@ class DenoiserStage(Stage):
         factor, channels = self.config.autoencoder.downsampling, self.config.autoencoder.latent_channels
         shape = (len(pixels), channels, pixels.shape[-2] // factor, pixels.shape[-1] // factor)
         noise = torch.randn(shape, generator=generator).to(pixels)
-        some = max(PIXELS // pixels[0, 0].numel(), 1)
-        pairs = zip(torch.split(pixels, some), torch.split(noise, some), strict=True)
+        pairs = zip(*(torch.split(part, self.frames_at_once) for part in (pixels, noise)), strict=True)
         latents = torch.cat([self.model.encode_frames(*pair) for pair in pairs])
         return rearrange(latents, "(b t) c h w -> b c t h w", b=len(frames))
 
@@ -356,8 +358,7 @@ class DenoiserStage(Stage):
     def evaluate(self) -> dict[str, float]:
         """The loss on held-out clips, with the first frame as the picture, and figures of some that are sampled."""
         generator = torch.Generator().manual_seed(0)
-        if self.has_context and self.options.scales:
-            self.unet.set_context_scale([1.0] * self.config.unet.dual_attention_layers)
+        self._scale_context(float(self.has_context))
         losses = []
         for i in range(0, HELD_OUT, self.at_once):
             batch = default_collate(self.held_out[i : i + self.at_once])
@@ -401,9 +402,8 @@ class DenoiserStage(Stage):
         for sampled in ddim(denoiser, noise(), steps, noise, prediction=schedule.prediction):
             latents = sampled.x
         frames = latents.shape[2]
-        some = max(PIXELS // batch["frames"][0, 0, :, :, 0].numel(), 1)
-        codes = rearrange(latents, "b c t h w -> (b t) c h w")
-        made = torch.cat([as_pixels(self.model.decode(part)).cpu() for part in torch.split(codes, some)])
+        codes = torch.split(rearrange(latents, "b c t h w -> (b t) c h w"), self.frames_at_once)
+        made = torch.cat([as_pixels(self.model.decode(some)).cpu() for some in codes])
         return batch["frames"][:, :frames], rearrange(made, "(b t) c h w -> b t h w c", b=clips)
 
     def picture(self) -> Tensor:

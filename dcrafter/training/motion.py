@@ -54,9 +54,8 @@ class MotionStage(DenoiserStage):
         moved = rearrange(latents[:, :, 1:], "p c n h w -> (p n) c 1 h w")
         concat = repeat(latents[:, :, 0], "p c h w -> (p n) c 1 h w", n=motions)
         seen = as_input(frames[:, 0])
-        context = self.model.encode_image(
-            torch.cat([seen, torch.zeros_like(seen[:1])])
-        )  # the last one is of no picture
+        no_picture = torch.zeros_like(seen[:1])
+        context = self.model.encode_image(torch.cat([seen, no_picture]))
         context = rearrange(context, "p (t m) d -> p t m d", t=self.config.frames)
         owner = torch.arange(pictures).repeat_interleave(motions)
         image = context[torch.where(drawn.image, owner, pictures), batch["places"].flatten()]
