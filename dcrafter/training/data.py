@@ -105,11 +105,19 @@ class Motion:
 UNMOVED = Motion(*np.zeros((4, 1)))
 
 
+def swing(frames: int) -> Array:
+    """How much of the way is behind each frame (T,) of a clip there and back, slow where it turns.
+
+    So a loop passes its picture gently; at an even speed it would seem to bounce off it.
+    """
+    return (1 - np.cos(np.linspace(0, 2 * np.pi, frames))) / 2
+
+
 def make_motion(name: str, pace: float, seconds: Array, rng: Rng) -> Motion:
     """The motion called `name`, `pace` times its usual rate, at times `seconds` (T,)."""
     x, y, zoom, turn = np.zeros((4, len(seconds)))
     ripple = None
-    duration = seconds[-1]
+    duration = seconds.max()
     share = seconds / duration
 
     def amount(rate: float, limits: tuple[float, float]) -> float:
@@ -246,19 +254,22 @@ class Source:
         self.pictures = self.index.pictures(split)
         self.photographs = [row for row in self.pictures if row["photograph"]]
 
-    def clip(self, seed: int, index: int, *, motion: str | None = None, new_words: bool = False) -> dict[str, Any]:
+    def clip(
+        self, seed: int, index: int, *, motion: str | None = None, new_words: bool = False, loop: bool = False
+    ) -> dict[str, Any]:
         """A clip with its caption.
 
         {"frames": (T, H, W, 3) uint8, "caption", "fps", "stride", "kind": "animation", "picture" or "scene", "motion"
         (None for an animation), "pace": the motion's rate in units of the usual one}. `motion` asks for one of
-        `MOTIONS`; `new_words` captions it in the phrases kept from training.
+        `MOTIONS`; `new_words` captions it in the phrases kept from training. A `loop` goes half as far and comes back.
         """
         rng = np.random.default_rng([seed, index])
+        way = swing(self.frames) / 2 if loop else np.linspace(0, 1, self.frames)
         kind = rng.random()
         if motion is None and kind < self.clips.animations:
-            return self._animation(rng, new_words)
+            return self._animation(rng, new_words, way)
         chosen = motion or str(one_of(rng, DIRECTED if rng.random() < self.clips.directed else MOTIONS))
-        return self._moved(rng, chosen, new_words, scene=kind > 1 - self.clips.scenes)
+        return self._moved(rng, chosen, new_words, way, scene=kind > 1 - self.clips.scenes)
 
     def asked(self, seed: int, index: int, motion: str) -> tuple[Tensor, str]:
         """A view of a photograph (H, W, 3) uint8, the same whatever `motion` is, and a caption that asks for that."""
@@ -266,7 +277,7 @@ class Source:
         picture, label = self._picture(rng, photographs=1.0)
         grid = sampling_grid(UNMOVED, np.zeros(1), self.size)
         view = self._filmed(rng, picture, grid, centred=False)[0]
-        return view, self._told(rng, motion, new_words=False).caption(label, rng)
+        return view, self._told(rng, motion).caption(label, rng)
 
     def motions(self, seed: int, index: int) -> dict[str, Any]:
         """A picture and, of each of some clips of it that go one way, a single later frame.
@@ -280,7 +291,7 @@ class Source:
         grids = [sampling_grid(UNMOVED, np.zeros(1), self.size)]
         captions, fps, places = [], [], []
         for name in rng.permutation(DIRECTED)[: self.clips.motions]:
-            told = self._told(rng, str(name), new_words=False)
+            told = self._told(rng, str(name))
             place = int(rng.integers(1, self.frames))
             grids.append(sampling_grid(told.motion.at(place), told.seconds, self.size))
             captions.append(told.caption(label, rng))
@@ -343,13 +354,13 @@ class Source:
 
     # The two kinds of clip
 
-    def _animation(self, rng: Rng, new_words: bool) -> dict[str, Any]:
+    def _animation(self, rng: Rng, new_words: bool, way: Array) -> dict[str, Any]:
         row = one_of(rng, self.animated)
         start, count = row["animation"]
         stride = int(one_of(rng, STRIDES))
         span = stride * (self.frames - 1) + 1
         first = int(rng.integers(max(count - span, 0) + 1)) if count >= span else int(rng.integers(count))
-        chosen = start + (first + stride * np.arange(self.frames)) % count
+        chosen = start + (first + np.rint((span - 1) * way).astype(int)) % count
         frames = self.index.animations[chosen]
         if not any(word in row["label"] for word in _ONE_WAY):
             frames = self._maybe_mirrored(rng, frames)
@@ -363,8 +374,8 @@ class Source:
             "kind": "animation", "motion": None, "pace": 1.0,
         }  # fmt: skip
 
-    def _moved(self, rng: Rng, name: str, new_words: bool, *, scene: bool) -> dict[str, Any]:
-        told = self._told(rng, name, new_words)
+    def _moved(self, rng: Rng, name: str, new_words: bool, way: Array, *, scene: bool) -> dict[str, Any]:
+        told = self._told(rng, name, new_words, way)
         motion, seconds = told.motion, told.seconds
         if scene and name not in DIRECTED and rng.random() < 0.6:  # whose words mean the whole view
             frames, label = self._moving_emoji(rng, motion, seconds)
@@ -377,15 +388,16 @@ class Source:
             "stride": told.stride, "kind": "scene" if scene else "picture", "motion": name, "pace": told.pace,
         }  # fmt: skip
 
-    def _told(self, rng: Rng, name: str, new_words: bool) -> Told:
-        """A motion and its words."""
+    def _told(self, rng: Rng, name: str, new_words: bool = False, way: Array | None = None) -> Told:
+        """A motion and its words. `way` (T,) says how much of the clip's time is over in each frame."""
         template = one_of(rng, PHRASES[name].held_out if new_words else PHRASES[name].train)
         word = one_of(rng, (None, "slow", "fast")) if takes_pace(template) and rng.random() < 0.6 else None
         least, most = PACES[word] if takes_pace(template) else (PACES["slow"][0], PACES["fast"][1])
         middle = (least * most) ** 0.5
         pace = self.clips.speed * middle * (float(rng.uniform(least, most)) / middle) ** self.clips.spread
         stride = int(one_of(rng, STRIDES))
-        seconds = np.arange(self.frames) / (EMOJI_FPS // stride)
+        duration = (self.frames - 1) * stride / EMOJI_FPS
+        seconds = duration * (np.linspace(0, 1, self.frames) if way is None else way)
         return Told(template, word, pace, stride, seconds, make_motion(name, pace, seconds, rng))
 
     def _picture(self, rng: Rng, photographs: float = 0.75) -> tuple[Array, str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ from dcrafter.models.unet import Stage as UNetStage
 from dcrafter.sampling.ddim import ddim
 from dcrafter.sampling.guidance import guide, rescale_guidance
 from dcrafter.sampling.schedule import alphas_cumprod, rescale_factors, sampling_steps
-from dcrafter.training.data import DIRECTED, Draws, Source, as_input, as_pixels
+from dcrafter.training.data import Source, as_input, as_pixels, swing
 from dcrafter.training.recipe import Conditioning, Recipe, StageName
 from dcrafter.training.trainer import Stage
 from dcrafter.training.videos import Videos
@@ -83,16 +84,6 @@ def initialise(unet: UNet3D) -> None:
     unet.conv_in.weight[:, unet.config.in_channels // 2 :] = 0
 
 
-def there_and_back(latents: Tensor) -> Tensor:
-    """A clip (B, C, T, h, w) played to its end and back to its beginning in the same time, slow where it turns.
-
-    So a loop passes its picture gently; at an even speed it would seem to bounce off it.
-    """
-    last = latents.shape[2] - 1
-    swung = (1 - torch.cos(torch.linspace(0, 2 * torch.pi, last + 1))) / 2
-    return latents[:, :, (last * swung).round().long()]
-
-
 class Process:
     """The forward diffusion process and what is to be predicted (arXiv 2006.11239, equation 4; 2202.00512).
 
@@ -138,15 +129,17 @@ class Drawn:
     text: Tensor  # is the text kept?
     image: Tensor  # is the picture kept in the context?
     ends: Tensor  # are first and last frame the guidance, and none between?
-    loops: Tensor  # does the clip come back?
 
     @staticmethod
     def none(clips: int) -> Drawn:
         yes = torch.ones(clips, dtype=torch.bool)
-        return Drawn(torch.zeros(clips, dtype=torch.long), yes, yes, ~yes, ~yes)
+        return Drawn(torch.zeros(clips, dtype=torch.long), yes, yes, ~yes)
 
     @staticmethod
-    def random(clips: int, frames: int, options: Conditioning, generator: torch.Generator) -> Drawn:
+    def random(loops: Tensor, frames: int, options: Conditioning, generator: torch.Generator) -> Drawn:
+        """For clips of so many frames; those that are `loops` (B,) have the guidance at both ends."""
+        clips = len(loops)
+
         def uniform() -> Tensor:
             return torch.rand(clips, generator=generator)
 
@@ -155,9 +148,9 @@ class Drawn:
         dropped, text, image, both = uniform(), options.drop_text, options.drop_image, options.drop_both
         without_text = (dropped < text) | ((dropped >= text + image) & (dropped < text + image + both))
         without_image = (dropped >= text) & (dropped < text + image + both)
-        ends = uniform() < options.interpolation
-        loops = ends & (uniform() < options.loops)
-        return Drawn(condition * ~ends, ~without_text, ~without_image, ends, loops)
+        share = options.interpolation * (1 - options.loops) / max(1 - options.loop_share, 1e-6)
+        ends = loops | (uniform() < share)
+        return Drawn(condition * ~ends, ~without_text, ~without_image, ends)
 
 
 class DenoiserStage(Stage):
@@ -236,8 +229,7 @@ class DenoiserStage(Stage):
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
         """A batch of `Items`."""
-        clips, frames = batch["frames"].shape[:2]
-        drawn = Drawn.random(clips, frames, self.options, generator)
+        drawn = Drawn.random(batch["loop"], batch["frames"].shape[1], self.options, generator)
         single = self.stage == "context" or bool(torch.rand((), generator=generator) < self.options.single_frames)
         inputs = self.inputs(batch, drawn, generator, single=single)
         if self.has_context and self.options.scales:
@@ -293,16 +285,12 @@ class DenoiserStage(Stage):
         if single:
             frames = frames[every, place][:, None]
             drawn = replace(drawn, condition=torch.zeros_like(place))
-        loops = drawn.loops.to(self._device)
-        kept = drawn.text & ~(drawn.loops & batch["directed"])  # no loop moves one way
-        captions = [text if keep else "" for text, keep in zip(batch["caption"], kept, strict=True)]
+        captions = [text if keep else "" for text, keep in zip(batch["caption"], drawn.text, strict=True)]
         tokens = tokenize(captions, self.config.clip.text.context_length).to(self._device)
         text = self.model.encode_text(tokens)
         with torch.no_grad():
             latents = self._encoded(frames, generator)
-        if not single:
-            latents = torch.where(loops[:, None, None, None, None], there_and_back(latents), latents)
-        fs = torch.where(drawn.loops, batch["fs_of_loop"], batch["fs"]).to(self._device)
+        latents[batch["loop"], :, -1] = latents[batch["loop"], :, 0]  # the same draw of the posterior
         concat = self._guidance(latents, drawn) if self.has_detail else torch.zeros_like(latents)
         if self.has_context:
             image = self.model.encode_image(pictures * drawn.image.to(pictures)[:, None, None, None])
@@ -311,7 +299,7 @@ class DenoiserStage(Stage):
         else:
             image = text.new_zeros(clips, 1, text.shape[-1])
         self.unet.set_temporal(not single)
-        return Inputs(latents, text, image, concat, fs)
+        return Inputs(latents, text, image, concat, batch["fs"].to(self._device))
 
     def _encoded(self, frames: Tensor, generator: torch.Generator) -> Tensor:
         """(B, T, H, W, 3) uint8 → latents (B, C, T, h, w), one draw of the posterior."""
@@ -417,34 +405,43 @@ class DenoiserStage(Stage):
 
 
 class Items(Dataset[dict[str, Any]]):
-    """The clips a recipe names: {"frames": (T, H, W, 3) uint8, "caption", "fs", "fs_of_loop", "directed"}.
+    """The clips a recipe names: {"frames": (T, H, W, 3) uint8, "caption", "fs", "loop"}.
 
-    "fs" is the model's motion condition, "fs_of_loop" that of the same clip played there and back in the same time;
-    "directed" says that the caption names a lasting direction, which no loop has. Where the data is no prepared one,
-    held-out clips are others of the same videos.
+    "fs" is the model's motion condition; a "loop" comes back to its first frame. Where the data is no prepared one,
+    held-out clips are others of the same videos. They are no loops.
     """
 
     def __init__(self, recipe: Recipe, data: Path, length: int, *, held_out: bool = False) -> None:
         self.config: ModelConfig = recipe.model_config
-        self.clips: Dataset[dict[str, Any]]
+        self.seed, self.length = recipe.seed, length
+        self.loops = 0.0 if held_out else recipe.conditioning.loop_share
+        self.clips: Source | Videos
         if (data / "index.json").exists() or not (data.exists() or data.suffix):
-            source = Source(data, "held-out" if held_out else "train", size=self.config.height,
-                            frames=self.config.frames, clips=recipe.clips)  # fmt: skip
-            self.clips = Draws(source.clip, recipe.seed, length)
+            self.clips = Source(
+                data, "held-out" if held_out else "train",
+                size=self.config.height, frames=self.config.frames, clips=recipe.clips,
+            )  # fmt: skip
         else:
             self.clips = Videos(
                 data, recipe.videos, recipe.seed, length,
                 height=self.config.height, width=self.config.width, frames=self.config.frames,
             )  # fmt: skip
 
+    def __len__(self) -> int:
+        return self.length
+
     def __getitem__(self, index: int) -> dict[str, Any]:
-        clip = self.clips[index]
-        in_fps = self.config.motion.unit == "FPS"
-        fs, of_loop = (clip["fps"], clip["fps"] / 2) if in_fps else (clip["stride"], clip["stride"] * 2)
-        return {
-            "frames": clip["frames"],
-            "caption": clip["caption"],
-            "fs": max(round(fs), 1),
-            "fs_of_loop": max(round(of_loop), 1),
-            "directed": clip.get("motion") in DIRECTED,
-        }
+        loop = bool(np.random.default_rng([self.seed, index, 1]).random() < self.loops)
+        if isinstance(self.clips, Source):
+            clip = self.clips.clip(self.seed, index, loop=loop)
+        else:
+            clip = there_and_back(self.clips[index]) if loop else self.clips[index]
+        fs = clip["fps"] if self.config.motion.unit == "FPS" else clip["stride"]
+        return {"frames": clip["frames"], "caption": clip["caption"], "fs": max(round(fs), 1), "loop": loop}
+
+
+def there_and_back(clip: dict[str, Any]) -> dict[str, Any]:
+    """A clip of a video played to its end and back to its beginning in the same time."""
+    last = len(clip["frames"]) - 1
+    frames = clip["frames"][np.rint(last * swing(last + 1)).astype(int)]
+    return clip | {"frames": frames, "fps": clip["fps"] / 2, "stride": clip["stride"] * 2}

@@ -39,7 +39,8 @@ class MotionStage(DenoiserStage):
         return super().activations(batch * self.motions, dtype)
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
-        drawn = Drawn.random(batch["places"].numel(), self.config.frames, self.options, generator)
+        loops = torch.zeros(batch["places"].numel(), dtype=torch.bool)
+        drawn = Drawn.random(loops, self.config.frames, self.options, generator)
         return {"loss": self._loss(self.moved(batch, drawn, generator), generator)}
 
     def moved(self, batch: dict[str, Any], drawn: Drawn, generator: torch.Generator) -> Inputs:

@@ -70,6 +70,11 @@ class Conditioning:
     text_encoder: bool = False  # trains too: for one that no motion was told of (arXiv 2112.10752, equation 3)
     checkpointing: bool = False  # recompute activations in the backward pass: slower, much less memory
 
+    @property
+    def loop_share(self) -> float:
+        """Of all clips."""
+        return self.interpolation * self.loops
+
 
 @dataclass(frozen=True)
 class Clips:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dcrafter.errors import InputError
+from dcrafter.metrics.pixels import frame_difference
 from dcrafter.training.captions import FAST, PHRASES, SLOW, fill
 from dcrafter.training.data import (
     DIRECTED,
@@ -219,6 +220,22 @@ def test_a_lower_fps_moves_more() -> None:
         motion = make_motion("pan left", 1.0, np.arange(16) / fps, np.random.default_rng(0))
         shifts.append(motion.x[-1])
     assert all(slow < fast for slow, fast in pairwise(shifts))
+
+
+def test_a_loop_goes_half_as_far_and_comes_back_slow_where_it_turns(data: Path) -> None:
+    frames = 9
+    source = Source(data, size=SIZE, frames=frames, clips=Clips(scenes=0.0))
+    for index in range(30):
+        plain, loop = (source.clip(4, index, loop=there) for there in (False, True))
+        assert {k: v for k, v in plain.items() if k != "frames"} == {k: v for k, v in loop.items() if k != "frames"}
+        assert torch.equal(loop["frames"], loop["frames"].flip(0))
+        if loop["kind"] == "animation":
+            assert torch.equal(loop["frames"][4], plain["frames"][4])
+    for name in DIRECTED:
+        loops = torch.stack([source.clip(4, i, motion=name, loop=True)["frames"] for i in range(10)])
+        first, second, third, fourth = (float(frame_difference(loops[:, i : i + 2]).mean()) for i in range(4))
+        assert first < 0.7 * second
+        assert fourth < 0.7 * third
 
 
 def test_still_stands_still(source: Source) -> None:

@@ -17,7 +17,16 @@ from dcrafter.models.dynamicrafter import DynamiCrafter
 from dcrafter.sampling.schedule import sampling_steps, to_eps_and_x0
 from dcrafter.training import autoencoder, denoiser
 from dcrafter.training.__main__ import make_stage
-from dcrafter.training.denoiser import DenoiserStage, Drawn, Inputs, Process, initialise, parameter_groups
+from dcrafter.training.denoiser import (
+    DenoiserStage,
+    Drawn,
+    Inputs,
+    Items,
+    Process,
+    initialise,
+    parameter_groups,
+    there_and_back,
+)
 from dcrafter.training.recipe import Conditioning, Recipe, StageName
 from dcrafter.weights.checkpoint import open_checkpoint, save_checkpoint
 
@@ -163,13 +172,16 @@ def test_what_is_concatenated(data: Path) -> None:
     for i, frame in enumerate((0, 7)):
         expected = anywhere.latents[i, :, frame][:, None].expand(-1, 16, -1, -1)
         assert torch.equal(anywhere.concat_latents[i], expected)
-    ends = of(drawn(ends=[True, False], loops=[True, False]))
+    ends = of(drawn(ends=[True, False]))
     assert torch.equal(ends.concat_latents[0, :, [0, 15]], ends.latents[0, :, [0, 15]])
     assert ends.concat_latents[0, :, 1:15].abs().max() == 0
-    assert torch.equal(ends.latents[0, :, 0], ends.latents[0, :, 15])  # it comes back
-    assert torch.equal(ends.latents[0, :, [1, 4, 14]], anywhere.latents[0, :, [1, 8, 1]])  # slow at its ends
-    assert torch.equal(ends.latents[1], anywhere.latents[1])
-    assert ends.fs[0] == max(round(anywhere.fs[0].item() / 2), 1)
+    assert not torch.equal(ends.latents[0, :, 0], ends.latents[0, :, 15])
+    batch["loop"][0] = True
+    loop = of(drawn(ends=[True, False]))
+    assert torch.equal(loop.latents[0, :, 0], loop.latents[0, :, 15])
+    assert torch.equal(loop.concat_latents[0, :, 0], loop.concat_latents[0, :, 15])
+    assert torch.equal(loop.latents[:, :, :15], ends.latents[:, :, :15])
+    batch["loop"][0] = False
     for unguided in (recipe("adaptation"), recipe("detail", detail=False)):
         inputs = DenoiserStage(unguided, data).inputs(batch, Drawn.none(2), torch.Generator())
         assert inputs.concat_latents.abs().max() == 0
@@ -194,7 +206,8 @@ def test_what_is_dropped(data: Path) -> None:
 
 def test_the_shares_of_what_is_drawn() -> None:
     options = Conditioning(first_frame=0.8, interpolation=0.4, loops=0.5)
-    given = Drawn.random(20_000, 16, options, torch.Generator().manual_seed(1))
+    loops = torch.arange(20_000) % 5 == 0  # 0.4 · 0.5
+    given = Drawn.random(loops, 16, options, torch.Generator().manual_seed(1))
 
     def share(values: Tensor) -> float:
         return float(values.float().mean())
@@ -204,12 +217,28 @@ def test_the_shares_of_what_is_drawn() -> None:
     assert share(no_image & given.text) == pytest.approx(0.05, abs=0.01)
     assert share(no_text & no_image) == pytest.approx(0.05, abs=0.01)
     assert share(given.ends) == pytest.approx(0.4, abs=0.02)
-    assert share(given.loops) == pytest.approx(0.2, abs=0.02)
-    assert not (given.loops & ~given.ends).any()
+    assert given.ends[loops].all()
     assert given.condition[given.ends].eq(0).all()
     others = given.condition[~given.ends]
     assert share(others == 0) == pytest.approx(0.8 + 0.2 / 16, abs=0.02)
     assert set(others.tolist()) == set(range(16))
+
+
+def test_loops_among_the_clips(data: Path) -> None:
+    options = recipe("detail", interpolation=0.8, loops=0.5)
+    drawn, held_out = ([items[i] for i in range(60)] for items in
+                       (Items(options, data, 60), Items(options, data, 60, held_out=True)))  # fmt: skip
+    assert 12 <= sum(item["loop"] for item in drawn) <= 36
+    assert all(torch.equal(item["frames"][0], item["frames"][-1]) for item in drawn if item["loop"])
+    assert not any(item["loop"] for item in held_out)
+
+
+def test_a_loop_of_a_video() -> None:
+    clip = {"frames": torch.arange(16)[:, None, None, None].expand(-1, 1, 1, 3), "fps": 12.0, "stride": 2}
+    swung = there_and_back(clip)
+    assert swung["frames"][:8, 0, 0, 0].tolist() == [0, 1, 2, 5, 8, 11, 14, 15]  # slow where it turns
+    assert torch.equal(swung["frames"], swung["frames"].flip(0))
+    assert (swung["fps"], swung["stride"]) == (6.0, 4)
 
 
 def test_the_share_of_clips_at_the_last_timestep(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,7 +274,7 @@ def test_what_a_context_scale_means(data: Path, monkeypatch: pytest.MonkeyPatch)
     seen: list[Inputs] = []
     for seed in range(8):
         generator = torch.Generator().manual_seed(seed)
-        given = Drawn.random(2, 16, stage.options, torch.Generator().manual_seed(seed))
+        given = Drawn.random(batch["loop"], 16, stage.options, torch.Generator().manual_seed(seed))
         with monkeypatch.context() as patch:
             patch.setattr(stage, "_loss", lambda inputs, generator: seen.append(inputs))
             stage(batch, generator)
@@ -254,8 +283,7 @@ def test_what_a_context_scale_means(data: Path, monkeypatch: pytest.MonkeyPatch)
         scale = scales.pop()
         assert 0.5 <= scale <= 2
         assert scale != 1
-        told = torch.where(given.loops, batch["fs_of_loop"], batch["fs"])
-        torch.testing.assert_close(seen[-1].fs, torch.where(given.ends, told, told / scale))
+        torch.testing.assert_close(seen[-1].fs, torch.where(given.ends, batch["fs"], batch["fs"] / scale))
     with torch.no_grad():
         stage.evaluate()
     assert {layer.context_scale for layer in stage.unet.dual_attentions()} == {1.0}
