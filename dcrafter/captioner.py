@@ -29,9 +29,10 @@ class Captioner:
     name: str = DEFAULT
     device: torch.device | str = "cpu"
     offline: bool = False
+    silent: bool = False  # opens nothing and gives "", as a dry run wants it
 
     def __call__(self, image: Image.Image) -> str:
-        return caption(image, self.name, device=self.device, offline=self.offline)
+        return "" if self.silent else caption(image, self.name, device=self.device, offline=self.offline)
 
 
 def caption(

@@ -46,9 +46,9 @@ def plan_for(model: DynamiCrafter, settings: Settings, dtype: torch.dtype, room:
 
 
 def sampling_seconds(model: DynamiCrafter, settings: Settings, device: torch.device, dtype: torch.dtype) -> float:
-    """How long sampling will take, from the UNet's operations and how fast the device multiplies."""
+    """How long sampling will take, a part, from the UNet's operations and how fast the device multiplies."""
     branches = 3 if settings.image_guidance is not None else 2 if settings.guidance != 1 else 1
-    evaluations = branches * settings.steps * settings.segments
+    evaluations = branches * settings.steps
     return OVERHEAD * evaluations * operations(model.config, settings) / speed(device, dtype)
 
 

@@ -166,7 +166,7 @@ class Pipeline:
         self.config = checkpoint.config
         self.checkpoint = checkpoint
         self.device, self.dtype = device, dtype
-        self.memory = "normal"
+        self.memory = self._least = "normal"  # memory plans: the one followed, the first that did not fail
         self.model = DynamiCrafter.on_meta(self.config)
         checkpoint.check(self.model)
         self.keeps_decoder = False  # beside the UNet, so that one video after the other swaps nothing
@@ -296,7 +296,10 @@ class Pipeline:
                 conditions = yield from self.encode(given, settings, noise)
             latents = yield from self.sample(conditions, settings, noise)
             decoded = (yield from self.decode(latents[:, :, kept]))[0].transpose(0, 1)
-            frames.append(match_colors(decoded, given[0]) if settings.color_match else decoded)
+            if settings.color_match:
+                between = slice(part, part + 2) if settings.command == "interpolate" else slice(0, 1)
+                decoded = match_colors(decoded, keyframes[between])
+            frames.append(decoded)
             samples.append(latents.cpu())
         whole = to_frames(torch.cat(_joined(frames, settings.trim_keyframes)).transpose(0, 1))
         record = settings.to_dict() | {
@@ -450,11 +453,14 @@ class Pipeline:
     # Memory
 
     def choose_memory(self, settings: Settings, plan: str = "auto", room: int | None = None) -> None:
-        """Follow a memory plan; `auto` is the first that fits into `room` bytes, by default what is free now."""
+        """Follow a memory plan; `auto` is the first that fits into `room` bytes, by default what is free now.
+
+        A plan with which memory ran out before is passed over.
+        """
         if plan == "auto":
             room = free_memory(self.device) if room is None else room
             plan = estimate.plan_for(self.model, settings, self.dtype, room)
-        self._follow(plan)
+        self._follow(max(plan, self._least, key=MEMORY_PLANS.index))
 
     def _follow(self, plan: str) -> None:
         self.memory = plan
@@ -469,7 +475,8 @@ class Pipeline:
             torch.cuda.empty_cache()
         smaller = MEMORY_PLANS[MEMORY_PLANS.index(self.memory) + 1 :]
         if smaller:
-            self._follow(smaller[0])
+            self._least = smaller[0]
+            self._follow(self._least)
         return bool(smaller)
 
     def peak_memory(self) -> int:

@@ -159,7 +159,8 @@ def resolve(
     _require(1 <= settings.steps <= config.schedule.num_timesteps, "steps", "1 to 1000", settings.steps)
     _require(0 <= settings.eta <= 1, "eta", "0 to 1", settings.eta)
     _require(0 <= settings.guidance_rescale <= 1, "guidance-rescale", "0 to 1", settings.guidance_rescale)
-    _require(1 <= settings.frames <= most, "frames", f"1 to {most}", settings.frames)
+    least = 2 if command == "interpolate" or settings.segments > 1 else 1  # parts meet in a frame that both have
+    _require(least <= settings.frames <= most, "frames", f"{least} to {most}", settings.frames)
     _require(0.1 <= settings.fps <= 240, "fps", "0.1 to 240", settings.fps)
     _require(0 <= settings.seed < 2**63, "seed", "0 to 2⁶³ − 1", settings.seed)
     _require(1 <= settings.segments <= 1000, "segments", "1 to 1000", settings.segments)

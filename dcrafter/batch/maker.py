@@ -13,6 +13,7 @@ from dcrafter import estimate
 from dcrafter.batch.items import Item
 from dcrafter.config import Command
 from dcrafter.errors import DCrafterError, InputError, OutOfMemoryError, UsageError, WeightsError
+from dcrafter.media.fetch import public_name
 from dcrafter.pipeline import Decoding, Done, Event, Loading, Pipeline, Prepared, Step, Video, free_memory
 from dcrafter.settings import Settings
 
@@ -203,7 +204,7 @@ def _prepare(pipe: Pipeline, tasks: list[Task]) -> Generator[News, None, list[Pr
 def _generated(pipe: Pipeline, task: Task, prepared: Prepared | None) -> Generator[News, None, Video]:
     for event in pipe.generate(_sources(task), task.settings, prepared=prepared):
         if isinstance(event, Done):
-            names = [Path(picture).name for picture in task.item.pictures]
+            names = [public_name(picture) for picture in task.item.pictures]
             return replace(event.video, settings={**event.video.settings, "images": names})
         yield from _working(task.key, event)
     raise AssertionError("a generation ends with Done")

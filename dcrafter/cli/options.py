@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args, get_t
 
 import typer
 
-from dcrafter.config import MODELS
+from dcrafter.config import MODELS, Command
 from dcrafter.errors import UsageError
 from dcrafter.settings import DEFAULT_FPS, DTYPES, FORMATS, MEMORY_PLANS, Fit, Options, SamplerName
 
@@ -56,7 +56,8 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
         raise UsageError(f"the config file {file} cannot be read ({error})") from error
     tables = {name: values.pop(name) for name in [*values] if isinstance(values[name], dict)}
     values |= tables.pop(context.info_name or "", {})
-    known = {name.lstrip("-"): each.name for each in context.command.params for name in each.opts if name[:2] == "--"}
+    shown = [each for each in context.command.params if not getattr(each, "hidden", False)]
+    known = {name.lstrip("-"): each.name for each in shown for name in each.opts if name[:2] == "--"}
     known = {name: field for name, field in known.items() if name not in _NOT_IN_FILES}
     wrong = [f"[{name}]" for name in tables if name not in GENERATING] + [name for name in values if name not in known]
     if wrong:
@@ -76,7 +77,14 @@ def _models(incomplete: str) -> list[str]:
     return [name for name in ("auto", *MODELS) if name.startswith(incomplete)]
 
 
-_NOT_IN_FILES = ("config", "from", "help", "noise", "save-latents")
+def _defaults(setting: str) -> str:
+    """The small model's value of a setting, and that of the others."""
+    most, tiny = (getattr(MODELS[name], setting) for name in ("512", "tiny"))
+    return f"{most:g}, tiny {tiny:g}"
+
+
+_SAYING = ("DEFAULT", "DEFAULT_MAP", "ENVIRONMENT", "COMMANDLINE")  # where a value can come from, the last wins
+_NOT_IN_FILES = ("config", "from", "help")
 GENERATING = ("animate", "interpolate", "loop", "batch")
 
 _motion = functools.partial(option, panel="Picture and motion")
@@ -161,7 +169,7 @@ class Request:
     ] = ""
     steps: Annotated[
         int | None,
-        _sampling("--steps", help="More take longer and look cleaner.", show_default="50, tiny 25"),
+        _sampling("--steps", help="More take longer and look cleaner.", show_default=_defaults("steps")),
     ] = None
     sampler: Annotated[
         SamplerName,
@@ -172,7 +180,7 @@ class Request:
     ] = False
     guidance: Annotated[
         float | None,
-        _sampling("-g", "--guidance", help="How closely to follow the prompt.", show_default="7.5, tiny 1.5"),
+        _sampling("-g", "--guidance", help="How closely to follow the prompt.", show_default=_defaults("guidance")),
     ] = None
     image_guidance: Annotated[
         float | None,
@@ -267,10 +275,21 @@ class Request:
         return cast(Options, {f.name: getattr(self, f.name) for f in fields(self) if f.name in Options.__annotations__})
 
 
+def _is_switch(annotation: Any) -> bool:
+    """An option that can only be switched on."""
+    kind, *rest = get_args(annotation) or (annotation,)
+    return kind is bool and not any("/" in name for name in rest[0].param_decls)
+
+
+def _contrary(name: str) -> str:
+    return name.removeprefix("no_") if name.startswith("no_") else f"no_{name}"
+
+
 def takes_request(command: Callable[..., None]) -> Callable[..., None]:
     """A command with a parameter `request: Request`, as typer is to see it: with an option for each of its fields.
 
-    What a flag says wins over the settings of --from, those over the environment, that over the config file.
+    What a flag says wins over the settings of --from, those over the environment, that over the config file. Of each
+    option that is yes or no there is the contrary too, for what the environment or a file says.
     """
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.annotation is not Request]
     kinds = get_type_hints(Request, include_extras=True)
@@ -281,19 +300,34 @@ def takes_request(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(context: typer.Context, **values: Any) -> None:
-        flags = {name for name in values if str(context.get_parameter_source(name)).endswith("COMMANDLINE")}
+        said = {name: _SAYING.index(source.name) for name in values if (source := context.get_parameter_source(name))}
+        for contrary, name in contraries.items():
+            if values.pop(contrary):
+                values[name], said[name] = False, said[contrary]
         if values["fast"]:
-            values |= {"steps": values["steps"] or FAST_STEPS, "sampler": "dpm++"}
-            flags |= {"steps", "sampler"}
+            for name, value in (("steps", FAST_STEPS), ("sampler", "dpm++")):
+                if said[name] < said["fast"]:
+                    values[name], said[name] = value, said["fast"]
         if values["from_"] is not None:
             from dcrafter.cli.earlier import take_over
 
-            take_over(values, flags)
+            flags = {name for name, level in said.items() if _SAYING[level] == "COMMANDLINE"}
+            take_over(values, flags, values.get("mode") or cast(Command, context.info_name))
         request = Request(**{p.name: values.pop(p.name) for p in shared})
         command(**values, request=request)
 
+    contraries = {_contrary(p.name): p.name for p in [*own, *shared] if _is_switch(p.annotation)}
     context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
-    parameters = [context, *own, *shared]
+    others = [
+        inspect.Parameter(
+            contrary,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False,
+            annotation=Annotated[bool, typer.Option(f"--{contrary.replace('_', '-')}", hidden=True)],
+        )
+        for contrary in contraries
+    ]
+    parameters = [context, *own, *shared, *others]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     return run

@@ -5,18 +5,19 @@ from __future__ import annotations
 import logging
 import random
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote, urlsplit
 
+from dcrafter.cli import earlier
 from dcrafter.cli.bars import acquire
 from dcrafter.cli.console import Console
-from dcrafter.cli.options import STDIO, Request
+from dcrafter.cli.options import FAST_STEPS, STDIO, Request
 from dcrafter.cli.output import Output
 from dcrafter.config import Command, ModelConfig
 from dcrafter.errors import OutOfMemoryError, UsageError
-from dcrafter.media.fetch import fetch, is_url
+from dcrafter.media.fetch import fetch, is_url, public_name
 from dcrafter.settings import Settings, resolve
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def run(command: Command, takes: list[list[str]], request: Request, **extra: Any
         sources, portraits = _open(takes, stdin)
         prompts = _prompts(takes, sources, prompt, request, console)
 
-        def settle(config: ModelConfig) -> list[Settings]:
+        def settle(config: ModelConfig) -> tuple[list[Settings], Preview | None]:
             options = cast("Options", {**request.options(), **extra})
             settings = [
                 resolve(config, command, prompts[job.pictures[0]], job.seed, options,
@@ -80,16 +81,18 @@ def run(command: Command, takes: list[list[str]], request: Request, **extra: Any
             ]  # fmt: skip
             _warn_of_size(config, settings)
             output.try_encoding(settings[0])
-            return settings
+            return settings, _preview(config, request)
 
         from dcrafter.weights import hub
 
-        model, settings = request.model, []
+        model = request.model
+        settings: list[Settings] = []
+        preview = None
         if request.checkpoint is None:
             model = hub.choose(model, command)
             if (request.model, model) == ("auto", "tiny"):
                 console.say(ABOUT_TINY)
-            settings = settle(hub.config(model))
+            settings, preview = settle(hub.config(model))
 
         from dcrafter.models.dynamicrafter import DynamiCrafter
         from dcrafter.pipeline import Pipeline, choose_device, choose_dtype
@@ -110,15 +113,18 @@ def run(command: Command, takes: list[list[str]], request: Request, **extra: Any
             command=command,
             offline=request.offline,
         )
-        settings = settings or settle(pipe.config)
+        if not settings:
+            settings, preview = settle(pipe.config)
+        if request.from_ is not None:
+            earlier.warn_of_other_weights(request.from_, pipe.config.name, pipe.checkpoint.fingerprint)
     first = settings[0]
     machine = f"{device} ({str(dtype).removeprefix('torch.')})"
     sizes = dict.fromkeys(f"{settled.width}×{settled.height}" for settled in settings)
     console.say(f"model {first.model}, {' and '.join(sizes)}, {first.steps} steps, {machine}")
 
-    preview = _preview(pipe.config, request) if pipe else None
     described = pipe.model if pipe else DynamiCrafter.on_meta(hub.config(model))
-    _say_what_it_takes(described, first, device, dtype, request, console)
+    parts = max(first.segments, len(takes[0]) - 1)
+    _say_what_it_takes(described, first, parts, device, dtype, request, console)
 
     for job, settled in zip(jobs, settings, strict=True):
         if pipe is None or request.dry_run:
@@ -129,6 +135,7 @@ def run(command: Command, takes: list[list[str]], request: Request, **extra: Any
         console.say(job.title)
         pictures = [sources[picture] for picture in job.pictures]
         video, seconds = _generate(pipe, pictures, settled, request, console, preview)
+        video = replace(video, settings=video.settings | {"images": [public_name(name) for name in job.pictures]})
         if request.save_latents:
             _save_latents(video, request.save_latents)
         if output.to_stdout:
@@ -181,17 +188,18 @@ def _prompts(
     prompts = {}
     for picture in firsts:
         said = caption(open_image(sources[picture]))
-        prompts[picture] = f"{said}, {prompt}" if prompt else said
-        console.say(f"{PurePosixPath(picture).name}: {prompts[picture]}")
+        prompts[picture] = ", ".join(filter(None, [said, prompt]))
+        if not request.dry_run:
+            console.say(f"{PurePosixPath(picture).name}: {prompts[picture]}")
     return prompts
 
 
 def captioner_of(request: Request) -> Captioner:
-    """What --auto-prompt asks."""
+    """What --auto-prompt asks. A dry run, which must not download, gets no captions."""
     from dcrafter.captioner import DEFAULT, Captioner
     from dcrafter.pipeline import choose_device
 
-    return Captioner(request.captioner or DEFAULT, choose_device(request.device), request.offline)
+    return Captioner(request.captioner or DEFAULT, choose_device(request.device), request.offline, request.dry_run)
 
 
 def _warn_of_size(config: ModelConfig, settings: list[Settings]) -> None:
@@ -206,12 +214,13 @@ def _warn_of_size(config: ModelConfig, settings: list[Settings]) -> None:
 def _say_what_it_takes(
     model: DynamiCrafter,
     settings: Settings,
+    parts: int,
     device: torch.device,
     dtype: torch.dtype,
     request: Request,
     console: Console,
 ) -> None:
-    """The memory, in a dry run, and the time, where it may be long."""
+    """The memory, in a dry run, and the time, where it may be long, of a video in so many parts."""
     from dcrafter import estimate
     from dcrafter.pipeline import free_memory
 
@@ -223,12 +232,15 @@ def _say_what_it_takes(
         console.say(f"about {need / 1e9:.1f} GB of memory (--memory {plan})")
     if estimate.size(model.unet) < LARGE:
         return
-    minutes = estimate.sampling_seconds(model, settings, device, dtype) / 60
+    minutes = parts * estimate.sampling_seconds(model, settings, device, dtype) / 60
     if minutes >= 1:
         long = f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
         console.say(f"about {long} a video")
     if minutes > 60 * HOURS:
-        console.say("--fast takes a third of that; a smaller model, or --width and --height, less still")
+        quicker = "a smaller model, or a smaller --width and --height"
+        if settings.steps > 2 * FAST_STEPS:
+            quicker = f"--fast ({settings.steps / FAST_STEPS:.1f} times), {quicker}"
+        console.say(f"quicker: {quicker}")
 
 
 def _preview(config: ModelConfig, request: Request) -> Preview | None:

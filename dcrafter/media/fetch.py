@@ -6,6 +6,8 @@ import re
 import urllib.error
 import urllib.request
 from http.client import HTTPException
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from dcrafter.errors import InputError
 
@@ -15,6 +17,14 @@ TIMEOUT = 30.0  # seconds without a byte
 
 def is_url(source: str) -> bool:
     return re.match(r"https?://", source, re.IGNORECASE) is not None
+
+
+def public_name(picture: str) -> str:
+    """How a result calls its picture: a file by its name, an address without what may be secret in it."""
+    if not is_url(picture):
+        return Path(picture).name or picture
+    parts = urlsplit(picture)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def fetch(url: str, *, max_bytes: int = MAX_BYTES) -> bytes:

@@ -225,17 +225,21 @@ def to_frames(video: torch.Tensor) -> NDArray[np.uint8]:
     return np.ascontiguousarray(frames.permute(1, 2, 3, 0).numpy())
 
 
-def match_colors(frames: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
-    """Frames (T, 3, H, W) with the colours that make the first frame's those of its picture (3, H, W), all in [-1, 1].
+def match_colors(frames: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
+    """Frames (T, 3, H, W) with the mean and the contrast of each colour that the pictures have, all in [-1, 1].
 
-    A gain and an offset a channel, the same for all frames: what drifts is taken back, what moves is let be.
+    Pictures (1 or 2, 3, H, W): those of two run from the first one's to the last one's. A frame gets a gain and an
+    offset a channel; it is matched with the pictures and never with the frame before, so that nothing adds up.
     """
-    was_std, was_mean = _deviation_and_mean(frames[0])
-    std, mean = _deviation_and_mean(picture)
+    import torch
+
+    was_std, was_mean = _deviation_and_mean(frames)
+    share = torch.linspace(0, 1, len(frames)).view(-1, 1, 1, 1)
+    std, mean = (torch.lerp(of[:1], of[-1:], share) for of in _deviation_and_mean(pictures))
     gain = (std / was_std.clamp_min(1e-3)).clamp(0.5, 2.0)
     return ((frames - was_mean) * gain + mean).clamp(-1, 1)
 
 
-def _deviation_and_mean(picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of each channel: (3, H, W) → (3, 1, 1) twice."""
-    return picture.std(dim=(1, 2), keepdim=True), picture.mean(dim=(1, 2), keepdim=True)
+def _deviation_and_mean(pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each channel: (n, 3, H, W) → (n, 3, 1, 1) twice."""
+    return pictures.std(dim=(2, 3), keepdim=True), pictures.mean(dim=(2, 3), keepdim=True)

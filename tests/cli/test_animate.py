@@ -282,6 +282,9 @@ def test_running_out_of_memory_goes_over_to_a_smaller_plan(dcrafter: Run, monkey
     outcome = dcrafter("animate", CAT, *QUICK, "--frames", "2", "-o", "a.gif", "--memory", "normal")
     assert outcome.status == 0, outcome.stderr
     assert "not enough memory; once more with --memory low" in outcome.stderr
+    outcome = dcrafter("animate", CAT, *QUICK, "-n", "3", "--frames", "2", "-o", "n/", "--memory", "normal")
+    assert outcome.status == 0, outcome.stderr
+    assert outcome.stderr.count("not enough memory") == 1  # the next ones begin with the plan that did
     given = ["normal", "low", "min"]
     outcome = dcrafter("animate", CAT, *QUICK, "-o", "b.gif")
     assert outcome.status == 5
@@ -350,7 +353,7 @@ def test_a_caption_is_the_prompt_or_goes_before_it(dcrafter: Run, monkeypatch: p
         return "a cat on a chair"
 
     monkeypatch.setattr("dcrafter.captioner.caption", caption)
-    arguments = ("animate", CAT, *MODEL, "--dry-run", "--json", "--auto-prompt")
+    arguments = ("animate", CAT, *QUICK, "--frames", "2", "--json", "--auto-prompt", "-o", "a.gif", "--overwrite")
     prompts = []
     for more in ((), ("-p", "yawning", "--captioner", "mine", "--offline")):
         outcome = dcrafter(*arguments, *more)
@@ -363,3 +366,41 @@ def test_a_caption_is_the_prompt_or_goes_before_it(dcrafter: Run, monkeypatch: p
             (image.size, "Salesforce/blip-image-captioning-base", "cpu", False),
             (image.size, "mine", "cpu", True),
         ]
+    asked.clear()
+    outcome = dcrafter(*arguments, "-p", "yawning", "--dry-run")  # must not download
+    assert (json.loads(outcome.lines[0])["settings"]["prompt"], asked) == ("yawning", [])
+    outcome = dcrafter("animate", "--from", "a.gif", CAT, *QUICK, "--auto-prompt", "--no-auto-prompt", "-o", "b.gif")
+    assert (outcome.status, asked) == (0, [])
+
+
+def test_a_preview_that_cannot_be_is_said_before_anything_is_loaded(
+    dcrafter: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("it would be downloaded")
+
+    monkeypatch.setattr("dcrafter.weights.hub.fetch", never)
+    outcome = dcrafter("animate", CAT, "-m", "512", "--device", "cpu", "--save-preview", "seen.bmp")
+    assert outcome.status == 2
+    assert "seen.bmp is neither PNG nor JPEG" in outcome.stderr
+
+
+def test_hours_are_told_before_they_begin(dcrafter: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dcrafter.estimate.speed", lambda *_: 1e12)
+
+    def told(*arguments: str) -> list[str]:
+        outcome = dcrafter(*arguments, "--device", "cpu", "--dry-run")
+        assert outcome.status == 0, outcome.stderr
+        return [line for line in outcome.stderr.splitlines() if line.startswith(("about", "quicker"))][1:]
+
+    time, hint = told("animate", CAT, "-m", "1024")
+    assert re.fullmatch(r"about \d\.\d hours a video", time)
+    assert hint == "quicker: --fast (3.3 times), a smaller model, or a smaller --width and --height"
+    hours = float(time.split()[1])
+    time, hint = told("animate", CAT, "-m", "1024", "--fast", "--segments", "4")
+    assert float(time.split()[1]) == pytest.approx(4 * hours * 15 / 50, abs=0.2)
+    assert "--fast" not in hint
+    several, two = (told("interpolate", *pictures, "-m", "512-interp") for pictures in ([CAT] * 4, [CAT] * 2))
+    minutes = [float(line[0].split()[1]) * (60 if "hours" in line[0] else 1) for line in (several, two)]
+    assert minutes[0] == pytest.approx(3 * minutes[1], rel=0.05)
+    assert len(two) == 1  # no hint: it is not hours

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from cli.running import CAT, MODEL, QUICK, Run
 from safetensors.torch import load_file
+
+from dcrafter.config import MODELS, Command
+from dcrafter.media import image
+from dcrafter.media.image import open_image
+from dcrafter.media.video import read_settings, write_video
+from dcrafter.settings import Options, resolve
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +81,169 @@ def test_a_missing_config_file_is_said(dcrafter: Run) -> None:
     outcome = dcrafter("animate", CAT, *MODEL, "--dry-run", "--config", "nowhere.toml")
     assert outcome.status == 2
     assert "nowhere.toml cannot be read" in outcome.stderr
+
+
+def test_short_forms_stand_where_they_are_said(dcrafter: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.mkdir(parents=True)
+    path = home / "config.toml"
+    path.write_text("steps = 40\n")
+
+    def chosen(*arguments: str) -> tuple[str, int, float]:
+        found = settings(dcrafter, *arguments)
+        return found["sampler"], found["steps"], found["eta"]
+
+    assert chosen() == ("ddim", 40, 1.0)
+    assert chosen("--fast") == ("dpm++", 15, 0.0)  # a flag wins over a file
+    assert chosen("--fast", "--steps", "20") == ("dpm++", 20, 0.0)  # what is said outright wins over a short form
+    path.write_text("fast = true\n")
+    assert chosen() == ("dpm++", 15, 0.0)
+    assert chosen("--sampler", "ddim") == ("ddim", 15, 1.0)
+    assert chosen("--no-fast") == ("ddim", 50, 1.0)
+    monkeypatch.setenv("DCRAFTER_STEPS", "30")
+    assert chosen() == ("dpm++", 30, 0.0)  # the environment wins over a file
+
+
+def test_what_a_file_switches_on_a_flag_switches_off(dcrafter: Run, home: Path) -> None:
+    home.mkdir(parents=True)
+    (home / "config.toml").write_text("color-match = true\nno-metadata = true\n")
+    assert settings(dcrafter)["color_match"]
+    assert not settings(dcrafter, "--no-color-match")["color_match"]
+    for more, status in (((), 2), (("--metadata",), 0)):
+        assert dcrafter("animate", CAT, *QUICK, "--frames", "2", "-o", f"{status}.gif", *more).status == 0
+        assert dcrafter("animate", CAT, *QUICK, "--dry-run", "--from", f"{status}.gif").status == status
+    (home / "config.toml").write_text("no-fast = true\n")
+    assert "unknown keys: no-fast" in dcrafter("animate", CAT, *MODEL, "--dry-run").stderr
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a video that says it was made in some way, by tiny unless told otherwise."""
+
+    def write(command: Command = "animate", model: str = "tiny", **options: Any) -> Path:
+        settled = resolve(MODELS[model], command, "a cat", 7, Options(**options)).to_dict()
+        told = {**settled, "images": ["cat.png"], "checkpoint": "0123", "dtype": "float32", "version": "0"}
+        frames = np.zeros((2, 16, 16, 3), np.uint8)
+        return write_video(frames, tmp_path / "earlier.gif", fps=8, settings=told, overwrite=True)
+
+    return write
+
+
+@pytest.fixture
+def again(dcrafter: Run, earlier: Callable[..., Path]) -> Callable[..., dict[str, Any]]:
+    """What is made of the earlier video's settings."""
+
+    def planned(command: str, *arguments: str) -> dict[str, Any]:
+        outcome = dcrafter(command, CAT, "--from", "earlier.gif", *arguments, "--device", "cpu", "--dry-run", "--json")
+        assert outcome.status == 0, outcome.stderr
+        found: dict[str, Any] = json.loads(outcome.lines[0])["settings"]
+        return found
+
+    return planned
+
+
+Again = Callable[..., dict[str, Any]]
+
+
+def test_another_model_has_its_own_defaults(earlier: Callable[..., Path], again: Again) -> None:
+    earlier(fps=10.0, motion="high", context_scale=0.8, negative_prompt="rain")
+    same, other = again("animate"), again("animate", "-m", "512")
+    tiny, model = (resolve(MODELS[name], "animate", "", 0, {"motion": "high"}) for name in ("tiny", "512"))
+    for found, expected in ((same, tiny), (other, model)):
+        for name in ("model", "steps", "guidance", "width", "height", "motion", "frames"):
+            assert found[name] == getattr(expected, name), name
+        assert [found[name] for name in ("fps", "prompt", "negative_prompt", "seed")] == [10.0, "a cat", "rain", 7]
+        assert found["context_scale"] == 0.8
+    earlier(steps=7, motion=17)
+    assert again("animate", "-m", "512")["steps"] == 7
+    assert again("animate", "-m", "512")["motion"] == 17  # FPS both
+    assert again("animate", "-m", "256")["motion"] == MODELS["256"].motion.default  # a frame stride there
+    earlier(model="512", width=320, height=512)  # a portrait's, turned by itself
+    assert (again("animate", "-m", "tiny")["width"], again("animate")["width"]) == (128, 320)
+
+
+def test_another_command_and_another_sampler_have_their_own_defaults(
+    earlier: Callable[..., Path], again: Again
+) -> None:
+    earlier()
+    assert (again("animate")["frames"], again("loop")["frames"]) == (16, 15)
+    assert again("animate", "--fast")["eta"] == 0.0
+    earlier(eta=0.5, frames=5)
+    assert (again("loop")["frames"], again("animate", "--sampler", "dpm++")["eta"]) == (5, 0.5)
+    earlier(sampler="dpm++", segments=2)
+    found = again("animate", "-m", "512")
+    assert (found["sampler"], found["eta"], found["segments"]) == ("dpm++", 0.0, 2)
+    assert again("loop")["sampler"] == "dpm++"
+
+
+def test_other_weights_of_the_same_name_are_said(dcrafter: Run, earlier: Callable[..., Path]) -> None:
+    earlier(model="256", width=64, height=64, steps=1, frames=2)
+    outcome = dcrafter("animate", CAT, "--from", "earlier.gif", *MODEL, "-o", "a.gif")
+    assert outcome.status == 0, outcome.stderr
+    assert "earlier.gif was made with other weights of the 256 model; the result will differ" in outcome.stderr
+    outcome = dcrafter("animate", CAT, "--from", "a.gif", *MODEL, "-o", "b.gif")
+    assert "other weights" not in outcome.stderr
+
+
+def test_a_model_that_is_not_here(dcrafter: Run, earlier: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "mine", replace(MODELS["tiny"], name="mine"))
+    earlier(model="mine")
+    monkeypatch.delitem(MODELS, "mine")
+    outcome = dcrafter("animate", CAT, "--from", "earlier.gif", "--dry-run")
+    assert outcome.status == 2
+    assert "the model mine, with which earlier.gif was made, is not here" in outcome.stderr
+    assert dcrafter("animate", CAT, "--from", "earlier.gif", "-m", "tiny", "--dry-run").status == 0
+
+
+def test_pictures_are_found_again(dcrafter: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "made"
+    folder.mkdir()
+    for place in (tmp_path, folder):
+        (place / "cat.png").write_bytes(Path(CAT).read_bytes())
+    assert dcrafter("animate", "made/cat.png", *QUICK, "--frames", "2", "-o", "made/a.gif").status == 0
+    opened: list[Any] = []
+    monkeypatch.setattr(image, "open_image", lambda source, **_: (opened.append(source), open_image(source))[1])
+    assert dcrafter("animate", "--from", "made/a.gif", *QUICK, "-o", "b.gif").status == 0
+    assert opened[0] == "made/cat.png"  # beside the result, before the one that is here
+    assert dcrafter("animate", "-", *QUICK, "--frames", "2", "-o", "s.gif", stdin=Path(CAT).read_bytes()).status == 0
+    assert "a picture from stdin, of which s.gif was made" in dcrafter("animate", "--from", "s.gif", *QUICK).stderr
+
+
+def test_a_picture_from_the_web(dcrafter: Run, tmp_path: Path) -> None:
+    with served(Path(CAT).read_bytes()) as address:
+        made = dcrafter("animate", f"{address}/cat.png?token=1", *QUICK, "--save-latents", "a.safetensors")
+        assert made.status == 0, made.stderr
+        assert made.lines == ["cat.mp4"]
+        told = read_settings(tmp_path / "cat.mp4")
+        assert told is not None
+        assert told["images"] == [f"{address}/cat.png"]
+        again = dcrafter("animate", "--from", "cat.mp4", *QUICK, "-o", "b.gif", "--save-latents", "b.safetensors")
+        assert again.status == 0, again.stderr
+        missing = dcrafter("animate", f"{address}/dog.png", *QUICK)
+    assert (missing.status, missing.stderr.count("\n")) == (2, 1)
+    assert "404 Not Found" in missing.stderr
+    latents = [load_file(tmp_path / f"{name}.safetensors")["final_latents"] for name in "ab"]
+    assert latents[0].equal(latents[1])
+
+
+@contextmanager
+def served(content: bytes) -> Iterator[str]:
+    """A server on this machine that has `content` as /cat.png."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found = self.path.startswith("/cat.png")
+            self.send_response(200 if found else 404)
+            self.end_headers()
+            self.wfile.write(content if found else b"")
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "webm", "gif", "webp", "apng", "frames"])

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from dcrafter.errors import InputError
-from dcrafter.media.fetch import fetch, is_url
+from dcrafter.media.fetch import fetch, is_url, public_name
 
 CONTENT = bytes(range(256)) * 4
 
@@ -59,3 +59,9 @@ def test_addresses() -> None:
     assert is_url("HTTP://example.org")
     assert not is_url("ftp://example.org/cat.png")
     assert not is_url("https.png")
+
+
+def test_what_a_result_calls_its_picture() -> None:
+    assert public_name("photos/cat.png") == "cat.png"
+    assert public_name("-") == "-"
+    assert public_name("https://me:secret@example.org:8080/a/cat.png?token=1#x") == "https://example.org:8080/a/cat.png"

@@ -16,7 +16,7 @@ from PIL import Image, ImageCms
 from safetensors.torch import load_file
 
 from dcrafter.errors import InputError, NumericalError, UsageError
-from dcrafter.media.image import fit_image, open_image, to_frames, to_tensor
+from dcrafter.media.image import fit_image, match_colors, open_image, to_frames, to_tensor
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -357,3 +357,18 @@ def test_frames_are_rounded_and_clamped() -> None:
 def test_nan_and_infinity_never_become_frames(value: float) -> None:
     with pytest.raises(NumericalError):
         to_frames(torch.full((3, 1, 2, 2), value))
+
+
+def test_colours_that_drift_are_taken_back() -> None:
+    rng = torch.Generator().manual_seed(0)
+    first, last = torch.rand(2, 3, 16, 16, generator=rng) * torch.tensor([0.6, 1.0]).view(2, 1, 1, 1) - 0.4
+    drift = torch.linspace(0, 0.3, 5).view(-1, 1, 1, 1)
+    matched = match_colors(0.8 * first.expand(5, -1, -1, -1) + drift, first[None])
+    torch.testing.assert_close(matched, first.expand(5, -1, -1, -1))  # every frame, not the first alone
+    between = match_colors(first.expand(5, -1, -1, -1), torch.stack([first, last]))
+    torch.testing.assert_close(between[0], first)
+    torch.testing.assert_close(between[-1].mean((1, 2)), last.mean((1, 2)))
+    torch.testing.assert_close(between[-1].std((1, 2)), last.std((1, 2)))
+    torch.testing.assert_close(between[2].mean((1, 2)), (first.mean((1, 2)) + last.mean((1, 2))) / 2)
+    flat = match_colors(torch.zeros(1, 3, 4, 4), first[None])  # nothing to stretch
+    torch.testing.assert_close(flat, first.mean((1, 2)).view(1, 3, 1, 1).expand(1, 3, 4, 4))
