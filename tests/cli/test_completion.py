@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import pty
 import runpy
+import select
 import shutil
 import subprocess
 import sys
@@ -32,6 +34,36 @@ def in_fish(*words: str) -> list[str]:
     file = COMPLETIONS / "dcrafter.fish"
     lines = _lines("fish", "--no-config", "-c", f"source {file}; complete --do-complete '{' '.join(words)}'")
     return [line.split("\t")[0] for line in lines]
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="needs zsh")
+def test_zsh_completes_at_the_first_tab(tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "HOME": str(tmp_path)}
+    zsh = subprocess.Popen(
+        ["zsh", "-f", "-i"], env={**environment, "PS1": "", "TERM": "dumb"}, stdin=slave, stdout=slave, stderr=slave,
+        start_new_session=True,
+    )  # fmt: skip
+    os.close(slave)
+
+    def sent(line: str, until: str) -> str:
+        """What the terminal shows behind a line, up to some text. Raises TimeoutError if that does not come."""
+        os.write(master, line.encode())
+        shown = ""
+        while until not in shown.removeprefix(line.strip()):
+            if not select.select([master], [], [], 60)[0]:
+                raise TimeoutError(shown)
+            shown += os.read(master, 65536).decode()
+        return shown
+
+    try:
+        sent(f"fpath=({COMPLETIONS} $fpath); autoload -U compinit; compinit -u -D; print re''ady\n", "ready")
+        sent("dcrafter ani\t", "animate ")  # the first Tab of the shell
+        sent("--model 512-\t", "512-interp ")
+    finally:
+        zsh.kill()
+        zsh.wait()
+        os.close(master)
 
 
 def _lines(*command: str) -> list[str]:
