@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import re
 import shlex
 from pathlib import Path
@@ -9,6 +11,11 @@ from pathlib import Path
 import pytest
 from cli.conftest import dcrafter  # noqa: F401
 from cli.running import CAT, DATA, Run
+
+from dcrafter.config import MODELS
+from dcrafter.media.video import read_video
+from dcrafter.pipeline import Pipeline
+from dcrafter.weights import hub
 
 README = Path(__file__).parents[1] / "README.md"
 GOLDEN = {"256": DATA / "golden" / "dc256" / "model.ckpt", "512": DATA / "golden" / "dc512" / "model.safetensors"}
@@ -60,6 +67,44 @@ def test_a_command(line: str, dcrafter: Run, tmp_path: Path, monkeypatch: pytest
         words = small(words)
     outcome = dcrafter(*words, stdin=Path(CAT).read_bytes())
     assert outcome.status == 0, outcome.stderr
+
+
+def block(language: str) -> str:
+    (found,) = re.findall(rf"```{language}\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    return str(found)
+
+
+def test_the_first_command(dcrafter: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr(hub, "cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setattr(hub, "_in_hugging_faces_cache", lambda _: None)
+    line = next(line for line in README.read_text("utf-8").splitlines() if "&& dcrafter" in line)
+    words = shlex.split(line.split("&& dcrafter")[1])
+    words[1] = str(README.parent / words[1])
+    outcome = dcrafter(*words, "--steps", "2", "--device", "cpu")
+    assert (outcome.status, outcome.lines) == (0, ["cat.mp4"]), outcome.stderr
+    assert dcrafter("--diagnose").status == 0
+
+
+def test_the_configuration_file(dcrafter: Run, tmp_path: Path) -> None:  # noqa: F811
+    (tmp_path / "mine.toml").write_text(block("toml"))
+    outcome = dcrafter("loop", CAT, "-m", "tiny", "--config", "mine.toml", "--no-fast", "--dry-run", "--json")
+    assert outcome.status == 0, outcome.stderr
+    told = json.loads(outcome.lines[0])["settings"]
+    assert (told["repeat"], told["motion"]) == (4, MODELS["tiny"].motion.high)
+
+
+def test_the_python_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = GOLDEN["512"]
+    opened = Pipeline.from_pretrained(
+        checkpoint=weights, model_config=weights.with_name("config.json"), device="cpu", dtype="float32"
+    )
+    monkeypatch.setattr(Pipeline, "from_pretrained", lambda name: {"512": opened}[name])
+    animate = functools.partialmethod(Pipeline.animate, steps=1, width=64, height=64)
+    monkeypatch.setattr(Pipeline, "animate", animate)
+    monkeypatch.chdir(tmp_path)
+    Path("cat.png").write_bytes(Path(CAT).read_bytes())
+    exec(block("python"), {})
+    assert len(read_video(Path("cat.mp4"))[0]) == 16
 
 
 def glob(folder: Path, pattern: str) -> list[str]:

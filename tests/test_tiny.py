@@ -9,6 +9,7 @@ import pytest
 import torch
 from cli.conftest import dcrafter  # noqa: F401
 from cli.running import CAT, Run
+from PIL import Image, ImageOps
 
 from dcrafter.config import MODELS
 from dcrafter.media.image import fit_image, open_image
@@ -57,9 +58,15 @@ def test_a_first_command_moves_the_picture(dcrafter: Run) -> None:  # noqa: F811
 def test_it_loops_and_interpolates(dcrafter: Run) -> None:  # noqa: F811
     assert dcrafter("loop", CAT, "--seed", "1", "-o", "loop.apng", "--steps", "12").status == 0
     assert float(loop_gap(frames_of("loop.apng")[None])) < 3
-    assert dcrafter("interpolate", CAT, CAT, "--seed", "1", "-o", "between.apng", "--steps", "12").status == 0
+    with Image.open(CAT) as cat:
+        ImageOps.mirror(cat).save("mirrored.png")
+    ends = (CAT, "mirrored.png")
+    assert dcrafter("interpolate", *ends, "--seed", "1", "-o", "between.apng", "--steps", "12").status == 0
     made = as_input(frames_of("between.apng"))
-    assert psnr(made[:1], made[-1:]) > 15  # both ends are the picture
+    first, last = (as_input(torch.from_numpy(np.array(fit_image(open_image(p), 128, 128, "crop")))[None]) for p in ends)
+    assert psnr(first, last) < 16
+    assert psnr(made[:1], first) > 20
+    assert psnr(made[-1:], last) > 20
 
 
 @pytest.mark.usefixtures("no_other")

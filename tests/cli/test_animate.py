@@ -329,6 +329,27 @@ def test_the_first_interrupt_ends_behind_the_step(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_the_second_interrupt_ends_at_once(dcrafter: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from dcrafter.pipeline import Pipeline
+
+    denoiser, behind = Pipeline.denoiser, []
+
+    def interrupting(self: Pipeline, *arguments: Any) -> Any:
+        inner = denoiser(self, *arguments)
+
+        def denoise(x: Any, t: int) -> Any:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            behind.append(t)
+            return inner(x, t)
+
+        return denoise
+
+    monkeypatch.setattr(Pipeline, "denoiser", interrupting)
+    outcome = dcrafter("animate", CAT, *MODEL, "--steps", "5", "-o", "a.gif")
+    assert (outcome.status, behind, files(tmp_path)) == (130, [], [])
+
+
 def test_a_portrait_turns_the_model(dcrafter: Run, tmp_path: Path) -> None:
     Image.new("RGB", (40, 60)).save(tmp_path / "tall.png")
     sizes = []

@@ -111,6 +111,35 @@ def test_a_batch_is_a_bar_for_all_one_for_the_item_and_paths(tmp_path: Path) -> 
     assert (status, paths(seen)) == (0, ["made/a.mp4", "made/b.mp4"]), seen
 
 
+def test_a_batch_in_a_pipe(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        shutil.copy(CAT, tmp_path / name)
+    arguments = ("batch", "-", *QUICK, "-p", "cat", "-o", "made/", "--name", "{stem}")
+    for status, listed, said in ((0, "a.png\nb.png\n", "a.png"), (BatchError.exit_status, "c.png\n", "c.png: failed")):
+        done = piped(*arguments, folder=tmp_path, stdin=listed)
+        assert done.returncode == status, done.stderr
+        assert done.stdout.splitlines() == (["made/a.mp4", "made/b.mp4"] if status == 0 else [])
+        assert said in done.stderr
+        assert "\x1b" not in done.stderr
+
+
+def piped(*arguments: str, folder: Path, stdin: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [SCRIPT, *arguments], cwd=folder, env=environment(**more), capture_output=True, text=True, input=stdin
+    )
+
+
+def test_a_download_in_a_pipe(server: Hub, golden: Path, tmp_path: Path) -> None:  # noqa: F811
+    server.files[CKPT] = as_ckpt(small_512(golden))
+    done = piped("download", "512", folder=tmp_path, DCRAFTER_CACHE_DIR="cache")
+    assert done.returncode == 0, done.stderr
+    (path,) = done.stdout.splitlines()
+    assert path.endswith("cache/512.safetensors")
+    assert (tmp_path / path).is_file()
+    assert re.search(r"^(512: )?downloading", done.stderr, re.MULTILINE), done.stderr
+    assert "\x1b" not in done.stderr
+
+
 def test_a_download_is_a_bar_and_a_path(server: Hub, golden: Path, tmp_path: Path) -> None:  # noqa: F811
     server.files[CKPT] = as_ckpt(small_512(golden))
     status, seen = at_a_terminal("download", "512", folder=tmp_path, DCRAFTER_CACHE_DIR="cache")

@@ -1,7 +1,6 @@
-"""Opens one video of each container in a browser: python tests/benchmarks/playback.py [chromium]
+"""One video of each container in a browser, which is a second opinion beside the libraries that other tests read with.
 
-Prints what Chromium finds in each: frames, seconds, size. A second opinion beside the libraries that the tests read
-with. The browser is given the files by a server on loopback and sends back what it saw.
+It is given the files by a server on loopback and sends back what it saw.
 """
 
 from __future__ import annotations
@@ -9,17 +8,18 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pytest
 
 from dcrafter.media.video import read_settings, write_video
 
-FPS, FRAMES, HEIGHT, WIDTH = 8.0, 16, 64, 96
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FPS, FRAMES, HEIGHT, WIDTH = 16.0, 16, 64, 96
 PAGE = """<!doctype html><body><script>
 async function seen(name) {
   if (/mp4|webm/.test(name)) {
@@ -50,20 +50,19 @@ async function seen(name) {
 </script>"""
 
 
-def main() -> None:
-    browser = sys.argv[1] if len(sys.argv) > 1 else shutil.which("chromium") or "chromium-browser"
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+def test_a_browser_plays_every_container(tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (FRAMES, HEIGHT // 8, WIDTH // 8, 3), dtype=np.uint8)
     frames = frames.repeat(8, axis=1).repeat(8, axis=2)
-    with TemporaryDirectory() as folder:
-        names = [f"video.{suffix}" for suffix in ("mp4", "webm", "gif", "webp", "apng")]
-        for name in names:
-            write_video(frames, Path(folder) / name, fps=FPS, settings={"seed": 1})
-        found = look(browser, Path(folder), names)
-        for name in names:
-            print(name, found[name], "settings", read_settings(Path(folder) / name))
-            count, seconds, width, height = found[name]
-            assert (count, width, height) == (FRAMES, WIDTH, HEIGHT)
-            assert abs(seconds - FRAMES / FPS) < 0.06
+    names = [f"video.{suffix}" for suffix in ("mp4", "webm", "gif", "webp", "apng")]
+    for name in names:
+        write_video(frames, tmp_path / name, fps=FPS, settings={"seed": 1})
+        assert read_settings(tmp_path / name) == {"seed": 1}
+    found = look(str(BROWSER), tmp_path, names)
+    assert found.keys() == set(names)
+    for name, (count, seconds, width, height) in found.items():
+        assert (count, width, height) == (FRAMES, WIDTH, HEIGHT), name
+        assert seconds == pytest.approx(FRAMES / FPS, abs=0.06), name
 
 
 def look(browser: str, folder: Path, names: list[str]) -> dict[str, list[float]]:
@@ -101,10 +100,5 @@ def look(browser: str, folder: Path, names: list[str]) -> dict[str, list[float]]
         process.terminate()
         process.wait()
         server.shutdown()
-    if not finished:
-        sys.exit(f"{browser} did not answer")
+    assert finished, f"{browser} did not answer"
     return found
-
-
-if __name__ == "__main__":
-    main()
