@@ -285,11 +285,30 @@ def _contrary(name: str) -> str:
     return name.removeprefix("no_") if name.startswith("no_") else f"no_{name}"
 
 
+def _decide(values: dict[str, Any], contraries: dict[str, str], context: typer.Context) -> None:
+    """Puts contraries, --fast and --from into the values of options, each where it stands among who says what.
+
+    A flag wins over the settings of --from, those over the environment, that over the config file.
+    """
+    said = {name: _SAYING.index(source.name) for name in values if (source := context.get_parameter_source(name))}
+    for contrary, name in contraries.items():
+        if values.pop(contrary):
+            values[name], said[name] = False, said[contrary]
+    if values["fast"]:
+        for name, value in (("steps", FAST_STEPS), ("sampler", "dpm++")):
+            if said[name] < said["fast"]:
+                values[name], said[name] = value, said["fast"]
+    if values["from_"] is not None:
+        from dcrafter.cli.earlier import take_over
+
+        flags = {name for name, level in said.items() if _SAYING[level] == "COMMANDLINE"}
+        take_over(values, flags, values.get("mode") or cast(Command, context.info_name))
+
+
 def takes_request(command: Callable[..., None]) -> Callable[..., None]:
     """A command with a parameter `request: Request`, as typer is to see it: with an option for each of its fields.
 
-    What a flag says wins over the settings of --from, those over the environment, that over the config file. Of each
-    option that is yes or no there is the contrary too, for what the environment or a file says.
+    Of each option that can only be switched on there is the contrary too, for what the environment or a file says.
     """
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.annotation is not Request]
     kinds = get_type_hints(Request, include_extras=True)
@@ -300,19 +319,7 @@ def takes_request(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(context: typer.Context, **values: Any) -> None:
-        said = {name: _SAYING.index(source.name) for name in values if (source := context.get_parameter_source(name))}
-        for contrary, name in contraries.items():
-            if values.pop(contrary):
-                values[name], said[name] = False, said[contrary]
-        if values["fast"]:
-            for name, value in (("steps", FAST_STEPS), ("sampler", "dpm++")):
-                if said[name] < said["fast"]:
-                    values[name], said[name] = value, said["fast"]
-        if values["from_"] is not None:
-            from dcrafter.cli.earlier import take_over
-
-            flags = {name for name, level in said.items() if _SAYING[level] == "COMMANDLINE"}
-            take_over(values, flags, values.get("mode") or cast(Command, context.info_name))
+        _decide(values, contraries, context)
         request = Request(**{p.name: values.pop(p.name) for p in shared})
         command(**values, request=request)
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from cli.running import CAT, MODEL, QUICK, Run
+from loopback import files, served
 from safetensors.torch import load_file
 
 from dcrafter.config import MODELS, Command
@@ -209,7 +207,7 @@ def test_pictures_are_found_again(dcrafter: Run, tmp_path: Path, monkeypatch: py
 
 
 def test_a_picture_from_the_web(dcrafter: Run, tmp_path: Path) -> None:
-    with served(Path(CAT).read_bytes()) as address:
+    with served(files({"/cat.png": Path(CAT).read_bytes()})) as address:
         made = dcrafter("animate", f"{address}/cat.png?token=1", *QUICK, "--save-latents", "a.safetensors")
         assert made.status == 0, made.stderr
         assert made.lines == ["cat.mp4"]
@@ -223,27 +221,6 @@ def test_a_picture_from_the_web(dcrafter: Run, tmp_path: Path) -> None:
     assert "404 Not Found" in missing.stderr
     latents = [load_file(tmp_path / f"{name}.safetensors")["final_latents"] for name in "ab"]
     assert latents[0].equal(latents[1])
-
-
-@contextmanager
-def served(content: bytes) -> Iterator[str]:
-    """A server on this machine that has `content` as /cat.png."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            found = self.path.startswith("/cat.png")
-            self.send_response(200 if found else 404)
-            self.end_headers()
-            self.wfile.write(content if found else b"")
-
-        def log_message(self, *_: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "webm", "gif", "webp", "apng", "frames"])

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from loopback import files, served
 
 from dcrafter.errors import InputError
 from dcrafter.media.fetch import fetch, is_url, public_name
@@ -12,29 +11,11 @@ from dcrafter.media.fetch import fetch, is_url, public_name
 CONTENT = bytes(range(256)) * 4
 
 
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        if self.path == "/moved":
-            self.send_response(302)
-            self.send_header("Location", "/cat.png")
-            self.end_headers()
-            return
-        self.send_response(200 if self.path == "/cat.png" else 404)
-        self.end_headers()
-        if self.path == "/cat.png":
-            self.wfile.write(CONTENT)
-
-    def log_message(self, *_: object) -> None: ...
-
-
 @pytest.fixture
 def address() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    has = files({"/cat.png": CONTENT})
+    with served(lambda path, _: (302, {"Location": "/cat.png"}, b"") if path == "/moved" else has(path, b"")) as place:
+        yield place
 
 
 def test_what_is_there(address: str) -> None:

@@ -9,12 +9,12 @@ import json
 import shutil
 import subprocess
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from loopback import Reply, served
 
 from dcrafter.media.video import read_settings, write_video
 
@@ -70,35 +70,21 @@ def look(browser: str, folder: Path, names: list[str]) -> dict[str, list[float]]
     found: dict[str, list[float]] = {}
     done = threading.Event()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            page = PAGE.replace("NAMES", json.dumps(names)).encode()
-            name = self.path.lstrip("/")
-            self._send(page if name == "" else (folder / name).read_bytes() if name in names else b"")
-
-        def do_POST(self) -> None:
-            found.update(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self._send(b"")
+    def answer(path: str, posted: bytes) -> Reply:
+        name = path.lstrip("/")
+        if posted:
+            found.update(json.loads(posted))
             done.set()
+        page = PAGE.replace("NAMES", json.dumps(names)).encode()
+        return 200, {}, page if name == "" else (folder / name).read_bytes() if name in names else b""
 
-        def _send(self, content: bytes) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server, TemporaryDirectory() as profile:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with served(answer) as address, TemporaryDirectory() as profile:
         options = ["--headless", "--no-sandbox", "--autoplay-policy=no-user-gesture-required", "--disable-gpu"]
-        address = f"http://127.0.0.1:{server.server_port}/"
         process = subprocess.Popen(
             [browser, *options, f"--user-data-dir={profile}", address], stderr=subprocess.DEVNULL
         )
         finished = done.wait(120)
         process.terminate()
         process.wait()
-        server.shutdown()
     assert finished, f"{browser} did not answer"
     return found
