@@ -102,6 +102,12 @@ class Motion:
         return points @ back.astype(np.float32) - offset.astype(np.float32)
 
 
+def narrowed(value: float, least: float, most: float, spread: float) -> float:
+    """A value drawn between two, nearer to their geometric middle: at a spread of 0 it is that, at 1 the value."""
+    middle = (least * most) ** 0.5
+    return middle * (value / middle) ** spread
+
+
 UNMOVED = Motion(*np.zeros((4, 1)))
 
 
@@ -113,8 +119,11 @@ def swing(frames: int) -> Array:
     return (1 - np.cos(np.linspace(0, 2 * np.pi, frames))) / 2
 
 
-def make_motion(name: str, pace: float, seconds: Array, rng: Rng) -> Motion:
-    """The motion called `name`, `pace` times its usual rate, at times `seconds` (T,)."""
+def make_motion(name: str, pace: float, seconds: Array, rng: Rng, *, spread: float = 1.0) -> Motion:
+    """The motion called `name`, `pace` times its usual rate, at times `seconds` (T,); at 0 nothing has moved.
+
+    `spread` is how much two motions of a name differ: at 0 they are one, but for where a drift goes.
+    """
     x, y, zoom, turn = np.zeros((4, len(seconds)))
     ripple = None
     duration = seconds.max()
@@ -122,6 +131,9 @@ def make_motion(name: str, pace: float, seconds: Array, rng: Rng) -> Motion:
 
     def amount(rate: float, limits: tuple[float, float]) -> float:
         return float(np.clip(rate * pace * duration, *limits))
+
+    def about(least: float, most: float) -> float:
+        return narrowed(float(rng.uniform(least, most)), least, most, spread)
 
     def wave(hertz: float) -> Array:
         return np.sin(2 * np.pi * hertz * pace * seconds)
@@ -136,20 +148,19 @@ def make_motion(name: str, pace: float, seconds: Array, rng: Rng) -> Motion:
         case ["rotate", to]:
             turn = amount(TURN_RATE, TURN_RANGE) * share * (1 if to == "clockwise" else -1)
         case ["shake"]:
-            size = rng.uniform(0.03, 0.08)
-            x, y = (size * wave(hertz) for hertz in rng.uniform(3, 6, 2))
-            turn = 0.3 * size * wave(rng.uniform(3, 6))
-        case ["sway"]:
-            swing = wave(rng.uniform(0.6, 1.0)) * one_of(rng, (-1, 1))
-            x, turn = rng.uniform(0.08, 0.2) * swing, rng.uniform(0.06, 0.2) * swing
+            size = about(0.03, 0.08)
+            x, y, turn = size * wave(about(3, 4.5)), size * wave(about(4.5, 6)), 0.3 * size * wave(about(3, 6))
+        case ["sway"]:  # to the right first, that a small model need not learn the mean of both
+            swayed = wave(about(0.6, 1.0))
+            x, turn = about(0.08, 0.2) * swayed, about(0.06, 0.2) * swayed
         case ["pulse"]:
-            zoom = rng.uniform(0.08, 0.2) * wave(rng.uniform(0.8, 1.4))
+            zoom = about(0.08, 0.2) * wave(about(0.8, 1.4))
         case ["drift"]:
             heading = rng.uniform(0, 2 * np.pi) + rng.uniform(-1, 1) * share
             x, y = (DRIFT_RATE * pace * seconds * turned for turned in (np.cos(heading), np.sin(heading)))
             turn = rng.uniform(-0.1, 0.1) * pace * seconds
         case ["ripple"]:
-            ripple = (rng.uniform(0.02, 0.05), rng.uniform(1.5, 3.0), rng.uniform(0.6, 1.2) * pace)
+            ripple = (about(0.03, 0.07), about(1.5, 3.0), about(0.6, 1.2) * pace)
         case ["still"]:
             pass
         case _:
@@ -168,9 +179,10 @@ def sampling_grid(motion: Motion, seconds: Array, size: int, centre: Array | Non
         return motion.content(points.reshape(-1, 2)).reshape(-1, size, size, 2)
     amplitude, waves, hertz = motion.ripple
     radius = np.hypot(points[..., 0], points[..., 1])
-    phase = 2 * np.pi * (waves * radius - hertz * seconds[:, None, None])
+    start, passed = 2 * np.pi * waves * radius, 2 * np.pi * hertz * seconds[:, None, None]
+    shift = amplitude * (np.sin(start - passed) - np.sin(start))
     outward = points / np.maximum(radius, 1e-3)[..., None]
-    return (points + amplitude * np.sin(phase)[..., None] * outward).astype(np.float32)
+    return (points + shift[..., None] * outward).astype(np.float32)
 
 
 def sample(source: Tensor, grid: Tensor) -> Tensor:
@@ -393,12 +405,13 @@ class Source:
         template = one_of(rng, PHRASES[name].held_out if new_words else PHRASES[name].train)
         word = one_of(rng, (None, "slow", "fast")) if takes_pace(template) and rng.random() < 0.6 else None
         least, most = PACES[word] if takes_pace(template) else (PACES["slow"][0], PACES["fast"][1])
-        middle = (least * most) ** 0.5
-        pace = self.clips.speed * middle * (float(rng.uniform(least, most)) / middle) ** self.clips.spread
+        pace = self.clips.speed * narrowed(float(rng.uniform(least, most)), least, most, self.clips.spread)
         stride = int(one_of(rng, STRIDES))
         duration = (self.frames - 1) * stride / EMOJI_FPS
         seconds = duration * (np.linspace(0, 1, self.frames) if way is None else way)
-        return Told(template, word, pace, stride, seconds, make_motion(name, pace, seconds, rng))
+        return Told(
+            template, word, pace, stride, seconds, make_motion(name, pace, seconds, rng, spread=self.clips.spread)
+        )
 
     def _picture(self, rng: Rng, photographs: float = 0.75) -> tuple[Array, str]:
         row = self._some_picture(rng, photographs)

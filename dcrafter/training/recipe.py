@@ -83,7 +83,7 @@ class Clips:
     animations: float = 0.4  # of emoji's own animations
     scenes: float = 0.25  # of emoji scenes under a motion; what is left are pictures under one
     directed: float = 0.7  # of motions that go one way, beyond their share of all
-    spread: float = 1.0  # of paces about the middle of what their word means; 0: one pace a word
+    spread: float = 1.0  # of paces and sizes of motion about the middle of what their word means; 0: one a word
     speed: float = 1.0  # of all motions
     motions: int = 4  # of one picture in the stage "motion"
 

@@ -153,6 +153,23 @@ def test_a_marker_moves_as_each_motion_says() -> None:
     assert end["rotate counterclockwise"][1] < -2
 
 
+def test_motions_begin_at_rest_and_without_spread_are_one() -> None:
+    seconds = np.arange(8) / 8
+    line = (np.arange(32) + 0.5) / 16 - 1
+    for name in MOTIONS:
+        spread, one, other = (
+            sampling_grid(make_motion(name, 1.0, seconds, np.random.default_rng(seed), spread=by), seconds, 32)
+            for seed, by in ((0, 1.0), (1, 0.0), (2, 0.0))
+        )
+        for grid in (spread, one):
+            np.testing.assert_allclose(grid[0], np.stack(np.meshgrid(line, line), axis=-1), atol=1e-6)
+        assert np.array_equal(one, other) == (name != "drift"), name
+        assert np.array_equal(spread, one) == (name in (*DIRECTED, "still")), name
+    sway = make_motion("sway", 1.0, seconds, np.random.default_rng(0))
+    assert sway.x[1] > 0
+    assert sway.x.min() < 0
+
+
 def test_no_border_shows_under_any_motion(source: Source) -> None:
     """Pictures of the fixture have no black: a border would."""
     for name in MOTIONS:
