@@ -160,7 +160,7 @@ def make_motion(name: str, pace: float, seconds: Array, rng: Rng, *, spread: flo
             x, y = (DRIFT_RATE * pace * seconds * turned for turned in (np.cos(heading), np.sin(heading)))
             turn = rng.uniform(-0.1, 0.1) * pace * seconds
         case ["ripple"]:
-            ripple = (about(0.03, 0.07), about(1.5, 3.0), about(0.6, 1.2) * pace)
+            ripple = (about(0.06, 0.1), about(1.5, 3.0), about(0.6, 1.2) * pace)
         case ["still"]:
             pass
         case _:

@@ -84,6 +84,13 @@ def initialise(unet: UNet3D) -> None:
     unet.conv_in.weight[:, unet.config.in_channels // 2 :] = 0
 
 
+def frames_to(given: Tensor) -> Tensor:
+    """How far each frame is from the nearest one that is given: (B, T) bool → (B, T), infinite where none is."""
+    place = torch.arange(given.shape[1], device=given.device)
+    apart = (place[:, None] - place).abs().float()
+    return torch.where(given[:, None], apart, torch.inf).amin(dim=2)
+
+
 class Process:
     """The forward diffusion process and what is to be predicted (arXiv 2006.11239, equation 4; 2202.00512).
 
@@ -262,7 +269,7 @@ class DenoiserStage(Stage):
         if not self.training:
             return errors.mean()
         given = (x0 == inputs.concat_latents).all(dim=4).all(dim=3).all(dim=1)
-        weights = torch.where(given, self.options.given, 1.0)
+        weights = 1 + (self.options.given - 1) * 0.5 ** frames_to(given)
         return (errors * weights).sum() / weights.sum()
 
     def _kernel(self) -> AbstractContextManager[None]:

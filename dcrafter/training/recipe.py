@@ -60,7 +60,7 @@ class Conditioning:
     interpolation: float = 0.0  # share of clips with first and last frame as visual detail guidance
     loops: float = 0.0  # share of those that come back to their first frame
     noisiest: float = 0.0  # share of clips at the last timestep, where the motion is decided
-    given: float = 1.0  # what a frame weighs in the loss whose latent is the guidance itself; others weigh 1
+    given: float = 1.0  # what a frame weighs whose latent is the guidance; others the nearer to such a one the more
     single_frames: float = 0.0  # share of batches of pictures, for the spatial layers alone
     context: bool = True  # the image context stream
     detail: bool = True  # visual detail guidance, in the stage that adds it

@@ -23,6 +23,7 @@ from dcrafter.training.denoiser import (
     Inputs,
     Items,
     Process,
+    frames_to,
     initialise,
     parameter_groups,
     there_and_back,
@@ -254,7 +255,7 @@ def test_the_share_of_clips_at_the_last_timestep(data: Path, monkeypatch: pytest
     assert max(seen[1]) < 999
 
 
-def test_frames_that_are_given_weigh_more(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_near_what_is_given_weigh_more(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = DenoiserStage(recipe("detail", first_frame=1.0, given=3.0), data)  # it predicts zero yet
     batch = default_collate([stage.dataset[i] for i in range(2)])
     targets: list[Tensor] = []
@@ -262,10 +263,16 @@ def test_frames_that_are_given_weigh_more(data: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(stage.process, "noised", lambda *given: targets.append(noised(*given)[1]) or noised(*given))
     weighed = stage(batch, torch.Generator().manual_seed(0))["loss"]
     squares = targets[0].square()
-    expected = (2 * squares[:, :, 0].mean() + 16 * squares.mean()) / 18
+    weights = 1 + 2 * 0.5 ** torch.arange(16)
+    expected = (squares.mean(dim=(0, 1, 3, 4)) * weights).sum() / weights.sum()
     torch.testing.assert_close(weighed, expected)
     stage.eval()  # all frames alike, so that runs can be compared
     torch.testing.assert_close(stage(batch, torch.Generator().manual_seed(0))["loss"], squares.mean())
+
+
+def test_how_far_frames_are_from_given_ones() -> None:
+    given = torch.tensor([[True, False, False, False, True], [False, True, False, False, False], [False] * 5])
+    assert frames_to(given).tolist() == [[0, 1, 2, 1, 0], [1, 0, 1, 2, 3], [float("inf")] * 5]
 
 
 def test_what_a_context_scale_means(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
