@@ -147,7 +147,8 @@ class ModelConfig:
     """A model whole: its parts, its process, and how it is meant to be used.
 
     `height` and `width` are pixels, `frames` the number of frames it was trained to sample at once. Steps and the
-    guidance's numbers are what is taken where nobody asks for others.
+    guidance's numbers are what is taken where nobody asks for others. A model that `keeps_ends` interpolates from one
+    picture's latent to the other's themselves; others end in their own estimates of them, as published.
     """
 
     name: str
@@ -164,6 +165,7 @@ class ModelConfig:
     clip: CLIPConfig = CLIPConfig()
     projector: QueryTransformerConfig = QueryTransformerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    keeps_ends: bool = False
     repository: str | None = None  # where the hub has its weights
 
     def __post_init__(self) -> None:
@@ -259,6 +261,7 @@ MODELS: dict[str, ModelConfig] = {
         commands=("animate", "interpolate", "loop"),
         steps=25,
         guidance=1.5,
+        keeps_ends=True,
         unet=UNetConfig(
             in_channels=64,
             out_channels=32,

@@ -382,7 +382,10 @@ class Pipeline:
         )
         for index, sampled in enumerate(walk, start=1):
             yield Step(index, len(table), sampled.x0)
-        return sampled.x
+        latents = sampled.x
+        if self.config.keeps_ends and settings.command == "interpolate":
+            latents[:, :, [0, -1]] = conditions.concat_latents[:, :, [0, -1]].to(latents)
+        return latents
 
     def denoiser(self, conditions: Conditions, settings: Settings) -> Denoiser:
         """The UNet with its conditions and guidance in place. Needs the unet loaded."""

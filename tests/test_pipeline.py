@@ -148,6 +148,14 @@ def test_values_that_are_not_finite_never_get_out(
         pipe.animate(cat, "cat", **QUICK)
 
 
+def returned(events: Generator[Any, None, Any]) -> Any:
+    while True:
+        try:
+            next(events)
+        except StopIteration as end:
+            return end.value
+
+
 def test_interpolation_and_loops(golden: Path) -> None:
     checkpoint_dir = golden / "dc512"
     pipe = Pipeline.from_pretrained(
@@ -166,6 +174,15 @@ def test_interpolation_and_loops(golden: Path) -> None:
     assert loop.frames.shape == (15, 64, 96, 3)
     with pytest.raises(UsageError, match="does not animate"):
         pipe.animate(first, "", **options)
+    pipe.config = replace(pipe.config, keeps_ends=True)
+    kept = pipe.interpolate([first, last], "a smiling girl", **options).latents
+    assert kept[:, :, 1:-1].equal(between.latents[:, :, 1:-1])
+    settings = resolve(pipe.config, "interpolate", "", 0, options)
+    (prepared,) = returned(pipe.prepare([([first, last], settings)]))
+    given = prepared.conditions.concat_latents
+    assert kept[:, :, [0, -1]].equal(given[:, :, [0, -1]])
+    assert not kept[:, :, [0, -1]].equal(between.latents[:, :, [0, -1]])
+    assert pipe.loop(first, "a smiling girl", **options).latents.equal(loop.latents)
 
 
 @pytest.mark.parametrize(
@@ -221,13 +238,6 @@ def test_videos_sampled_together_are_those_sampled_singly(golden: Path, cat: Pat
     pipe = open_golden(golden / "dc256")
     settings = resolve(pipe.config, "animate", "cat", 0, {**QUICK, "guidance": 2.0, "guidance_rescale": 0.7})
     pictures = [to_tensor(fit_image(open_image(cat), 64, 64, fit)) for fit in ("crop", "stretch")]
-
-    def returned(events: Generator[Any, None, Any]) -> Any:
-        while True:
-            try:
-                next(events)
-            except StopIteration as end:
-                return end.value
 
     conditions = [returned(pipe.encode(picture[None], settings, seeded_noise(i))) for i, picture in enumerate(pictures)]
     draws = [torch.randn(2, *c.concat_latents.shape) for c in conditions]
