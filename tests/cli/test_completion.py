@@ -58,8 +58,8 @@ def test_zsh_completes_at_the_first_tab(tmp_path: Path) -> None:
 
     try:
         sent(f"fpath=({COMPLETIONS} $fpath); autoload -U compinit; compinit -u -D; print re''ady\n", "ready")
-        sent("dcrafter ani\t", "animate ")  # the first Tab of the shell
-        sent("--model 512-\t", "512-interp ")
+        sent("dcrafter ani\t", "animate")  # the first Tab of the shell
+        sent(" --model 512-\t", "512-interp")
     finally:
         zsh.kill()
         zsh.wait()
