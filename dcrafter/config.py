@@ -148,7 +148,8 @@ class ModelConfig:
 
     `height` and `width` are pixels, `frames` the number of frames it was trained to sample at once. Steps and the
     guidance's numbers are what is taken where nobody asks for others. A model that `keeps_ends` interpolates from one
-    picture's latent to the other's themselves; others end in their own estimates of them, as published.
+    picture's latent to the other's themselves, and joins a loop where its first and its last estimate of the one
+    picture meet, their mean; others keep their own estimates of all frames, as published.
     """
 
     name: str

@@ -385,6 +385,8 @@ class Pipeline:
         latents = sampled.x
         if self.config.keeps_ends and settings.command == "interpolate":
             latents[:, :, [0, -1]] = conditions.concat_latents[:, :, [0, -1]].to(latents)
+        if self.config.keeps_ends and settings.command == "loop":
+            latents[:, :, [0, -1]] = latents[:, :, [0, -1]].mean(dim=2, keepdim=True)
         return latents
 
     def denoiser(self, conditions: Conditions, settings: Settings) -> Denoiser:

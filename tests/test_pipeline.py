@@ -182,7 +182,10 @@ def test_interpolation_and_loops(golden: Path) -> None:
     given = prepared.conditions.concat_latents
     assert kept[:, :, [0, -1]].equal(given[:, :, [0, -1]])
     assert not kept[:, :, [0, -1]].equal(between.latents[:, :, [0, -1]])
-    assert pipe.loop(first, "a smiling girl", **options).latents.equal(loop.latents)
+    joined = pipe.loop(first, "a smiling girl", **options).latents
+    assert joined[:, :, 1:-1].equal(loop.latents[:, :, 1:-1])
+    assert joined[:, :, 0].equal((loop.latents[:, :, 0] + loop.latents[:, :, -1]) / 2)
+    assert joined[:, :, -1].equal(joined[:, :, 0])
 
 
 @pytest.mark.parametrize(

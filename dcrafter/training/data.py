@@ -149,7 +149,10 @@ def make_motion(name: str, pace: float, seconds: Array, rng: Rng, *, spread: flo
             turn = amount(TURN_RATE, TURN_RANGE) * share * (1 if to == "clockwise" else -1)
         case ["shake"]:
             size = about(0.03, 0.08)
-            x, y, turn = size * wave(about(3, 4.5)), size * wave(about(4.5, 6)), 0.3 * size * wave(about(3, 6))
+            # So many times on the clip's way, not a second: what turns at every other frame could be any motion.
+            way = np.abs(np.diff(seconds)).sum()
+            x, y, turn = (times * wave(about(*often) / way) for times, often in
+                          ((size, (2, 3)), (size, (2.5, 3.5)), (0.3 * size, (2, 3.5))))  # fmt: skip
         case ["sway"]:  # to the right first, that a small model need not learn the mean of both
             swayed = wave(about(0.6, 1.0))
             x, turn = about(0.08, 0.2) * swayed, about(0.06, 0.2) * swayed

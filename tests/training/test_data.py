@@ -22,6 +22,7 @@ from dcrafter.training.data import (
     Source,
     make_motion,
     sampling_grid,
+    swing,
 )
 from dcrafter.training.recipe import Clips
 
@@ -168,6 +169,14 @@ def test_motions_begin_at_rest_and_without_spread_are_one() -> None:
     sway = make_motion("sway", 1.0, seconds, np.random.default_rng(0))
     assert sway.x[1] > 0
     assert sway.x.min() < 0
+
+
+def test_a_shake_turns_slower_than_frames_can_show() -> None:
+    for name, seconds in (("clip", np.linspace(0, 2.5, 1501)), ("loop", swing(1501) * 1.25)):
+        shake = make_motion("shake", 1.4, seconds, np.random.default_rng(0), spread=0)
+        for path in (shake.x, shake.y, shake.turn):
+            turns = np.flatnonzero(np.diff(np.sign(np.diff(path))))
+            assert np.diff(turns).min() > 100, name  # a frame in sixteen
 
 
 def test_no_border_shows_under_any_motion(source: Source) -> None:
