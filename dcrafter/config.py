@@ -7,7 +7,7 @@ arXiv 2310.12190, and their released configurations); `tiny` is this package's o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 Prediction = Literal["eps", "v"]
@@ -214,8 +214,31 @@ def build(kind: type[T], values: Mapping[str, Any]) -> T:
             value = build(cast(type, types[name]), value)
         if get_origin(types[name]) is Literal and value not in get_args(types[name]):
             raise TypeError(f"{name} must be {' or '.join(map(str, get_args(types[name])))}, not {value}")
+        if not _fits(value, types[name]):
+            raise TypeError(f"{name} cannot be {value!r}")
         made[name] = tuple(value) if isinstance(value, list) else value
+    required = {field.name for field in fields(kind) if field.default is field.default_factory is MISSING}  # type: ignore[arg-type]
+    if missing := sorted(required - set(made)):
+        raise TypeError(f"{kind.__name__} needs {', '.join(missing)}")
     return kind(**made)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value is of the type that a hint names: a number, a word, or a row of them; others may be."""
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (str, bool):
+        return isinstance(value, hint)
+    if get_origin(hint) is tuple:
+        kinds = get_args(hint)
+        if not isinstance(value, list | tuple):
+            return False
+        if kinds[-1] is ...:
+            kinds = kinds[:1] * len(value)
+        return len(kinds) == len(value) and all(map(_fits, value, kinds))
+    return True
 
 
 _512 = ModelConfig(

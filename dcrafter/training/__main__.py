@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dcrafter.errors import DCrafterError, InputError
 
@@ -20,7 +21,7 @@ def say(message: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m dcrafter.training", description="Train what a recipe says.")
-    parser.add_argument("recipe", type=Path, metavar="RECIPE.toml")
+    parser.add_argument("recipe", type=Path, metavar="RECIPE.toml", help="a file, or the name of one in the package")
     parser.add_argument("--out", type=Path, help="folder for checkpoints, log and pictures (default: runs/RECIPE)")
     parser.add_argument("--data", type=Path, help="the data set, in place of the recipe's")
     parser.add_argument(
@@ -49,6 +50,10 @@ def make_stage(recipe: Recipe, data: Path, *, plan_only: bool = False) -> Stage:
 
 
 def train(recipe_path: Path, out: Path | None, data: Path | None, start: list[Path] | None, dry_run: bool) -> None:
+    try:
+        import accelerate  # noqa: F401
+    except ImportError:
+        raise InputError("training needs accelerate", "pip install 'dcrafter[train]'") from None
     import torch
 
     from dcrafter.training.denoiser import DenoiserStage
@@ -56,20 +61,39 @@ def train(recipe_path: Path, out: Path | None, data: Path | None, start: list[Pa
     from dcrafter.training.trainer import Trainer
 
     recipe = load_recipe(recipe_path)
-    stage = make_stage(recipe, data or Path(recipe.data), plan_only=dry_run)
+    start = start or [Path(path) for path in recipe.start]
+    if not dry_run and (absent := [str(path) for path in start if not path.exists()]):
+        raise InputError(
+            f"there is no {' and no '.join(absent)} to begin from",
+            "Name the files with --start; `dcrafter download MODEL --path` says where a published one lies",
+        )
+    data = data or Path(recipe.data)
+    stage = make_stage(recipe, data, plan_only=dry_run)
     if not stage.trained():
         raise InputError(f"{recipe_path.name} trains nothing", "It leaves out all that its stage trains")
     _say_plan(recipe, stage)
     if dry_run:
         if isinstance(stage, DenoiserStage):
             dtype = torch.float32 if recipe.train.precision == "no" else torch.bfloat16
-            gigabytes = stage.activations(recipe.train.batch, dtype) / 1e9
-            say(f"about {gigabytes:.2f} GB more for what a batch of {recipe.train.batch} keeps for its backward pass")
+            update = 4 * sum(value.numel() for value in stage.trained().values())  # the optimiser's, for a moment
+            gigabytes = max(stage.activations(recipe.train.batch, dtype), update) / 1e9
+            say(f"about {gigabytes:.2f} GB more for a step with batches of {recipe.train.batch}")
         return
-    stage.begin_from(start or [Path(path) for path in recipe.start])
+    if about := stage.about_data():
+        say(about)
+    stage.begin_from(start)
     out = out or Path("runs") / recipe_path.stem
     out.mkdir(parents=True, exist_ok=True)
-    Trainer(stage, recipe.train, out, seed=recipe.seed, say=say).run()
+    told = flat(asdict(recipe)) | {"data": str(data), "start": [str(path) for path in start]}
+    Trainer(stage, recipe.train, out, seed=recipe.seed, say=say, told=told).run()
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as one, with names like "train.steps"."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
 
 
 def _say_plan(recipe: Recipe, stage: Stage) -> None:
@@ -83,6 +107,7 @@ def _say_plan(recipe: Recipe, stage: Stage) -> None:
         f"{recipe.train.steps} steps of {recipe.train.batch * recipe.train.accumulate}; "
         f"{gigabytes:.2f} GB besides activations"
     )
+    say(f"trains the {', '.join(stage.trained_parts())}; its checkpoint.pt takes {trained * 16 / 1e9:.2f} GB")
 
 
 if __name__ == "__main__":

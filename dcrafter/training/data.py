@@ -54,6 +54,8 @@ class Index:
             self.about = json.loads((folder / "index.json").read_text("utf-8"))
         except OSError as error:
             advice = "Build it with `python -m dcrafter.training.prepare`."
+            if not folder.exists():
+                advice += " If it is to be videos of your own: there is no such folder."
             raise InputError(f"{folder} holds no prepared data set", advice) from error
         size = self.about["emoji_size"]
         self.stills = np.memmap(folder / "stills.u8", mode="r").reshape(-1, size, size, 4)

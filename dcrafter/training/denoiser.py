@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -28,9 +29,12 @@ from dcrafter.sampling.ddim import ddim
 from dcrafter.sampling.guidance import guide, rescale_guidance
 from dcrafter.sampling.schedule import alphas_cumprod, rescale_factors, sampling_steps
 from dcrafter.training.data import Source, as_input, as_pixels, swing
+from dcrafter.training.plan import kept_bytes
 from dcrafter.training.recipe import Conditioning, Recipe, StageName
 from dcrafter.training.trainer import Stage
 from dcrafter.training.videos import Videos
+
+logger = logging.getLogger(__name__)
 
 HELD_OUT = 32  # clips that the loss is measured on
 SHOWN = 6  # of them sampled, for metrics and to look at
@@ -130,7 +134,10 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What is random of a batch, one value a clip; without the draws, what a person does who animates a picture."""
+    """What is random of a batch, one value a clip; without the draws, what a person does who animates a picture.
+
+    On the CPU, wherever the batch is.
+    """
 
     condition: Tensor  # the frame that is the picture
     text: Tensor  # is the text kept?
@@ -138,9 +145,9 @@ class Drawn:
     ends: Tensor  # are first and last frame the guidance, and none between?
 
     @staticmethod
-    def none(clips: int) -> Drawn:
+    def none(clips: int, *, ends: bool = False) -> Drawn:
         yes = torch.ones(clips, dtype=torch.bool)
-        return Drawn(torch.zeros(clips, dtype=torch.long), yes, yes, ~yes)
+        return Drawn(torch.zeros(clips, dtype=torch.long), yes, yes, yes if ends else ~yes)
 
     @staticmethod
     def random(loops: Tensor, frames: int, options: Conditioning, generator: torch.Generator) -> Drawn:
@@ -180,17 +187,20 @@ class DenoiserStage(Stage):
         self.needed = ("text_encoder", "autoencoder")
         if self.stage != "text-to-video":
             self.needed += ("unet", *(["image_encoder"] if self.has_context else []))
+        if self.has_context and self.stage != "context":
+            self.needed += ("projector",)
         self._freeze()
         self._scale_context(float(self.has_context))
         if self.options.checkpointing:
             again = functools.partial(
                 checkpoint, use_reentrant=False, context_fn=lambda: (self._kernel(), self._kernel())
             )
-            for module in self.unet.modules():
-                if isinstance(module, UNetStage):
-                    module.forward = functools.partial(again, module.forward)  # type: ignore[method-assign]
+            for module in () if plan_only else self.unet_stages():
+                module.forward = functools.partial(again, module.forward)  # type: ignore[method-assign]
         self.process = Process(self.config.schedule)
+        self.only_ends = "animate" not in self.config.commands or self.options.interpolation == 1
         self.sampled: list[tuple[Tensor, Tensor]] = []  # true and made frames of the clips shown
+        self.skipped: set[str] = set()  # videos that failed, each with its reason
         self.at_once = min(recipe.train.batch, SHOWN)  # clips
         self.frames_at_once = max(PIXELS // (self.config.height * self.config.width), 1)
         if plan_only:
@@ -203,6 +213,19 @@ class DenoiserStage(Stage):
     def draws(self, recipe: Recipe, data: Path, length: int, *, held_out: bool = False) -> Dataset[Any]:
         """What a run trains on, or is judged by."""
         return Items(recipe, data, length, held_out=held_out)
+
+    def unet_stages(self) -> list[UNetStage]:
+        return [module for module in self.unet.modules() if isinstance(module, UNetStage)]
+
+    def about_data(self) -> str:
+        clips = getattr(self.dataset, "clips", None)
+        return clips.about() if isinstance(clips, Videos) else ""
+
+    def trained_parts(self) -> list[str]:
+        groups = parameter_groups(self.unet)
+        of_unet = {groups[name] for name, value in self.unet.named_parameters() if value.requires_grad}
+        others = [name for name in super().trained_parts() if name != "unet"]
+        return [*(f"unet's {group}" for group in sorted(of_unet)), *others]
 
     def _freeze(self) -> None:
         groups = parameter_groups(self.unet)
@@ -236,12 +259,20 @@ class DenoiserStage(Stage):
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
         """A batch of `Items`."""
-        drawn = Drawn.random(batch["loop"], batch["frames"].shape[1], self.options, generator)
+        self._note_skipped(batch["skipped"])
+        drawn = Drawn.random(batch["loop"].cpu(), batch["frames"].shape[1], self.options, generator)
         single = self.stage == "context" or bool(torch.rand((), generator=generator) < self.options.single_frames)
         inputs = self.inputs(batch, drawn, generator, single=single)
         if self.has_context and self.options.scales:
             inputs = self._at_some_scale(inputs, drawn, generator)
         return {"loss": self._loss(inputs, generator)}
+
+    def _note_skipped(self, of_clips: Sequence[str]) -> None:
+        """Names each video that failed once, whichever worker met it."""
+        for line in filter(None, "\n".join(of_clips).split("\n")):
+            if line not in self.skipped:
+                self.skipped.add(line)
+                logger.warning("skipped %s (%d so far)", line, len(self.skipped))
 
     def _at_some_scale(self, inputs: Inputs, drawn: Drawn, generator: torch.Generator) -> Inputs:
         """The batch at a context scale s, told of a motion condition that usually moves s times as much as it does."""
@@ -326,48 +357,57 @@ class DenoiserStage(Stage):
         return torch.where(drawn.ends.to(latents.device)[:, None, None, None, None], ends, picture)
 
     def activations(self, batch: int, dtype: torch.dtype) -> int:
-        """Bytes that a batch's evaluation of the UNet keeps for the backward pass, about. Needs `plan_only`."""
+        """Bytes beside the weights that a batch's passes through the UNet take at most, about. Needs `plan_only`.
+
+        That is what is kept for the backward pass, or, with `checkpointing`, what goes into each stage of the UNet and
+        then all of the largest one, which is evaluated anew; and in a half type the weights' copies in it. Attention
+        counts as on a GPU; the plain one that a CPU gets keeps its matrices too.
+        """
         config, factor = self.config, self.config.autoencoder.downsampling
         single = self.stage in ("context", "motion")
         frames = 1 if single else config.frames
         tokens = config.unet.image_tokens_per_frame * frames if self.has_context else 1
-        kept: dict[int, Tensor] = {}
-
-        def keep(tensor: Tensor) -> Tensor:
-            if not isinstance(tensor, nn.Parameter):
-                kept[tensor.untyped_storage()._cdata] = tensor
-            return tensor
-
+        size = (batch, config.autoencoder.latent_channels, frames, config.height // factor, config.width // factor)
         self.unet.to(dtype)
         self.unet.set_temporal(not single)
-        size = (batch, config.autoencoder.latent_channels, frames, config.height // factor, config.width // factor)
-        with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+
+        def run() -> None:
             text = torch.empty(batch, config.clip.text.context_length, config.unet.context_dim)
             image = torch.empty(batch, tokens, config.unet.context_dim)
             inputs = Inputs(torch.empty(size), text, image, torch.empty(size), torch.ones(batch))
             inputs.denoise(self.unet, torch.empty(size), torch.ones(batch))
-        return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+        kept, within = kept_bytes(run, self.unet_stages())
+        copies = sum(value.numel() for value in self.unet.parameters()) * dtype.itemsize if dtype.itemsize == 2 else 0
+        if not self.options.checkpointing:
+            return kept + copies
+        return kept - sum(within) + max([copies, *within])
 
     # Metrics
 
     def evaluate(self) -> dict[str, float]:
-        """The loss on held-out clips, with the first frame as the picture, and figures of some that are sampled."""
+        """The loss on held-out clips, and figures of some that are sampled.
+
+        Their first frame is the picture; where a model only interpolates, the last one is given too.
+        """
         generator = torch.Generator().manual_seed(0)
         self._scale_context(float(self.has_context))
         losses = []
         for i in range(0, HELD_OUT, self.at_once):
             batch = default_collate(self.held_out[i : i + self.at_once])
-            inputs = self.inputs(batch, Drawn.none(len(batch["frames"])), generator, single=self.stage == "context")
+            given = Drawn.none(len(batch["frames"]), ends=self.only_ends)
+            inputs = self.inputs(batch, given, generator, single=self.stage == "context")
             losses.append(self._loss(inputs, generator) * len(batch["frames"]))
         shown = self.held_out[:SHOWN]
         parts = [self._sample(shown[i : i + self.at_once], generator) for i in range(0, SHOWN, self.at_once)]
         true, made = (torch.cat(frames) for frames in zip(*parts, strict=True))
         self.sampled = list(zip(true, made, strict=True))
-        first = [as_input(frames[:, 0]) for frames in (made, true)]
         figures = {
             "held_out_loss": float(torch.stack(losses).sum() / HELD_OUT),
-            "psnr_first_frame": psnr(first[0], first[1]),
+            "psnr_first_frame": psnr(as_input(made[:, 0]), as_input(true[:, 0])),
         }
+        if self.only_ends:
+            figures["psnr_last_frame"] = psnr(as_input(made[:, -1]), as_input(true[:, -1]))
         if made.shape[1] > 1:
             figures["frame_difference"] = float(frame_difference(made).mean())
             figures["frame_difference_of_data"] = float(frame_difference(true).mean())
@@ -377,7 +417,7 @@ class DenoiserStage(Stage):
         """True and made frames (n, T, H, W, 3) uint8 of n held-out clips."""
         batch = default_collate(items)
         clips = len(items)
-        given = Drawn.none(clips)
+        given = Drawn.none(clips, ends=self.only_ends)
         single = self.stage == "context"
         inputs = self.inputs(batch, given, generator, single=single)
         nothing = replace(given, text=~given.text, image=~given.image)
@@ -412,10 +452,10 @@ class DenoiserStage(Stage):
 
 
 class Items(Dataset[dict[str, Any]]):
-    """The clips a recipe names: {"frames": (T, H, W, 3) uint8, "caption", "fs", "loop"}.
+    """The clips a recipe names: {"frames": (T, H, W, 3) uint8, "caption", "fs", "loop", "skipped"}.
 
-    "fs" is the model's motion condition; a "loop" comes back to its first frame. Where the data is no prepared one,
-    held-out clips are others of the same videos. They are no loops.
+    "fs" is the model's motion condition; a "loop" comes back to its first frame, which held-out clips do not; "skipped"
+    names videos that failed (see `Videos`).
     """
 
     def __init__(self, recipe: Recipe, data: Path, length: int, *, held_out: bool = False) -> None:
@@ -431,7 +471,7 @@ class Items(Dataset[dict[str, Any]]):
         else:
             self.clips = Videos(
                 data, recipe.videos, recipe.seed, length,
-                height=self.config.height, width=self.config.width, frames=self.config.frames,
+                height=self.config.height, width=self.config.width, frames=self.config.frames, held_out=held_out,
             )  # fmt: skip
 
     def __len__(self) -> int:
@@ -444,7 +484,13 @@ class Items(Dataset[dict[str, Any]]):
         else:
             clip = there_and_back(self.clips[index]) if loop else self.clips[index]
         fs = clip["fps"] if self.config.motion.unit == "FPS" else clip["stride"]
-        return {"frames": clip["frames"], "caption": clip["caption"], "fs": max(round(fs), 1), "loop": loop}
+        return {
+            "frames": clip["frames"],
+            "caption": clip["caption"],
+            "fs": max(round(fs), 1),
+            "loop": loop,
+            "skipped": clip.get("skipped", ""),
+        }
 
 
 def there_and_back(clip: dict[str, Any]) -> dict[str, Any]:

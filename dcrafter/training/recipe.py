@@ -34,7 +34,19 @@ class TrainerConfig:
     workers: int = 0  # processes that make data; 0: the training process itself
     save_minutes: float = 5.0
     log_every: int = 50
-    evaluate_every: int = 1000
+    evaluate_every: int = 1000  # and behind the last step
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for numbers without a meaning."""
+        for name in ("steps", "batch", "accumulate", "log_every", "evaluate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("learning_rate", "clip"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        for name, value in (("ema", self.ema), *(("betas", beta) for beta in self.betas)):
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} must be in [0, 1), not {value}")
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,16 @@ class Conditioning:
     train: Literal["paper", "everything"] = "paper"  # "everything": the whole UNet and the query transformer
     text_encoder: bool = False  # trains too: for one that no motion was told of (arXiv 2112.10752, equation 3)
     checkpointing: bool = False  # recompute activations in the backward pass: slower, much less memory
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where a share is none."""
+        shares = ("drop_text", "drop_image", "drop_both", "first_frame", "interpolation", "loops", "noisiest",
+                  "single_frames", "scales")  # fmt: skip
+        values = {name: getattr(self, name) for name in shares}
+        values["drop_text + drop_image + drop_both"] = self.drop_text + self.drop_image + self.drop_both
+        for name, value in values.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must be in [0, 1], not {value}")
 
     @property
     def loop_share(self) -> float:
@@ -121,8 +143,16 @@ def _merged(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     }
 
 
+RECIPES = Path(__file__).parent / "recipes"
+
+
 def load_recipe(path: Path) -> Recipe:
-    """Reads a recipe. Raises InputError where the file is missing, is no TOML or has a key that means nothing."""
+    """Reads a recipe, a file's or by its name one of the package's.
+
+    Raises InputError where the file is missing, is no TOML or says what means nothing.
+    """
+    own = RECIPES / f"{path}.toml"
+    path = own if own.exists() and not path.exists() else path
     try:
         values = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -131,7 +161,10 @@ def load_recipe(path: Path) -> Recipe:
         recipe = build(Recipe, values)
         if recipe.model not in MODELS:
             raise InputError(f"{path.name}: there is no model {recipe.model}", f"The models are {', '.join(MODELS)}.")
-        _ = recipe.model_config
+        model = recipe.model_config
+        multiple = model.size_multiple
+        if model.height % multiple or model.width % multiple:
+            raise ValueError(f"{model.width}×{model.height}: {recipe.model} needs multiples of {multiple}")
     except (TypeError, ValueError) as error:
         raise InputError(f"{path.name}: {error}") from None
     return recipe

@@ -13,7 +13,7 @@ import os
 import signal
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,8 @@ class Stage(nn.Module):
     def forward(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
         """The terms of the loss of a collated batch; "loss" is the one to minimise.
 
-        Batch and generator are on the CPU wherever the model is.
+        The generator is on the CPU wherever the model is, and so is the batch, unless several GPUs share the work:
+        `DistributedDataParallel` moves its tensors along.
         """
 
     @abstractmethod
@@ -59,6 +60,14 @@ class Stage(nn.Module):
 
     def trained(self) -> dict[str, nn.Parameter]:
         return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+
+    def trained_parts(self) -> list[str]:
+        """What trains, in words."""
+        return sorted({name.split(".")[0] for name in self.trained()})
+
+    def about_data(self) -> str:
+        """What there is to train on, in words, where it is a person's own."""
+        return ""
 
     def begin_from(self, paths: Sequence[Path]) -> None:
         """Takes weights from checkpoints, published ones or those of earlier runs, the last file's first.
@@ -126,8 +135,19 @@ class Trainer:
     pictures. Raises NumericalError when the loss is no number any more.
     """
 
-    def __init__(self, stage: Stage, config: TrainerConfig, out: Path, *, seed: int, say: Say) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        config: TrainerConfig,
+        out: Path,
+        *,
+        seed: int,
+        say: Say,
+        told: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`told` is all that the run was told, as plain values: where that differs from before, a resume says so."""
         self.config, self.out, self.seed, self.say = config, out, seed, say
+        self.told = dict(told or {})
         self.accelerator = Accelerator(
             mixed_precision=config.precision,
             gradient_accumulation_steps=config.accumulate,
@@ -159,6 +179,7 @@ class Trainer:
             "average": self.average.values,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
+            "told": self.told,
         }
         part = self.out / "checkpoint.pt.part"
         torch.save(state, part)
@@ -187,6 +208,11 @@ class Trainer:
         if self.accelerator.scaler and state.get("scaler"):
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
+        before = state.get("told", self.told)
+        for name in sorted(before.keys() | self.told.keys()):
+            was, now = before.get(name), self.told.get(name)
+            if was != now:
+                self.say(f"{name} was {was} until step {self.step} and is {now} from here on")
 
     # The run
 
@@ -223,7 +249,7 @@ class Trainer:
                 done = min(config.log_every, self.step - started_at)
                 self._log({name: value / done for name, value in sums.items()}, (now - logged) / done)
                 sums, logged = {}, now
-            if self.step % config.evaluate_every == 0:
+            if self.step % config.evaluate_every == 0 or self.step == config.steps:
                 self._evaluate()
             if time.monotonic() - saved > 60 * config.save_minutes:
                 self.save()
@@ -231,7 +257,10 @@ class Trainer:
         self.save()
         self.export()
         self.accelerator.wait_for_everyone()
-        self.say(f"{'stopped' if self.stopping else 'done'} at step {self.step}, saved in {self.out}")
+        if self.stopping:
+            self.say(f"stopped at step {self.step}; the same command goes on from {self.out / 'checkpoint.pt'}")
+        else:
+            self.say(f"done at step {self.step}: {self.out / 'weights.safetensors'}")
 
     def _accumulate(self, batch: Any, part: int) -> dict[str, float]:
         """Forward and backward of a step's batch number `part`, and the step of the optimiser when it is due."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
-import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,11 +22,11 @@ from torch.utils.data import Dataset
 from dcrafter.errors import InputError
 from dcrafter.media.image import fit_image
 
-log = logging.getLogger(__name__)
-
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".gif")
 TRIES = 100  # videos that may fail in one item
+HELD_OUT = 0.05  # of the files
 _EXACT = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND  # the faster one is darker
+_FILES, _CAPTIONS = ("path", "file", "file_name", "video"), ("caption", "text", "name")
 _COLUMNS = "It needs `path` or `file`, or WebVid's `videoid` and `page_dir`; and `caption`, `text` or `name`."
 
 
@@ -54,21 +54,36 @@ class Videos(Dataset[dict[str, Any]]):
 
     `path` is a folder, searched through (captions from a `.txt` beside the video, else from its name), or a CSV or
     JSONL manifest (columns as in `_COLUMNS`, paths relative to it, perhaps `dynamic_*`). An item is {"frames":
-    (T, height, width, 3) uint8, "caption", "fps": float, frames a second of the clip, "stride": int}: every stride-th
-    frame from a random one on, scaled to cover the size and cut to its middle.
+    (T, height, width, 3) uint8, "caption", "fps": float, frames a second of the clip, "stride": int, "skipped": str}:
+    every stride-th frame from a random one on, scaled to cover the size and cut to its middle.
+
+    `held_out` chooses the one file in twenty that is kept back, by a hash of its name, or the others; a single file
+    is both. By default all are drawn from.
 
     `broken` says why a file cannot be used at all; it is not opened again. `damaged` names videos of which some clip
-    could not be decoded. Those stay in, or a clip would depend on which ones were made before it.
+    could not be decoded. Those stay in, or a clip would depend on which ones were made before it. "skipped" has a line
+    for each that this process met on the way to the item, for the first time: workers have books of their own.
 
     Raises InputError where there are no videos, and from an item when nothing can be read any more.
     """
 
     def __init__(
-        self, path: Path, options: VideoData, seed: int, length: int, *, height: int, width: int, frames: int = 16
+        self,
+        path: Path,
+        options: VideoData,
+        seed: int,
+        length: int,
+        *,
+        height: int,
+        width: int,
+        frames: int = 16,
+        held_out: bool | None = None,
     ) -> None:
         self.path, self.options, self.seed, self.length = path, options, seed, length
         self.height, self.width, self.frames = height, width, frames
         self.videos = _listed(path, options)
+        if held_out is not None:
+            self.videos = _split(self.videos, held_out)
         self.files = len({file for file, _ in self.videos})
         self.broken: dict[Path, str] = {}
         self.damaged: dict[Path, str] = {}
@@ -76,9 +91,20 @@ class Videos(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return self.length
 
+    def about(self) -> str:
+        """What there is, in words."""
+        said = f"videos in {self.path}: {self.files}"
+        if blank := sum(not caption for _, caption in self.videos):
+            said += f", {blank} without a caption"
+        named = [file for file, _ in self.videos if not Path(file).with_suffix(".txt").exists()]
+        if named and self.path.is_dir():
+            said += f", {len(named)} with no .txt beside it: its name is the caption"
+        return said
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         rng = np.random.default_rng([self.seed, index])
         failed = 0
+        skipped: list[str] = []
         while failed < TRIES and len(self.broken) < self.files:
             # All three are drawn for a broken video too, so that what follows does not depend on what is known of it.
             file, caption = self.videos[int(rng.integers(len(self.videos)))]
@@ -89,10 +115,14 @@ class Videos(Dataset[dict[str, Any]]):
             track = None
             try:
                 track = _track(video, self.frames)
-                return {"caption": caption, **self._clip(track, stride, place)}
+                return {"caption": caption, **self._clip(track, stride, place), "skipped": "\n".join(skipped)}
             except Exception as error:  # decoders raise nearly anything on damaged data
                 failed += 1
-                self._note(video, error, self.damaged if track else self.broken)
+                book = self.damaged if track else self.broken
+                if video not in book:
+                    text = str(getattr(error, "strerror", None) or error)
+                    book[video] = " ".join(text.split()) or type(error).__name__
+                    skipped.append(f"{video}: {book[video]}")
         problem = f"{failed} videos in turn" if failed >= TRIES else "every video"
         why = next(reversed({**self.damaged, **self.broken}.items()))
         raise InputError(f"{problem} of {self.path} failed, as {why[0]}: {why[1]}", "Are the files complete?")
@@ -106,13 +136,6 @@ class Videos(Dataset[dict[str, Any]]):
         frames = np.stack([np.asarray(fit_image(picture, self.width, self.height)) for picture in pictures])
         rate = track.rate(first, first + stride * steps)
         return {"frames": torch.from_numpy(frames), "fps": rate / stride, "stride": stride}
-
-    def _note(self, video: Path, error: Exception, book: dict[Path, str]) -> None:
-        if video in book:
-            return
-        book[video] = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
-        kind = "broken" if book is self.broken else "damaged"
-        log.warning("skipped %s: %s (%d %s of %d videos so far)", video, book[video], len(book), kind, self.files)
 
 
 # --- files
@@ -208,11 +231,12 @@ def _listed(path: Path, options: VideoData) -> list[tuple[str, str]]:
 
     listed, seen = [], 0
     for seen, (where, row) in enumerate(rows, 1):  # noqa: B007
-        caption = next((row[name] for name in ("caption", "text", "name") if row.get(name) is not None), None)
-        file: Any = row.get("path") or row.get("file")
+        captions = [row[name] for name in _CAPTIONS if name in row]
+        caption = next((text for text in captions if text is not None), "")
+        file: Any = next((row[name] for name in _FILES if row.get(name)), None)
         if not file and row.get("videoid") and row.get("page_dir"):
             file = webvid_folder(str(row["page_dir"])) / f"{row['videoid']}.mp4"
-        if not file or caption is None:
+        if not file or not captions:
             raise InputError(f"{where} lacks {'a caption' if file else 'a file'}", _COLUMNS)
         if options.wording == "dynamic":
             caption = row.get("dynamic_wording") or caption
@@ -231,6 +255,15 @@ def _listed(path: Path, options: VideoData) -> list[tuple[str, str]]:
     return listed
 
 
+def _split(videos: list[tuple[str, str]], held_out: bool) -> list[tuple[str, str]]:
+    """Those that are held out, or the others. At least one file is, of two or more; what is said of one stays so."""
+    names = sorted({Path(file).name for file, _ in videos}, key=lambda name: hashlib.sha256(name.encode()).digest())
+    if len(names) < 2:
+        return videos
+    kept_back = set(names[: max(int(HELD_OUT * len(names)), 1)])
+    return [video for video in videos if (Path(video[0]).name in kept_back) == held_out]
+
+
 def _folder_rows(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for video in sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES):
         text = video.with_suffix(".txt")
@@ -244,6 +277,7 @@ def _manifest_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             if path.suffix.lower() == ".csv":
                 reader = csv.DictReader(file, strict=True)
+                reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
                 yield from ((f"{path}, line {reader.line_num},", row) for row in reader)
                 return
             for number, line in enumerate(file, 1):

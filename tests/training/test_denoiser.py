@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.data import Dataset, default_collate
 from training.micro import TRAIN, awake, recipe, run
 
@@ -331,6 +332,7 @@ def test_what_an_earlier_run_must_have_trained(data: Path) -> None:
     for stage, needed in (
         ("text-to-video", "a trained text_encoder and autoencoder\\."),
         ("context", "a trained text_encoder and autoencoder and unet and image_encoder\\."),
+        ("detail", "a trained text_encoder and autoencoder and unet and image_encoder and projector\\."),
     ):
         with pytest.raises(InputError, match=needed):
             DenoiserStage(recipe(stage), data).begin_from([])
@@ -382,14 +384,59 @@ def test_a_batch_on_the_cpu_meets_a_model_elsewhere(data: Path, stage: StageName
     assert built(batch, torch.Generator().manual_seed(0))["loss"].device.type == "meta"
 
 
-def test_a_plan_tells_what_a_batch_keeps(data: Path) -> None:
+def test_draws_stay_on_the_cpu_where_the_batch_is_moved(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`DistributedDataParallel` moves a batch's tensors to its GPU before the stage sees them."""
+    stage = DenoiserStage(recipe("context", interpolation=1), data)
+    batch = default_collate([stage.dataset[i] for i in range(2)])
+    seen = []
+    monkeypatch.setattr(stage, "inputs", lambda _, drawn, *__, **___: seen.append(drawn))
+    monkeypatch.setattr(stage, "_loss", lambda *_: None)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        on_gpu = {name: torch.empty_like(value, device="cuda") if isinstance(value, torch.Tensor) else value
+                  for name, value in batch.items()}  # fmt: skip
+        stage(on_gpu, torch.Generator().manual_seed(0))
+    assert {getattr(seen[0], field.name).device.type for field in fields(seen[0])} == {"cpu"}
+
+
+def test_a_model_that_only_interpolates_is_judged_by_that(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = DenoiserStage(recipe("detail", interpolation=1), data)
+    seen = []
+    inputs = stage.inputs
+    monkeypatch.setattr(stage, "inputs", lambda *given, **how: seen.append(inputs(*given, **how)) or seen[-1])
+    with torch.no_grad():
+        assert "psnr_last_frame" in stage.evaluate()
+    for each in seen:
+        assert each.concat_latents[:, :, 1:-1].abs().max() == 0
+        assert not each.concat_latents[:, :, 0].equal(each.concat_latents[:, :, -1])
+
+
+def test_a_video_that_fails_is_named_once(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stage = DenoiserStage(recipe("context"), data)
+    batch = default_collate([stage.dataset[i] for i in range(2)])
+    for skipped in (["a.mp4: cut off\nb.mp4: empty", ""], ["", "b.mp4: empty"], ["c.mp4: empty", ""]):
+        stage(batch | {"skipped": skipped}, torch.Generator().manual_seed(0))
+    assert caplog.messages == [
+        "skipped a.mp4: cut off (1 so far)", "skipped b.mp4: empty (2 so far)", "skipped c.mp4: empty (3 so far)"
+    ]  # fmt: skip
+
+
+def test_what_trains_in_words(data: Path) -> None:
+    parts = DenoiserStage(recipe("adaptation"), data).trained_parts()
+    assert parts == ["unet's image attention", "unet's spatial", "projector"]
+
+
+def test_a_plan_tells_what_a_batch_keeps(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def kept(batch: int, stage: StageName = "detail", **options: Any) -> int:
         planned = make_stage(recipe(stage, **options), data, plan_only=True)
         assert all(value.is_meta for value in planned.model.parameters())
         return planned.activations(batch, torch.float32)
 
     assert kept(4) == pytest.approx(2 * kept(2), rel=0.05)
-    assert kept(2, checkpointing=True) < 0.5 * kept(2)
+    again = kept(2, checkpointing=True)
+    assert again < 0.5 * kept(2)
+    planned = make_stage(recipe("detail", checkpointing=True), data, plan_only=True)
+    monkeypatch.setattr(planned, "unet_stages", lambda: [])
+    assert planned.activations(2, torch.float32) == kept(2)  # with no stage recomputed all is kept
     assert kept(2, "context") < 0.2 * kept(2)  # a sixteenth of the frames
     assert kept(2, "motion") > 3 * kept(2, "context")  # four frames a picture
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,39 @@ def test_a_recipe_that_trains_nothing_is_an_error(
 def test_a_manifest_that_is_not_there_is_not_taken_for_a_prepared_data_set(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"there is no .*webvid\.csv"):
         DenoiserStage(micro.recipe("detail"), tmp_path / "webvid.csv")
+
+
+def test_a_recipe_of_the_package_goes_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(monkeypatch, "tiny-motion", "--dry-run")
+    assert capsys.readouterr().err.startswith("motion of tiny: ")
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "finetune-512")  # whose start is not here: said before the model is built
+    assert re.search(r"no model\.ckpt to begin from.*--start.*dcrafter download", capsys.readouterr().err)
+
+
+def test_training_without_its_extra_says_which(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "tiny-motion", "--dry-run")
+    assert "pip install 'dcrafter[train]'" in capsys.readouterr().err
+
+
+def test_a_changed_recipe_is_said_when_it_goes_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "small.toml"
+    monkeypatch.setattr("dcrafter.training.autoencoder.HELD_OUT", 2)
+    for steps, rate in ((1, "1e-3"), (2, "1e-3"), (2, "1e-4")):
+        recipe.write_text(RECIPE.replace("steps = 10", f"steps = {steps}").replace("1e-3", rate))
+        run(monkeypatch, recipe, "--data", data, "--out", tmp_path / "out")
+        said = capsys.readouterr().err
+        assert ("train.learning_rate was 0.001 until step 2 and is 0.0001 from here on" in said) == (rate == "1e-4")
+    assert said.rstrip().endswith(f"done at step 2: {tmp_path / 'out' / 'weights.safetensors'}")
 
 
 def test_a_bad_recipe_is_one_line_and_status_2(

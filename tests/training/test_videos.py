@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 import pickle
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -246,7 +245,7 @@ def test_workers_make_the_same_clips(tmp_path: Path) -> None:
 
 
 def test_bad_videos_are_skipped_named_once_and_not_opened_again(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     write_video(numbered(), tmp_path / "good.mp4")
     write_video(numbered(4), tmp_path / "short.mp4")
@@ -255,24 +254,20 @@ def test_bad_videos_are_skipped_named_once_and_not_opened_again(
     cut_off(tmp_path / "cut.mp4")
     rows = [{"path": file.name, "text": file.stem} for file in tmp_path.iterdir()]
     source = videos(manifest(tmp_path / "all.csv", [*rows, {"path": "missing.mp4", "text": "missing"}]), length=40)
-    with caplog.at_level(logging.WARNING):
-        assert captions(source) == {"good"}
+    clips = [source[index] for index in range(len(source))]
+    assert {clip["caption"] for clip in clips} == {"good"}
     assert {path.stem for path in source.broken} == {"short", "text", "empty", "cut", "missing"}
     assert not source.damaged
     assert "4 frames" in source.broken[tmp_path / "short.mp4"]
     assert "No such file" in source.broken[tmp_path / "missing.mp4"]
-    assert len(caplog.messages) == 5
-    for number, message in enumerate(caplog.messages, 1):
-        assert f"({number} broken of 6 videos so far)" in message
-        assert "\n" not in message
+    lines = [line for clip in clips for line in clip["skipped"].splitlines()]
+    assert sorted(lines) == sorted(f"{path}: {why}" for path, why in source.broken.items())
     write_video(numbered(), tmp_path / "text.mp4", overwrite=True)  # too late: it is not even looked at
     assert captions(source) == {"good"}
-    assert len(caplog.messages) == 5
+    assert not any(source[index]["skipped"] for index in range(len(source)))
 
 
-def test_a_video_damaged_in_places_makes_no_clip_depend_on_the_ones_before(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_video_damaged_in_places_makes_no_clip_depend_on_the_ones_before(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (LENGTH, 48, 64, 3), dtype=np.uint8)
     with av.open(str(tmp_path / "damaged.mkv"), "w") as container:
         stream = container.add_stream("mpeg4", rate=24)
@@ -294,7 +289,7 @@ def test_a_video_damaged_in_places_makes_no_clip_depend_on_the_ones_before(
     assert {clip["caption"] for clip in clips} == {"damaged", "good"}
     assert list(onwards.damaged) == [tmp_path / "damaged.mkv"]
     assert not onwards.broken
-    assert sum("damaged.mkv" in message for message in caplog.messages) == 2  # once by each source
+    assert sum("damaged.mkv" in clip["skipped"] for clip in clips) == 1
 
 
 def test_nothing_readable_is_an_error_and_not_a_loop(tmp_path: Path) -> None:
@@ -310,6 +305,25 @@ def test_nothing_readable_is_an_error_and_not_a_loop(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"100 videos in turn .* No such file"):
         source[0]
     assert len(source.broken) <= 100
+
+
+def test_some_files_are_held_out_and_the_same_ones_wherever_they_lie(tmp_path: Path) -> None:
+    names = [f"{number}.mp4" for number in range(60)]
+
+    def split(folder: Path, held_out: bool | None) -> set[str]:
+        path = manifest(folder / "all.csv", [{"path": name, "caption": name} for name in names])
+        source = Videos(path, VideoData(), 0, 1, height=16, width=16, held_out=held_out)
+        return {caption for _, caption in source.videos}
+
+    (tmp_path / "elsewhere").mkdir()
+    train, held_out = split(tmp_path, False), split(tmp_path / "elsewhere", True)
+    assert len(held_out) == 3
+    assert train == set(names) - held_out
+    assert split(tmp_path, None) == set(names)
+    names[:] = names[:2]
+    assert len(split(tmp_path, True)) == 1
+    names[:] = names[:1]
+    assert split(tmp_path, True) == split(tmp_path, False) == {"0.mp4"}
 
 
 # Folders and manifests
@@ -385,6 +399,18 @@ def test_bad_manifests_are_refused_with_advice(tmp_path: Path, name: str, conten
         videos(path)
     assert caught.value.advice
     assert "\n" not in str(caught.value)
+
+
+def test_columns_as_people_write_them_and_missing_captions(tmp_path: Path) -> None:
+    write_video(numbered(), tmp_path / "a.mp4")
+    table = tmp_path / "all.csv"
+    table.write_text("File_Name, Caption\na.mp4,a cat\na.mp4\n")
+    assert videos(table).videos == [(str(tmp_path / "a.mp4"), "a cat"), (str(tmp_path / "a.mp4"), "")]
+    assert videos(table).about() == f"videos in {table}: 1, 1 without a caption"
+    lines = tmp_path / "all.jsonl"
+    lines.write_text('{"video": "a.mp4", "caption": null}\n')
+    assert captions(videos(lines)) == {""}
+    assert videos(tmp_path).about().endswith("1 with no .txt beside it: its name is the caption")
 
 
 def test_places_without_videos(tmp_path: Path) -> None:
