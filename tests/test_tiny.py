@@ -57,7 +57,7 @@ def test_a_first_command_moves_the_picture(dcrafter: Run) -> None:  # noqa: F811
 @pytest.mark.usefixtures("no_other")
 def test_it_loops_and_interpolates(dcrafter: Run) -> None:  # noqa: F811
     assert dcrafter("loop", CAT, "--seed", "1", "-o", "loop.apng", "--steps", "12").status == 0
-    assert float(loop_gap(frames_of("loop.apng")[None])) < 3
+    assert float(loop_gap(frames_of("loop.apng")[None])) < 1.5
     with Image.open(CAT) as cat:
         ImageOps.mirror(cat).save("mirrored.png")
     ends = (CAT, "mirrored.png")
