@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path("/")
+INTERVAL = 0.005  # seconds between two looks at the memory held
 
 
 class Cgroup(NamedTuple):
@@ -19,7 +21,7 @@ class Cgroup(NamedTuple):
 
 def total_memory() -> int | None:
     """Bytes of memory in the machine; None where the system does not tell."""
-    return _meminfo("MemTotal")
+    return _account(ROOT / "proc/meminfo", "MemTotal")
 
 
 def memory_limit() -> int | None:
@@ -32,15 +34,15 @@ def available_memory() -> int:
 
     A huge number where the system does not tell.
     """
-    free = _meminfo("MemAvailable")
+    free = _account(ROOT / "proc/meminfo", "MemAvailable")
     rooms = [max(0, group.limit - group.used) for group in _cgroups()]
     return min(sys.maxsize if free is None else free, *rooms, sys.maxsize)
 
 
-def _meminfo(name: str) -> int | None:
-    """A line of Linux's own account, in bytes."""
+def _account(path: Path, name: str) -> int | None:
+    """A line of one of Linux's own accounts, in bytes."""
     try:
-        lines = dict(line.split(":", 1) for line in (ROOT / "proc/meminfo").read_text().splitlines())
+        lines = dict(line.split(":", 1) for line in path.read_text().splitlines())
         return int(lines[name].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return None
@@ -80,11 +82,41 @@ def _cgroup(folder: Path, limit: str, usage: str, reclaimable: str) -> Cgroup | 
     return Cgroup(most, used - int(stat.get(reclaimable, 0)))  # without files that are only cached
 
 
-def peak_process_memory() -> int:
-    """Bytes: the most this process has held in memory so far; 0 where the system does not tell."""
+def process_memory() -> int:
+    """Bytes that this process holds of its own: without mapped files, which the system takes back when it needs to.
+
+    Where the system keeps no such account (outside Linux), the most it has held so far, mapped files and all; 0 where
+    it tells nothing.
+    """
+    status = ROOT / "proc/self/status"
+    anonymous, shared = _account(status, "RssAnon"), _account(status, "RssShmem")
+    if anonymous is not None and shared is not None:
+        return anonymous + shared
     try:
         import resource
     except ImportError:  # Windows
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+class PeakMemory:
+    """The most bytes that `held` gives from where it is entered to where it is left: no system keeps that itself."""
+
+    def __init__(self, held: Callable[[], int] = process_memory) -> None:
+        self.held, self.bytes = held, 0
+
+    def __enter__(self) -> PeakMemory:
+        self.bytes = self.held()
+        self._left = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._left.wait(INTERVAL):
+            self.bytes = max(self.bytes, self.held())
+
+    def __exit__(self, *_: object) -> None:
+        self._left.set()
+        self._thread.join()

@@ -22,7 +22,7 @@ from torch.utils.hooks import RemovableHandle
 from dcrafter import __version__, estimate
 from dcrafter.config import MODELS, Command
 from dcrafter.errors import NumericalError, UsageError
-from dcrafter.machine import available_memory, peak_process_memory
+from dcrafter.machine import available_memory, process_memory
 from dcrafter.media.image import ImageSource, fit_image, match_colors, open_image, to_frames, to_tensor
 from dcrafter.media.video import write_video
 from dcrafter.models.clip import is_cut, tokenize
@@ -484,13 +484,13 @@ class Pipeline:
             self._follow(self._least)
         return bool(smaller)
 
-    def peak_memory(self) -> int:
-        """Bytes: the most that the device has held so far; on a CPU the whole process."""
+    def held_memory(self) -> int:
+        """Bytes that torch holds of the device now, its cache included; on a CPU what the process holds."""
         if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
+            return torch.cuda.memory_reserved(self.device)
         if self.device.type == "mps":
             return torch.mps.driver_allocated_memory()
-        return peak_process_memory()
+        return process_memory()
 
     def _finite(self, run: Callable[[], Tensor], *components: str) -> Tensor:
         """What `run` gives; run once more with its components in float32 if that is not finite."""

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dcrafter import machine
-from dcrafter.machine import available_memory, memory_limit, peak_process_memory, total_memory
+from dcrafter.machine import PeakMemory, available_memory, memory_limit, process_memory, total_memory
 
 GB = 10**9
 MEMINFO = "MemTotal:       16000000 kB\nMemFree:          100000 kB\nMemAvailable:    8000000 kB\nHugePages_Total:  0"
@@ -41,11 +42,37 @@ def version_2(folder: Path, limit: int | str, used: int, cached: int = 0) -> Non
 
 def test_memory_is_in_bytes() -> None:
     assert available_memory() > 10e6
-    before = peak_process_memory()
+    assert 10e6 < process_memory() < 1e12
+
+
+def test_memory_without_mapped_files(root: Path) -> None:
+    write(root / "proc/self/status", "VmRSS:\t 9000 kB\nRssAnon:\t 3000 kB\nRssFile:\t 5000 kB\nRssShmem:\t 1000 kB")
+    assert process_memory() == 4_096_000
+
+
+def test_a_system_without_such_an_account_gives_the_most_so_far(root: Path) -> None:
+    before = process_memory()
     assert 10e6 < before < 1e12
     taken = np.ones(before // 8 + 2_000_000)  # more than ever before
-    assert peak_process_memory() > before
+    assert process_memory() > before
     assert taken.sum() > 0
+
+
+def test_the_peak_is_between_entering_and_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "INTERVAL", 0)
+    held, seen = 2, threading.Event()
+
+    def look() -> int:
+        if held == 7:
+            seen.set()
+        return held
+
+    with PeakMemory(look) as peak:
+        held = 7
+        assert seen.wait(60)
+        held = 3
+    held = 9
+    assert peak.bytes == 7
 
 
 def test_what_the_system_calls_available(root: Path) -> None:

@@ -17,6 +17,7 @@ from dcrafter.cli.options import FAST_STEPS, STDIO, Request
 from dcrafter.cli.output import Output
 from dcrafter.config import Command, ModelConfig
 from dcrafter.errors import OutOfMemoryError, UsageError
+from dcrafter.machine import PeakMemory
 from dcrafter.media.fetch import fetch, is_url, public_name
 from dcrafter.settings import Settings, resolve
 
@@ -134,7 +135,8 @@ def run(command: Command, takes: list[list[str]], request: Request, **extra: Any
             continue
         console.say(job.title)
         pictures = [sources[picture] for picture in job.pictures]
-        video, seconds = _generate(pipe, pictures, settled, request, console, preview)
+        with PeakMemory(pipe.held_memory) as memory:
+            video, seconds = _generate(pipe, pictures, settled, request, console, preview)
         video = replace(video, settings=video.settings | {"images": [public_name(name) for name in job.pictures]})
         if request.save_latents:
             _save_latents(video, request.save_latents)
@@ -148,7 +150,7 @@ def run(command: Command, takes: list[list[str]], request: Request, **extra: Any
             console.result_json(
                 path=str(path), seed=job.seed, settings=video.settings, seconds=round(total, 3),
                 timings={phase: round(value, 3) for phase, value in seconds.items()},
-                device=str(device), peak_memory=pipe.peak_memory(),
+                device=str(device), peak_memory=memory.bytes,
             )  # fmt: skip
         else:
             console.result(str(path))

@@ -13,11 +13,12 @@ import json
 import multiprocessing
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 import torch
+
+from dcrafter.machine import PeakMemory
 
 MANIFEST = Path(__file__).parents[1] / "data" / "golden" / "manifest_512.json"
 ORDER = ["text_encoder", "image_encoder", "projector", "autoencoder", "unet"]
@@ -37,30 +38,17 @@ def write(path: Path) -> None:
     torch.save({"state_dict": state}, path)
 
 
-def rss_anon() -> float:
-    """Anonymous memory of this process in GB."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("RssAnon:")[1].split()[0]) * 1024 / 1e9
-
-
-class Peak:
-    """The highest RssAnon above the one at the start, while it is entered."""
+class Peak(PeakMemory):
+    """The most this process held above what it held when entered."""
 
     def __enter__(self) -> Peak:
-        self.start = self.highest = rss_anon()
-        self.stop = threading.Event()
-        self.thread = threading.Thread(target=self._watch)
-        self.thread.start()
+        self.before = self.held()
+        super().__enter__()
         return self
 
-    def _watch(self) -> None:
-        while not self.stop.wait(0.005):
-            self.highest = max(self.highest, rss_anon())
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        self.thread.join()
-        self.gb = self.highest - self.start
+    @property
+    def gb(self) -> float:
+        return (self.bytes - self.before) / 1e9
 
 
 def measure(path: Path, dtype: str, evaluate: bool) -> None:
