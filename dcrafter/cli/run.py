@@ -125,13 +125,15 @@ def run(command: Command, takes: list[list[str]], request: Request, **extra: Any
 
     described = pipe.model if pipe else DynamiCrafter.on_meta(hub.config(model))
     parts = max(first.segments, len(takes[0]) - 1)
-    _say_what_it_takes(described, first, parts, device, dtype, request, console)
+    memory_need = _say_what_it_takes(described, first, parts, device, dtype, request, console)
 
     for job, settled in zip(jobs, settings, strict=True):
         if pipe is None or request.dry_run:
             console.say(f"{job.title}: {job.path}")
             if request.json:
-                console.result_json(path=str(job.path), seed=job.seed, settings=settled.to_dict())
+                console.result_json(
+                    path=str(job.path), seed=job.seed, settings=settled.to_dict(), expected_memory=memory_need
+                )
             continue
         console.say(job.title)
         pictures = [sources[picture] for picture in job.pictures]
@@ -221,19 +223,22 @@ def _say_what_it_takes(
     dtype: torch.dtype,
     request: Request,
     console: Console,
-) -> None:
-    """The memory, in a dry run, and the time, where it may be long, of a video in so many parts."""
+) -> int:
+    """Say the memory, in a dry run, and the time, where it may be long, of a video in so many parts.
+
+    Returns the memory in bytes.
+    """
     from dcrafter import estimate
     from dcrafter.pipeline import free_memory
 
+    plan = request.memory
+    if plan == "auto":
+        plan = estimate.plan_for(model, settings, dtype, free_memory(device))
+    need = estimate.memory(model, settings, dtype, plan)
     if request.dry_run or request.verbose:
-        plan = request.memory
-        if plan == "auto":
-            plan = estimate.plan_for(model, settings, dtype, free_memory(device))
-        need = estimate.memory(model, settings, dtype, plan)
         console.say(f"about {need / 1e9:.1f} GB of memory (--memory {plan})")
     if estimate.size(model.unet) < LARGE:
-        return
+        return need
     minutes = parts * estimate.sampling_seconds(model, settings, device, dtype) / 60
     if minutes >= 1:
         long = f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
@@ -243,6 +248,7 @@ def _say_what_it_takes(
         if settings.steps > 2 * FAST_STEPS:
             quicker = f"--fast ({settings.steps / FAST_STEPS:.1f} times), {quicker}"
         console.say(f"quicker: {quicker}")
+    return need
 
 
 def _preview(config: ModelConfig, request: Request) -> Preview | None:

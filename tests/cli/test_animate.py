@@ -131,6 +131,7 @@ def test_a_dry_run_makes_and_loads_nothing(dcrafter: Run, tmp_path: Path, monkey
     results = [json.loads(line) for line in dcrafter(*arguments, "--json").lines]
     assert [(result["path"], result["seed"]) for result in results] == [("cat.mp4", 5), ("cat-2.mp4", 6)]
     assert results[0]["settings"]["motion"] == 6
+    assert 1e6 < results[0]["expected_memory"] < 100e6
     assert files(tmp_path) == []
 
 
