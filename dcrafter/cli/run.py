@@ -17,7 +17,7 @@ from dcrafter.cli.options import FAST_STEPS, STDIO, Request
 from dcrafter.cli.output import Output
 from dcrafter.config import Command, ModelConfig
 from dcrafter.errors import OutOfMemoryError, UsageError
-from dcrafter.machine import PeakMemory
+from dcrafter.machine import PeakMemory, process_memory
 from dcrafter.media.fetch import fetch, is_url, public_name
 from dcrafter.settings import Settings, resolve
 
@@ -235,6 +235,8 @@ def _say_what_it_takes(
     if plan == "auto":
         plan = estimate.plan_for(model, settings, dtype, free_memory(device))
     need = estimate.memory(model, settings, dtype, plan)
+    if device.type == "cpu":
+        need += process_memory()  # what Python and the libraries hold already
     if request.dry_run or request.verbose:
         console.say(f"about {need / 1e9:.1f} GB of memory (--memory {plan})")
     if estimate.size(model.unet) < LARGE:

@@ -122,16 +122,14 @@ def test_a_dry_run_makes_and_loads_nothing(dcrafter: Run, tmp_path: Path, monkey
     arguments = ("animate", CAT, *MODEL, "--seed", "5", "-n", "2", "--motion", "high", "--dry-run")
     outcome = dcrafter(*arguments)
     assert (outcome.status, outcome.stdout) == (0, b"")
-    assert outcome.stderr.splitlines() == [
-        "model 256, 64×64, 50 steps, cpu (float32)",
-        "about 0.0 GB of memory (--memory normal)",
-        "cat.png, seed 5: cat.mp4",
-        "cat.png, seed 6: cat-2.mp4",
-    ]
+    model, memory, *planned = outcome.stderr.splitlines()
+    assert model == "model 256, 64×64, 50 steps, cpu (float32)"
+    assert re.fullmatch(r"about \d+\.\d GB of memory \(--memory normal\)", memory)
+    assert planned == ["cat.png, seed 5: cat.mp4", "cat.png, seed 6: cat-2.mp4"]
     results = [json.loads(line) for line in dcrafter(*arguments, "--json").lines]
     assert [(result["path"], result["seed"]) for result in results] == [("cat.mp4", 5), ("cat-2.mp4", 6)]
     assert results[0]["settings"]["motion"] == 6
-    assert 1e6 < results[0]["expected_memory"] < 100e6
+    assert 30e6 < results[0]["expected_memory"] < 10e9  # the libraries alone take as much
     assert files(tmp_path) == []
 
 
