@@ -1,5 +1,40 @@
-"""python -m dcrafter"""
+"""`dcrafter`, and `python -m dcrafter`: importing the command line takes time, in which Ctrl-C is to be heard too."""
 
-from dcrafter.cli.app import main
+from __future__ import annotations
 
-main()
+import _thread
+import os
+import sys
+import threading
+from typing import NoReturn
+
+from dcrafter.errors import INTERRUPTED
+
+AGAIN = 0.01  # seconds until an interrupt that was lost comes again
+
+
+def main() -> NoReturn:
+    """Run the command line of this process, and exit with its status."""
+    sys.unraisablehook = _unraisable
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed by whoever began the process
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115  (as long as the process)
+    try:
+        from dcrafter.cli.app import main as run
+
+        run()
+    except KeyboardInterrupt:
+        print("dcrafter: interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def _unraisable(lost: sys.UnraisableHookArgs) -> None:
+    """An interrupt that came while Python cleaned something up, where exceptions end, comes again a moment later."""
+    if isinstance(lost.exc_value, KeyboardInterrupt):
+        threading.Timer(AGAIN, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(lost)
+
+
+if __name__ == "__main__":
+    main()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+INTERRUPTED = 130  # the exit status behind Ctrl-C
+
 
 class DCrafterError(Exception):
     """Anything this package refuses or fails at.

@@ -38,6 +38,7 @@ from dcrafter.weights.checkpoint import Checkpoint, open_checkpoint
 logger = logging.getLogger(__name__)
 
 REMEMBERED = 64  # prompts, a few hundred kilobytes each
+DEVICES = ("cpu", "cuda", "mps")
 SLICES = 8  # of feed-forward layers where memory is scarce
 
 Noise = Callable[[tuple[int, ...]], Tensor]
@@ -572,9 +573,13 @@ def choose_device(device: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         place = torch.device(device)
+        if place.type not in DEVICES:
+            raise RuntimeError
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"there is no device {device} here", "Choose cpu, or leave out --device") from error
+        raise UsageError(
+            f"there is no device {device} here", f"Choose {', '.join(DEVICES)}, or leave out --device"
+        ) from error
     return place
 
 

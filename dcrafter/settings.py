@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
+from pathlib import PurePath
 from typing import Any, Literal, TypedDict, get_args
 
 from dcrafter.config import Command, ModelConfig, Spacing
@@ -30,6 +31,15 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "apng": (".apng", ".png"),
     "frames": (".frames",),
 }
+DEFAULT_FORMAT = "mp4"
+# Those formats that are encoded, with the codecs they take by name, the usual one first.
+CODECS: dict[str, tuple[str, ...]] = {"mp4": ("h264", "h265", "vp9", "av1"), "webm": ("vp9", "av1")}
+
+
+def named_format(name: str | None) -> str | None:
+    """The format that a file's name tells by its suffix, if it does."""
+    suffix = PurePath(name or "").suffix.lower()
+    return next((format for format, suffixes in FORMATS.items() if suffix in suffixes), None)
 
 
 class Options(TypedDict, total=False):
@@ -171,6 +181,7 @@ def resolve(
     _require(settings.fit in get_args(Fit), "fit", " or ".join(get_args(Fit)), settings.fit)
     for name, scale in (("guidance", settings.guidance), ("image-guidance", settings.image_guidance)):
         _require(scale is None or abs(scale) <= 1000, name, "-1000 to 1000", scale)
+    _require(max(settings.context_scale) <= 1000, "context-scale", "at most 1000", options.get("context_scale"))
     for name, pixels in (("width", settings.width), ("height", settings.height)):
         multiple = config.size_multiple
         nearest = max(multiple, round(pixels / multiple) * multiple)
@@ -191,9 +202,9 @@ def _motion(config: ModelConfig, motion: str | int | None) -> int:
     if motion in friendly:
         return friendly[str(motion)]
     _require(
-        str(motion).isdecimal(),
+        str(motion).isdecimal() and int(motion) <= 1000,
         "motion",
-        f"low, medium, high or a whole number ({config.motion.unit}, trained on "
+        f"low, medium, high or a whole number up to 1000 ({config.motion.unit}, trained on "
         f"{config.motion.minimum} to {config.motion.maximum})",
         motion,
     )

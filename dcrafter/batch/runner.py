@@ -160,7 +160,7 @@ class Batch:
         try:
             if item.problem:
                 raise InputError(item.problem)
-            contents = tuple(_read(picture) for picture in item.pictures)
+            contents = tuple(_read(picture, self.weights.models.offline) for picture in item.pictures)
             inputs += [hashlib.sha256(content).hexdigest() for content in contents]
             pictures = [open_image(content) for content in contents]
             caption = self._caption(pictures[0], inputs)
@@ -192,10 +192,10 @@ def _written(item: Item, writing: Future[Record]) -> Outcome:
     return Outcome(item, record.status, record)
 
 
-def _read(picture: str) -> bytes:
+def _read(picture: str, offline: bool) -> bytes:
     """A picture's file. Raises InputError; a pipe, which could wait for ever, is refused too."""
     if is_url(picture):
-        return fetch(picture)
+        return fetch(picture, offline=offline)
     try:
         status = os.stat(picture)
         if not stat.S_ISREG(status.st_mode):

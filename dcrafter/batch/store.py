@@ -16,7 +16,7 @@ from dcrafter.batch.items import Item
 from dcrafter.batch.journal import Journal, Record, journal_path, read_journals
 from dcrafter.errors import DCrafterError, OutputError
 from dcrafter.media.fetch import is_url
-from dcrafter.media.video import check_output, write_video
+from dcrafter.media.video import check_output, places_of, write_video
 from dcrafter.settings import FORMATS, Settings
 
 if TYPE_CHECKING:
@@ -60,9 +60,9 @@ class Store:
 
     def check(self, items: Sequence[Item]) -> None:
         """Raises OutputError where something in the way may not be replaced, or nothing could be written."""
+        kept = places_of(picture for item in items for picture in item.pictures)
         for item in items:
-            path = self.path(item)
-            check_output(path, self.writing.format, overwrite=self._may_replace(item))
+            check_output(self.path(item), self.writing.format, self._may_replace(item), kept)
 
     def _may_replace(self, item: Item) -> bool:
         """What this batch has made before from the same picture, it may make anew."""

@@ -13,9 +13,8 @@ from typer.core import TyperGroup
 from dcrafter import __version__
 from dcrafter.cli import animate, batch, download, interpolate, loop
 from dcrafter.cli.console import logger
-from dcrafter.errors import DCrafterError, OutOfMemoryError
-
-INTERRUPTED = 130
+from dcrafter.cli.options import ToolCommand, where_from
+from dcrafter.errors import INTERRUPTED, DCrafterError, OutOfMemoryError
 
 
 class PlainGroup(TyperGroup):
@@ -66,11 +65,11 @@ def dcrafter(
         raise typer.Exit(2)
 
 
-app.command(epilog=animate.EXAMPLES)(animate.animate)
-app.command(epilog=interpolate.EXAMPLES)(interpolate.interpolate)
-app.command(epilog=loop.EXAMPLES)(loop.loop)
+app.command(epilog=animate.EXAMPLES, cls=ToolCommand)(animate.animate)
+app.command(epilog=interpolate.EXAMPLES, cls=interpolate.InterpolateCommand)(interpolate.interpolate)
+app.command(epilog=loop.EXAMPLES, cls=ToolCommand)(loop.loop)
 app.command(epilog=batch.EXAMPLES, cls=batch.BatchCommand)(batch.batch)
-app.command(epilog=download.EXAMPLES)(download.download)
+app.command(epilog=download.EXAMPLES, cls=ToolCommand)(download.download)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -81,7 +80,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         status = error.exit_code
         context = getattr(error, "ctx", None)
         advice = f"See {context.command_path} --help" if context else ""
-        _complain(error.format_message().replace("Value error, ", ""), advice)
+        parameter = getattr(error, "param", None)
+        source = where_from(context, parameter.name) if context and parameter else ""
+        problem = error.format_message().replace("Value error, ", "")
+        _complain(f"{source}: {problem}" if source else problem, advice)
     except Exception as error:
         if logger.isEnabledFor(logging.DEBUG):
             traceback.print_exc()

@@ -6,19 +6,19 @@ import json
 import os
 import re
 import sys
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument
-from typer.core import TyperCommand
 
 from dcrafter.batch.items import NAME
 from dcrafter.cli.bars import acquire
 from dcrafter.cli.batch_view import said, view
 from dcrafter.cli.console import Console, logger
-from dcrafter.cli.options import FLAG, STDIO, Request, option, takes_request
+from dcrafter.cli.options import FLAG, STDIO, Request, ToolCommand, option, takes_request
 from dcrafter.config import Command
 from dcrafter.errors import BatchError, UsageError
 
@@ -47,7 +47,7 @@ dcrafter batch photos/ --ray -o videos/
 CLUSTER = re.compile(r"auto|local|ray://.+|[\w.-]+:\d+")  # what can follow --ray as its address
 
 
-class BatchCommand(TyperCommand):
+class BatchCommand(ToolCommand):
     """Takes `--ray` with and without an address."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -154,7 +154,7 @@ def batch(
     with console.status("starting"):  # importing torch takes seconds
         work = _work(items, store, request, console, retries, resume, fail_fast, turned=join is None)
         settings = work.check()
-        overlap = _check_story(join, settings, crossfade, request) if join else 0
+        overlap = _check_story(join, work.items, settings, crossfade, request) if join else 0
         if settings:
             output.try_encoding(settings[0])
         engine = _engine(work, ray, cpus_per_worker)
@@ -317,12 +317,15 @@ def _table(failed: list[Outcome]) -> list[str]:
 # --- a story ---
 
 
-def _check_story(path: Path, settings: list[Settings], crossfade: float, request: Request) -> int:
+def _check_story(
+    path: Path, items: Sequence[Item], settings: list[Settings], crossfade: float, request: Request
+) -> int:
     """How many frames shots fade over. Raises UsageError, OutputError where there cannot be a story."""
     from dcrafter.batch.join import fade_frames, told
-    from dcrafter.media.video import check_output, format_of
+    from dcrafter.media.video import check_output, format_of, places_of
 
-    check_output(path, format_of(path), overwrite=request.overwrite or told(path) is not None)
+    pictures = places_of(picture for item in items for picture in item.pictures)
+    check_output(path, format_of(path), request.overwrite or told(path) is not None, pictures)
     return fade_frames(settings, crossfade)
 
 

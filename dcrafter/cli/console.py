@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dcrafter.errors import OutputError
+
 if TYPE_CHECKING:
     from dcrafter.cli.preview import Preview
     from dcrafter.pipeline import Event, Video
@@ -51,8 +53,14 @@ class Console:
         self.result(json.dumps(values))
 
     def result_bytes(self, content: bytes) -> None:
-        sys.stdout.buffer.write(content)
-        sys.stdout.buffer.flush()
+        try:
+            sys.stdout.buffer.write(content)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again when it ends
+            raise OutputError(f"cannot write to stdout ({error.strerror})", "Write to a file with -o") from error
 
     @contextmanager
     def status(self, text: str) -> Iterator[None]:

@@ -88,7 +88,7 @@ def download(
         bool, option("-v", "--verbose", metavar=FLAG, help="Tracebacks and libraries' warnings too.")
     ] = False,
 ) -> None:
-    """Fetch the weights of models, or look after those that are here.
+    """Fetch models, or look after those that are here.
 
     Prints the path of each; everything else goes to stderr. What is interrupted
     goes on where it stopped when the same command runs again.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from dcrafter.cli.options import STDIO
@@ -37,6 +38,9 @@ def take_over(values: dict[str, Any], flags: set[str], command: Command) -> None
         if not _is_here(model):
             raise InputError(f"the model {model}, with which {path} was made, is not here", "Name another one with -m")
     sampler = values["sampler"] if "sampler" in flags else found["sampler"]
+    config = MODELS.get(earlier["model"])
+    if config and any(values.get(name) for name in ARGUMENTS) and _is_whole(found, config):
+        del found["width"], found["height"]  # as other pictures lie
     if (model, command, sampler) != (earlier["model"], found["command"], found["sampler"]):
         found = _asked_for(found, earlier["model"], model)
     if "motion" in found:
@@ -61,9 +65,22 @@ def read(path: Path) -> dict[str, Any]:
     from dcrafter.media.video import read_settings
 
     earlier = read_settings(path)
-    if not isinstance(earlier, dict) or "seed" not in earlier:
+    if earlier is None or not _is_ours(earlier):
         raise InputError(f"{path} holds no settings", "Only videos made by dcrafter, with their metadata, do")
     return earlier
+
+
+def _is_ours(earlier: dict[str, Any]) -> bool:
+    """Whether what a file says are our settings, each of its kind."""
+    example = resolve(MODELS["tiny"], "animate", "", 0, Options(image_guidance=1.0)).to_dict()
+    kinds: dict[str, Any] = {name: (int, float) if isinstance(v, float) else type(v) for name, v in example.items()}
+    kinds |= {"image_guidance": (int, float, NoneType), "context_scale": (int, float, list)}
+    kinds |= {"images": list, "checkpoint": str, "dtype": str}
+    return (
+        all(name in earlier for name in ("command", "model", "sampler", "seed"))
+        and all(isinstance(earlier[name], kind) for name, kind in kinds.items() if name in earlier)
+        and all(isinstance(picture, str) for picture in earlier.get("images", []))
+    )
 
 
 def warn_of_other_weights(path: Path, model: str, fingerprint: str) -> None:
@@ -80,9 +97,8 @@ def _asked_for(found: dict[str, Any], before: str, now: str) -> dict[str, Any]:
         return found
     sampler = found["sampler"]
     defaults = resolve(config, found["command"], "", 0, Options(sampler=sampler)).to_dict() | {"sampler": "ddim"}
-    sizes = [{settings["width"], settings["height"]} for settings in (found, defaults)]
-    if sizes[0] == sizes[1]:  # perhaps turned
-        defaults |= {name: found[name] for name in ("width", "height")}
+    if _is_whole(found, config):
+        defaults |= {name: found[name] for name in ("width", "height") if name in found}
     kept = {
         name: value
         for name, value in found.items()
@@ -95,6 +111,11 @@ def _asked_for(found: dict[str, Any], before: str, now: str) -> dict[str, Any]:
         else:
             del kept["motion"]
     return kept
+
+
+def _is_whole(found: dict[str, Any], config: ModelConfig) -> bool:
+    """Whether the size is the model's own, perhaps turned."""
+    return {found.get("width"), found.get("height")} == {config.width, config.height}
 
 
 def _word(config: ModelConfig, motion: int) -> str | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from dcrafter.cli.options import FLAG, Images, Request, option, takes_request
+from typer import Argument
+
+from dcrafter.cli.options import FLAG, Request, ToolCommand, option, takes_request
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -17,10 +19,24 @@ dcrafter interpolate a.png b.png --model 512-interp -n 3 -o between/
 """
 
 
+class InterpolateCommand(ToolCommand):
+    """Says in its usage that there are two pictures at least."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return ["[OPTIONS]", "FIRST LAST [MORE]..."]
+
+
 @takes_request
 def interpolate(
     request: Request,
-    images: Images = None,
+    images: Annotated[
+        list[str] | None,
+        Argument(
+            metavar="FIRST LAST [MORE]",
+            help="Two pictures or more: files, http(s) addresses, - for stdin.",
+            show_default=False,
+        ),
+    ] = None,
     trim_keyframes: Annotated[
         bool, option("--trim-keyframes", metavar=FLAG, help="Leave out the pictures where two parts meet.")
     ] = False,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -15,10 +16,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from dcrafter.config import MODELS, Command
 from dcrafter.errors import UsageError
-from dcrafter.settings import DEFAULT_FPS, DTYPES, FORMATS, MEMORY_PLANS, Fit, Options, SamplerName
+from dcrafter.settings import (
+    CODECS,
+    DEFAULT_FORMAT,
+    DEFAULT_FPS,
+    DTYPES,
+    FORMATS,
+    MEMORY_PLANS,
+    Fit,
+    Options,
+    SamplerName,
+    named_format,
+)
 
 if TYPE_CHECKING:
     DtypeName = str
@@ -37,8 +50,22 @@ BY_MODEL = "the model's"
 def option(*names: str, panel: str | None = None, **more: Any) -> Any:
     """A typer option; its environment variable is named after the first long name."""
     long = next(name for name in names if name.startswith("--"))
-    variable = "DCRAFTER_" + long.removeprefix("--").replace("-", "_").upper()
-    return typer.Option(*names, envvar=variable, show_envvar=False, rich_help_panel=panel, **more)
+    return typer.Option(*names, envvar=variable(long), show_envvar=False, rich_help_panel=panel, **more)
+
+
+class ToolCommand(TyperCommand):
+    """Shows its --help as it shows other flags."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        shown = super().get_help_option(ctx)
+        if shown is not None:
+            shown.metavar = FLAG
+        return shown
+
+
+def variable(name: str) -> str:
+    """The environment variable of an option by its long name or field."""
+    return "DCRAFTER_" + name.strip("-_").replace("-", "_").upper()
 
 
 def read_config(context: typer.Context, path: Path | None) -> Path | None:
@@ -55,15 +82,47 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"the config file {file} cannot be read ({error})") from error
     tables = {name: values.pop(name) for name in [*values] if isinstance(values[name], dict)}
-    values |= tables.pop(context.info_name or "", {})
-    shown = [each for each in context.command.params if not getattr(each, "hidden", False)]
-    known = {name.lstrip("-"): each.name for each in shown for name in each.opts if name[:2] == "--"}
-    known = {name: field for name, field in known.items() if name not in _NOT_IN_FILES}
-    wrong = [f"[{name}]" for name in tables if name not in GENERATING] + [name for name in values if name not in known]
+    ours = _keys(context.command)
+    wrong, known = [key for key in values if key not in ours], set(ours)
+    for name, table in tables.items():
+        if name not in GENERATING:
+            wrong.append(f"[{name}]")
+            continue
+        keys = _keys(_command(context, name))
+        wrong += [f"{key} in [{name}]" for key in table if key not in keys]
+        known |= set(keys)
     if wrong:
         raise UsageError(f"{file} has unknown keys: {', '.join(wrong)}", f"Keys are {', '.join(sorted(known))}")
-    context.default_map = {known[name]: value for name, value in values.items()}
+    values |= tables.get(context.info_name or "", {})
+    for key, value in values.items():
+        if not isinstance(value, (str, int, float)):
+            raise UsageError(f"{key} in {file} must be one value, not {value!r}")
+    context.default_map = {ours[key].name: value for key, value in values.items()}
     return path
+
+
+def _keys(command: Any) -> dict[str, Any]:
+    """The parameters of a command by what a file calls them."""
+    shown = [each for each in command.params if not getattr(each, "hidden", False)]
+    keys = {name.removeprefix("--"): each for each in shown for name in each.opts if name.startswith("--")}
+    return {name: each for name, each in keys.items() if name not in _NOT_IN_FILES}
+
+
+def _command(context: typer.Context, name: str) -> Any:
+    """A command that stands beside the one that runs, or itself."""
+    if context.parent is None or context.info_name == name:
+        return context.command
+    return cast(Any, context.parent.command).commands[name]
+
+
+def where_from(context: typer.Context, name: str) -> str:
+    """Where the value of an option (by its field) comes from, if it is no flag: for errors."""
+    source = context.get_parameter_source(name)
+    if source is None or source.name not in ("ENVIRONMENT", "DEFAULT_MAP"):
+        return ""
+    if source.name == "ENVIRONMENT":
+        return f"{variable(name)} in the environment"
+    return str(context.params.get("config") or user_config())
 
 
 def user_config() -> Path:
@@ -254,7 +313,7 @@ class Request:
         bool, _talking("--preview", metavar=FLAG, help="Show the video in the terminal as it forms.")
     ] = False
     save_preview: Annotated[
-        Path | None, _talking("--save-preview", help="The same, into a PNG file.", show_default=False)
+        Path | None, _talking("--save-preview", help="The same, into a PNG or JPEG file.", show_default=False)
     ] = None
     json: Annotated[bool, _talking("--json", metavar=FLAG, help="A JSON object a video on stdout.")] = False
     quiet: Annotated[bool, _talking("-q", "--quiet", metavar=FLAG, help="Say nothing but errors.")] = False
@@ -298,11 +357,25 @@ def _decide(values: dict[str, Any], contraries: dict[str, str], context: typer.C
         for name, value in (("steps", FAST_STEPS), ("sampler", "dpm++")):
             if said[name] < said["fast"]:
                 values[name], said[name] = value, said["fast"]
+    _fit_format(values, said)
     if values["from_"] is not None:
         from dcrafter.cli.earlier import take_over
 
         flags = {name for name, level in said.items() if _SAYING[level] == "COMMANDLINE"}
         take_over(values, flags, values.get("mode") or cast(Command, context.info_name))
+
+
+def _fit_format(values: dict[str, Any], said: dict[str, int]) -> None:
+    """Leaves out what the environment or a file says of the format, where a later word makes the format another."""
+    output = values["output"]
+    named = None if output is None or output.endswith(("/", os.sep)) else named_format(output)
+    if named and said["format"] < said["output"]:
+        values["format"] = named
+    codecs = CODECS.get(values["format"] or named or DEFAULT_FORMAT, ())
+    for name in ("codec", "crf"):
+        fits = codecs and (name == "crf" or values[name] in codecs)
+        if not fits and said[name] < _SAYING.index("COMMANDLINE"):
+            values[name] = None
 
 
 def takes_request(command: Callable[..., None]) -> Callable[..., None]:

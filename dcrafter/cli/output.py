@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -14,33 +14,35 @@ import numpy as np
 
 from dcrafter.cli.options import STDIO, Request
 from dcrafter.errors import OutputError, UsageError
-from dcrafter.media.video import check_output, encode_video, format_of, write_video
-from dcrafter.settings import FORMATS, Settings
+from dcrafter.media.video import check_output, encode_video, format_of, holds_frames, places_of, write_video
+from dcrafter.settings import DEFAULT_FORMAT, FORMATS, Settings, named_format
 
 if TYPE_CHECKING:
     from dcrafter.pipeline import Video
-
-DEFAULT_FORMAT = "mp4"
 
 
 class Output:
     """One file that `-o` names, standard output, or a folder in which names are free: cat.mp4, cat-2.mp4, …"""
 
-    def __init__(self, request: Request, results: int) -> None:
-        """Raises UsageError where `-o`, `-f` and the number of results do not go together."""
+    def __init__(self, request: Request, results: int, pictures: Iterable[str] = ()) -> None:
+        """`pictures` are files that no result takes the place of, with --overwrite either.
+
+        Raises UsageError where `-o`, `-f` and the number of results do not go together.
+        """
         self.request = request
         self.format = request.format or DEFAULT_FORMAT
         self.to_stdout = request.output == STDIO
         self.folder = Path(request.output or "")
         self.file: Path | None = None
         self._taken: set[Path] = set()  # by earlier results of this run
+        self._kept = places_of(pictures)
         if self.to_stdout:
             self._check_stdout(results)
             return
-        suffix_format = next((f for f, suffixes in FORMATS.items() if self.folder.suffix.lower() in suffixes), None)
+        suffix_format = named_format(request.output)
         if request.output is None or request.output.endswith(("/", os.sep)):
             return
-        if os.path.isdir(self.folder) and (results > 1 or (request.format or suffix_format) != "frames"):
+        if os.path.isdir(self.folder) and (results > 1 or not self._is_result(request.format, suffix_format)):
             return
         if results > 1:
             if suffix_format:
@@ -52,6 +54,12 @@ class Output:
         self.format = format_of(self.file, request.format)
         if suffix_format not in (None, self.format):
             raise UsageError(f"{self.file} is no name for {self.format}", "Change its suffix, or leave out -f")
+
+    def _is_result(self, format: str | None, suffix_format: str | None) -> bool:
+        """Whether the folder that -o names is one of frames, by its suffix or as an earlier result."""
+        if (format or suffix_format) != "frames":
+            return False
+        return suffix_format == "frames" or (any(self.folder.iterdir()) and holds_frames(self.folder))
 
     def _check_stdout(self, results: int) -> None:
         if results > 1:
@@ -68,7 +76,7 @@ class Output:
         if self.to_stdout:
             return Path(STDIO)
         path = self.file or next(path for path in self._names(stem) if self._is_free(path))
-        check_output(path, self.format, self.request.overwrite)
+        check_output(path, self.format, self.request.overwrite, self._kept)
         self._taken.add(path)
         return path
 
@@ -79,7 +87,13 @@ class Output:
             yield self.folder / f"{stem}-{number}{suffix}"
 
     def _is_free(self, path: Path) -> bool:
-        return path not in self._taken and (self.request.overwrite or not os.path.lexists(path))
+        if path in self._taken or self.is_picture(path):
+            return False
+        return self.request.overwrite or not os.path.lexists(path)
+
+    def is_picture(self, path: Path) -> bool:
+        """Whether a file is one of the pictures that results are made of, or a folder has one in it."""
+        return Path(os.path.realpath(path)) in self._kept
 
     def try_encoding(self, settings: Settings) -> None:
         """Writes one black frame somewhere temporary: codec and options that do not work fail now, not at the end."""

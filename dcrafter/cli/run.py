@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import sys
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from dcrafter.cli.console import Console
 from dcrafter.cli.options import FAST_STEPS, STDIO, Request
 from dcrafter.cli.output import Output
 from dcrafter.config import Command, ModelConfig
-from dcrafter.errors import OutOfMemoryError, UsageError
+from dcrafter.errors import InputError, OutOfMemoryError, OutputError, UsageError
 from dcrafter.machine import PeakMemory, process_memory
 from dcrafter.media.fetch import fetch, is_url, public_name
 from dcrafter.settings import Settings, resolve
@@ -66,11 +67,13 @@ def run(command: Command, takes: list[list[str]], request: Request, **extra: Any
     console = Console(quiet=request.quiet, verbose=request.verbose)
     _check_usage(command, takes, request)
     prompt, stdin = _read_stdin(takes, request)
-    output = Output(request, results=len(takes) * request.count)
+    named = [picture for take in takes for picture in take]
+    output = Output(request, len(takes) * request.count, pictures=[name for name in named if name != STDIO])
     jobs = _jobs(takes, request, output)
+    _check_preview(request.save_preview, output, jobs)
 
     with console.status("starting"):  # importing torch takes seconds
-        sources, portraits = _open(takes, stdin)
+        sources, portraits = _open(named, stdin, request.offline)
         prompts = _prompts(takes, sources, prompt, request, console)
 
         def settle(config: ModelConfig) -> tuple[list[Settings], Preview | None]:
@@ -80,7 +83,7 @@ def run(command: Command, takes: list[list[str]], request: Request, **extra: Any
                         portrait=portraits[job.pictures[0]])
                 for job in jobs
             ]  # fmt: skip
-            _warn_of_size(config, settings)
+            _warn_of_training(config, settings)
             output.try_encoding(settings[0])
             return settings, _preview(config, request)
 
@@ -164,16 +167,29 @@ def _check_usage(command: Command, takes: list[list[str]], request: Request) -> 
         raise UsageError("no picture is named", f"Try dcrafter {command} --help")
     if command == "interpolate" and len(pictures) < 2:
         raise UsageError("an interpolation needs two pictures", "Name the first and the last")
+    if request.noise and not request.noise.is_file():
+        raise InputError(f"there is no file {request.noise}", "--noise takes a recorded case")
+    if request.save_latents and not request.save_latents.absolute().parent.is_dir():
+        raise OutputError(f"there is no folder for {request.save_latents}", "Make it, or choose another")
 
 
-def _open(takes: list[list[str]], stdin: bytes) -> tuple[dict[str, ImageSource], dict[str, bool]]:
+def _check_preview(path: Path | None, output: Output, jobs: list[Job]) -> None:
+    results = {os.path.realpath(job.path) for job in jobs}
+    if path is not None and (output.is_picture(path) or os.path.realpath(path) in results):
+        raise UsageError(f"the preview {path} would take the place of a picture or a video", "Give it another name")
+
+
+def _open(pictures: list[str], stdin: bytes, offline: bool) -> tuple[dict[str, ImageSource], dict[str, bool]]:
     """Each picture's source, what is not a file as bytes; and whether it is higher than wide."""
     from dcrafter.media.image import open_image
 
     sources: dict[str, ImageSource] = {}
     portraits = {}
-    for picture in dict.fromkeys(picture for take in takes for picture in take):
-        sources[picture] = stdin if picture == STDIO else fetch(picture) if is_url(picture) else picture
+    for picture in dict.fromkeys(pictures):
+        if is_url(picture):
+            sources[picture] = fetch(picture, offline=offline)
+        else:
+            sources[picture] = stdin if picture == STDIO else picture
         image = open_image(sources[picture])
         portraits[picture] = image.height > image.width
     return sources, portraits
@@ -206,12 +222,18 @@ def captioner_of(request: Request) -> Captioner:
     return Captioner(request.captioner or DEFAULT, choose_device(request.device), request.offline, request.dry_run)
 
 
-def _warn_of_size(config: ModelConfig, settings: list[Settings]) -> None:
+def _warn_of_training(config: ModelConfig, settings: list[Settings]) -> None:
     odd = {(s.width, s.height) for s in settings} - {(config.width, config.height), (config.height, config.width)}
     for width, height in sorted(odd)[:1]:
         logger.warning(
             "the %s model was trained at %d×%d; at %d×%d it may do worse",
             config.name, config.width, config.height, width, height,
+        )  # fmt: skip
+    motion, least, most = settings[0].motion, config.motion.minimum, config.motion.maximum
+    if not least <= motion <= most:
+        logger.warning(
+            "the %s model was trained at a motion of %d to %d (%s); at %d it may do worse",
+            config.name, least, most, config.motion.unit, motion,
         )  # fmt: skip
 
 
@@ -259,7 +281,9 @@ def _preview(config: ModelConfig, request: Request) -> Preview | None:
     from dcrafter.cli.preview import Preview
 
     channels = config.autoencoder.latent_channels
-    return Preview(channels, show=request.preview, path=request.save_preview, overwrite=request.overwrite)
+    return Preview(
+        channels, show=request.preview and not request.quiet, path=request.save_preview, overwrite=request.overwrite
+    )
 
 
 def _generate(

@@ -27,8 +27,10 @@ def public_name(picture: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
-def fetch(url: str, *, max_bytes: int = MAX_BYTES) -> bytes:
+def fetch(url: str, *, offline: bool = False, max_bytes: int = MAX_BYTES) -> bytes:
     """What an http or https address holds. Raises InputError where it cannot be had, or is too large."""
+    if offline:
+        raise InputError(f"{url} is on the web, and --offline downloads nothing", "Save the picture and give its path")
     request = urllib.request.Request(url, headers={"User-Agent": "dcrafter", "Accept": "image/*"})
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:

@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -26,18 +26,18 @@ from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from dcrafter.errors import InputError, OutputError, UsageError
-from dcrafter.settings import FORMATS
+from dcrafter.media.fetch import is_url
+from dcrafter.settings import CODECS, FORMATS, named_format
 
 Frames = NDArray[np.uint8]
 
 # Each codec with PyAV's encoder and its options; a lower CRF is better.
-CODECS: dict[str, tuple[str, dict[str, str]]] = {
+ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
     "h264": ("libx264", {"crf": "18"}),
     "h265": ("libx265", {"crf": "20", "x265-params": "log-level=error"}),
     "vp9": ("libvpx-vp9", {"crf": "24", "b": "0", "row-mt": "1"}),  # the CRF is obeyed at bit rate 0 only
     "av1": ("libsvtav1", {"crf": "24"}),
 }
-_DEFAULT_CODEC = {"mp4": "h264", "webm": "vp9"}
 _PILLOW_FORMAT = {"gif": "GIF", "webp": "WEBP", "apng": "PNG"}
 _PILLOW_MAGIC = re.compile(rb"GIF8|\x89PNG|RIFF....WEBP", re.DOTALL)
 _FRAME_NAME = re.compile(r"\d+\.png")
@@ -48,10 +48,9 @@ _DESCRIPTION = ExifTags.Base.ImageDescription
 
 def format_of(path: str | Path, wanted: str | None = None) -> str:
     """The format to write `path` in: `wanted` if given, else what the suffix means. Raises UsageError."""
-    suffix = Path(path).suffix.lower()
-    for name, suffixes in FORMATS.items():
-        if name == wanted or (wanted is None and suffix in suffixes):
-            return name
+    found = named_format(str(path)) if wanted is None else wanted
+    if found in FORMATS:
+        return found
     problem = f"there is no format {wanted!r}" if wanted else f"the name {Path(path).name!r} tells no format"
     raise UsageError(problem, f"Choose one of {', '.join(FORMATS)} with -f, or a suffix like .mp4")
 
@@ -70,9 +69,9 @@ def write_video(
     """Writes uint8 frames (T, H, W, 3) to `path` and returns it.
 
     `settings` (whatever JSON can hold) is embedded in the file, or in every picture of a frames folder.
-    `codec` (one of CODECS, or any video encoder PyAV has) and `crf` (0…63, lower is better) concern mp4 and
-    webm. Their 4:2:0 pictures have even sizes: an odd width or height gains a copy of its last column or
-    row, so that nothing is cut off.
+    `codec` (one of the format's CODECS, or any video encoder PyAV has) and `crf` (0…63, lower is better)
+    concern mp4 and webm. Their 4:2:0 pictures have even sizes: an odd width or height gains a copy of its
+    last column or row, so that nothing is cut off.
 
     The file gets its name once it is complete and has been read back. Until then, and after any failure,
     there is nothing new in the folder, and what was at `path` is untouched. A missing parent folder is made.
@@ -87,16 +86,18 @@ def write_video(
     fastest = 50 if format == "gif" else 240  # a GIF counts in hundredths of a second, and players refuse 1
     if not 0.1 <= fps <= fastest:
         raise UsageError(f"{fps} frames per second is out of range", f"A {format} takes 0.1 to {fastest}")
-    if format not in _DEFAULT_CODEC and (codec, crf) != (None, None):
+    if format not in CODECS and (codec, crf) != (None, None):
         raise UsageError(f"the format {format} has neither codec nor crf", "They belong to mp4 and webm")
+    if codec in ENCODERS and codec not in CODECS[format]:
+        raise UsageError(f"a {format} holds no {codec}", f"Choose one of {', '.join(CODECS[format])} with --codec")
     if crf is not None and not 0 <= crf <= 63:
         raise UsageError(f"a crf of {crf} is out of range", "It goes from 0 (best) to 63; 18 looks lossless")
     comment = None if settings is None else json.dumps(settings)  # plain ASCII, safe in every container
     with _replacing(path, format, overwrite) as temporary:
-        if format in _DEFAULT_CODEC:
+        if format in CODECS:
             height, width = frames.shape[1:3]
             frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-            _write_av(frames, temporary, format, fps, comment, codec or _DEFAULT_CODEC[format], crf)
+            _write_av(frames, temporary, format, fps, comment, codec or CODECS[format][0], crf)
         elif format == "frames":
             temporary.mkdir()
             for number, frame in enumerate(frames, 1):
@@ -107,8 +108,19 @@ def write_video(
     return path
 
 
-def check_output(path: Path, format: str, overwrite: bool = False) -> None:
-    """Raises OutputError where `write_video` would, to find out before the work and not after it."""
+def places_of(pictures: Iterable[str]) -> frozenset[Path]:
+    """Where pictures are that are files, and the folders around them."""
+    files = [Path(os.path.realpath(picture)) for picture in pictures if not is_url(picture)]
+    return frozenset(place for file in files for place in (file, *file.parents))
+
+
+def check_output(path: Path, format: str, overwrite: bool = False, kept: Collection[Path] = ()) -> None:
+    """Raises OutputError where `write_video` would, to find out before the work and not after it.
+
+    Nothing takes the place of what is `kept` (see `places_of`), with `overwrite` either.
+    """
+    if Path(os.path.realpath(path)) in kept:
+        raise OutputError(f"{path} would take the place of a picture", "Choose another name")
     with _writing(path):
         ancestor = next(parent for parent in path.absolute().parents if os.path.exists(parent))
         if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
@@ -121,8 +133,13 @@ def check_output(path: Path, format: str, overwrite: bool = False) -> None:
         if not (path.is_dir() if format == "frames" else path.is_file()):
             kind = "folder" if format == "frames" else "file"
             raise OutputError(f"{path} is not a {kind}", "Choose another name with -o")
-        if path.is_dir() and not all(_FRAME_NAME.fullmatch(entry.name) for entry in path.iterdir()):
+        if path.is_dir() and not holds_frames(path):
             raise OutputError(f"{path} holds more than numbered PNGs", "Choose another folder with -o")
+
+
+def holds_frames(folder: Path) -> bool:
+    """Whether there is nothing but numbered PNGs in a folder."""
+    return all(_FRAME_NAME.fullmatch(entry.name) for entry in folder.iterdir())
 
 
 def encode_video(frames: Frames, format: str, **options: Any) -> bytes:
@@ -184,7 +201,7 @@ def _verify(path: Path, frames: Frames, fps: float) -> None:
 def _write_av(
     frames: Frames, path: Path, format: str, fps: float, comment: str | None, codec: str, crf: int | None
 ) -> None:
-    encoder, encoder_options = CODECS.get(codec, (codec, {}))
+    encoder, encoder_options = ENCODERS.get(codec, (codec, {}))
     if encoder == "libsvtav1":
         os.environ.setdefault("SVT_LOG", "1")  # it talks on stderr and has no option against it
     options = {"movflags": "+faststart"} if format == "mp4" else {}  # the index first, to play while loading
@@ -206,8 +223,12 @@ def _write_av(
             context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
             context.open()
         except (ValueError, TypeError, av.error.FFmpegError) as error:
-            advice = f"Choose one of {', '.join(CODECS)}, or another video encoder that PyAV has"
-            raise UsageError(f"the codec {codec!r} cannot write {format} here", advice) from error
+            size = f"{frames.shape[2]}×{frames.shape[1]}"
+            others = [name for name in CODECS[format] if name != codec]
+            raise UsageError(
+                f"the codec {codec!r} cannot write {format} of {size} here",
+                f"Choose {', '.join(others)} or another video encoder that PyAV has with --codec, or a smaller size",
+            ) from error
         for frame in frames:
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(
                 format="yuv420p",

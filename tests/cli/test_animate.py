@@ -4,9 +4,11 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -187,10 +189,17 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ([CAT, *QUICK, "--codec", "cinepaque"], 2, "cinepaque"),
         ([CAT, *QUICK, "--crf", "64"], 2, "crf"),
         ([CAT, *QUICK, "--motion", "wild"], 2, "--motion must be"),
+        ([CAT, *QUICK, "--motion", "9" * 30], 2, "--motion must be"),
+        ([CAT, *QUICK, "--context-scale", "9" * 30], 2, "--context-scale must be"),
         ([CAT, *QUICK, "--width", "100"], 2, "--width must be a multiple"),
         ([CAT, *QUICK, "--steps", "1001"], 2, "--steps must be 1 to 1000"),
         ([CAT, *QUICK, "--fps", "nan"], 2, "--fps must be"),
         ([CAT, *QUICK, "--device", "abacus"], 2, "abacus"),
+        ([CAT, *QUICK, "--device", "meta"], 2, "meta"),  # one that torch has, and nothing is computed on
+        (["http://127.0.0.1:1/cat.png", *QUICK, "--offline"], 2, "--offline downloads nothing"),
+        ([CAT, *QUICK, "--noise", "bad/none"], 2, "no file bad/none"),
+        ([CAT, *QUICK, "--save-latents", "bad/none/x"], 2, "no folder for bad/none/x"),
+        ([CAT, *QUICK, "--codec", "h264", "-f", "webm"], 2, "Choose one of vp9, av1"),
         (["-", *QUICK, "-p", "-"], 2, "stdin"),
         ([CAT, *CONFIG], 2, "--checkpoint"),
         ([CAT, "-m", "512-interp"], 2, "512-interp"),  # does not animate
@@ -245,6 +254,56 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     assert stderr.endswith(b"dcrafter: interrupted\n")
     assert b"Traceback" not in stderr
     assert files(tmp_path) == []
+
+
+def test_ctrl_c_while_it_starts(tmp_path: Path) -> None:
+    """At any moment of the imports; one that Python loses while it cleans up comes again."""
+    code = (
+        "import signal, sys\n"
+        "import dcrafter.__main__ as entry\n"
+        "class Lost:\n"
+        "    def __del__(self):\n"
+        "        signal.raise_signal(signal.SIGINT)\n"
+        "def run():\n"
+        "    Lost()\n"
+        "    import time; time.sleep(60)\n"
+        "import types; sys.modules['dcrafter.cli.app'] = types.SimpleNamespace(main=run)\n"
+        "entry.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "dcrafter: interrupted\n")
+
+
+def test_closed_streams_are_no_traceback(tmp_path: Path) -> None:
+    for closing in (">&-", "2>&-"):
+        command = shlex.join([sys.executable, "-m", "dcrafter", "animate", CAT, *QUICK, "--dry-run"])
+        done = subprocess.run(f"{command} {closing}", shell=True, capture_output=True, text=True, cwd=tmp_path)
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full device")
+def test_a_full_disk_behind_stdout_is_said(tmp_path: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        process = start("animate", CAT, *QUICK, "-o", "-", folder=tmp_path, stdout=full, stderr=subprocess.PIPE)
+        _, stderr = process.communicate()
+    assert process.returncode == 2
+    assert stderr.decode().splitlines()[-1].startswith("dcrafter: cannot write to stdout")
+
+
+def test_a_preview_takes_the_place_of_nothing(dcrafter: Run, tmp_path: Path) -> None:
+    picture = tmp_path / "cat.png"
+    picture.write_bytes(Path(CAT).read_bytes())
+    for name in ("x.png", str(picture)):
+        outcome = dcrafter("animate", picture, *QUICK, "-o", "x.png", "--save-preview", name, "--overwrite")
+        assert outcome.status == 2
+        assert f"the preview {name} would take the place" in outcome.stderr
+    assert picture.read_bytes() == Path(CAT).read_bytes()
+
+
+def test_a_motion_that_no_model_learned(dcrafter: Run) -> None:
+    outcome = dcrafter("animate", CAT, "-m", "tiny", "--motion", "100", "--dry-run")
+    assert outcome.status == 0
+    assert "trained at a motion of 6 to 24 (FPS); at 100" in outcome.stderr
 
 
 def test_bars_on_a_terminal(tmp_path: Path) -> None:

@@ -52,6 +52,20 @@ def test_a_folder_becomes_videos_once(dcrafter: Run, model: list[str], folder: P
     assert (len(set(other.lines) | set(first.lines)), other.stderr) == (8, "")
 
 
+def test_no_video_takes_the_place_of_a_picture(dcrafter: Run, model: list[str], tmp_path: Path) -> None:
+    picture = tmp_path / "in" / "cat.gif"
+    picture.parent.mkdir()
+    Image.new("RGB", (32, 32)).save(picture)
+    before = picture.read_bytes()
+    named = dcrafter("batch", "in", *model, "-f", "gif", "--name", "{stem}", "-o", "in", "--overwrite")
+    (tmp_path / "m.csv").write_text("image\nin/cat.gif\n")
+    joined = dcrafter("batch", "m.csv", *model, "--join", "in/cat.gif", "--overwrite")
+    for outcome in (named, joined):
+        assert outcome.status == 2
+        assert "in/cat.gif would take the place of a picture" in outcome.stderr
+    assert picture.read_bytes() == before
+
+
 def test_the_same_seed_is_the_same_video_as_alone(dcrafter: Run, model: list[str], folder: Path) -> None:
     (path,) = dcrafter("batch", "in/1.png", "-p", "cat", *model).lines
     settings = read_settings(path)

@@ -38,6 +38,7 @@ def output(results: int = 1, **options: Any) -> Output:
         ({"output": "old", "overwrite": True}, 2, ["old/cat.mp4", "old/cat-2.mp4"]),
         ({"output": "several"}, 2, ["several/cat.mp4", "several/cat-2.mp4"]),
         ({"output": "stills", "format": "frames"}, 1, ["stills"]),
+        ({"output": "old", "format": "frames"}, 1, ["old/cat.frames"]),
         ({"output": "-"}, 1, ["-"]),
     ],
 )
@@ -63,6 +64,33 @@ def test_names(options: dict[str, Any], results: int, names: list[str]) -> None:
 def test_options_that_do_not_go_together(options: dict[str, Any], results: int, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         output(results, **options)
+
+
+def test_an_earlier_result_is_no_folder_for_others() -> None:
+    Path("stills").mkdir()
+    assert output(1, output="stills", format="frames").plan("cat") == Path("stills/cat.frames")
+    Path("stills/0001.png").touch()
+    with pytest.raises(OutputError, match="exists already"):
+        output(1, output="stills", format="frames").plan("cat")
+    assert output(1, output="stills", format="frames", overwrite=True).plan("cat") == Path("stills")
+
+
+def test_no_result_takes_the_place_of_a_picture() -> None:
+    Path("a").mkdir()
+    Path("a/cat.gif").touch()
+    Path("a/1.png").touch()
+    pictures = [str(Path("a/cat.gif").absolute()), "a/1.png", "https://example.org/cat.gif"]
+
+    def planned(**options: Any) -> Path:
+        return Output(Request(**options, overwrite=True), 1, pictures).plan("cat")
+
+    assert planned(output="a", format="gif") == Path("a/cat-2.gif")
+    for wrong in ({"output": "a/cat.gif"}, {"output": "a/1.png"}, {"output": "a/../a/cat.gif"}):
+        with pytest.raises(OutputError, match="place of a picture"):
+            planned(**wrong)
+    Path("a/cat.gif").unlink()
+    with pytest.raises(OutputError, match="place of a picture"):
+        planned(output="a", format="frames")
 
 
 def test_a_terminal_gets_no_bytes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,10 @@ def test_each_wins_over_the_next(dcrafter: Run, home: Path, monkeypatch: pytest.
         ("[animat]\nsteps = 3", "unknown keys: [animat]"),
         ("steps = = 3", "cannot be read"),
         ("repeat = 3", "unknown keys: repeat"),
-        ('steps = "many"', "--steps"),
+        ('steps = "many"', "mine.toml: Invalid value for '--steps'"),
+        ("fast = 3", "mine.toml: Invalid value for '--fast'"),
+        ('prompt = ["a", "b"]', "must be one value, not ['a', 'b']"),
+        ("[loop]\nrepeet = 3", "unknown keys: repeet in [loop]"),
         ('noise = "x"', "unknown keys: noise"),
     ],
 )
@@ -73,6 +76,34 @@ def test_files_that_mean_nothing(dcrafter: Run, tmp_path: Path, text: str, messa
     assert outcome.status == 2
     assert message in outcome.stderr
     assert len(outcome.stderr.splitlines()) == 1
+
+
+def test_wrong_values_of_the_environment_are_said_to_be_from_there(
+    dcrafter: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DCRAFTER_GUIDANCE_RESCALE", "much")
+    outcome = dcrafter("animate", CAT, *MODEL, "--dry-run")
+    assert outcome.status == 2
+    assert "DCRAFTER_GUIDANCE_RESCALE in the environment: Invalid value for '--guidance-rescale'" in outcome.stderr
+
+
+def test_what_a_file_says_of_the_format_gives_way_to_a_flag(dcrafter: Run, home: Path) -> None:
+    def planned(*arguments: str) -> str:
+        outcome = dcrafter("animate", CAT, *MODEL, "--dry-run", "--json", *arguments)
+        assert outcome.status == 0, outcome.stderr
+        path: str = json.loads(outcome.lines[0])["path"]
+        return path
+
+    home.mkdir(parents=True)
+    (home / "config.toml").write_text('format = "gif"\n')
+    assert [planned(), planned("-o", "x.mp4"), planned("-o", "x.bin")] == ["cat.gif", "x.mp4", "x.bin"]
+    (home / "config.toml").write_text('codec = "h264"\ncrf = 70\n')
+    assert planned("-o", "x.gif") == "x.gif"
+    outcome = dcrafter("animate", CAT, *MODEL, "--dry-run")  # the file's own, where it has a meaning
+    assert "a crf of 70 is out of range" in outcome.stderr
+    (home / "config.toml").write_text('codec = "h264"\n')
+    assert planned("-f", "webm") == "cat.webm"
+    assert "a webm holds no h264" in dcrafter("animate", CAT, *MODEL, "-f", "webm", "--codec", "h264").stderr
 
 
 def test_a_missing_config_file_is_said(dcrafter: Run) -> None:
@@ -156,7 +187,7 @@ def test_another_model_has_its_own_defaults(earlier: Callable[..., Path], again:
     assert again("animate", "-m", "512")["motion"] == 17  # FPS both
     assert again("animate", "-m", "256")["motion"] == MODELS["256"].motion.default  # a frame stride there
     earlier(model="512", width=320, height=512)  # a portrait's, turned by itself
-    assert (again("animate", "-m", "tiny")["width"], again("animate")["width"]) == (128, 320)
+    assert again("animate", "-m", "tiny")["width"] == 128
 
 
 def test_another_command_and_another_sampler_have_their_own_defaults(
@@ -171,6 +202,14 @@ def test_another_command_and_another_sampler_have_their_own_defaults(
     found = again("animate", "-m", "512")
     assert (found["sampler"], found["eta"], found["segments"]) == ("dpm++", 0.0, 2)
     assert again("loop")["sampler"] == "dpm++"
+
+
+def test_other_pictures_lie_as_they_lie(earlier: Callable[..., Path], again: Again) -> None:
+    """CAT is as wide as high: what was turned with a portrait is not turned with it."""
+    earlier(model="512", width=320, height=512)
+    assert [again("animate")[side] for side in ("width", "height")] == [512, 320]
+    earlier(model="512", width=256, height=256)
+    assert [again("animate")[side] for side in ("width", "height")] == [256, 256]
 
 
 def test_other_weights_of_the_same_name_are_said(dcrafter: Run, earlier: Callable[..., Path]) -> None:
@@ -241,6 +280,13 @@ def test_what_no_result_can_be_made_from(dcrafter: Run, tmp_path: Path) -> None:
     outcome = dcrafter("animate", CAT, *QUICK, "--from", CAT)
     assert (outcome.status, outcome.stdout) == (2, b"")
     assert "holds no settings" in outcome.stderr
+    frames = np.zeros((1, 16, 16, 3), np.uint8)
+    whole = resolve(MODELS["tiny"], "animate", "", 1, {}).to_dict()
+    for odd in ({"seed": 1}, whole | {"model": ["tiny"]}, whole | {"steps": "many"}, whole | {"images": [1]}):
+        write_video(frames, "odd.gif", settings=odd, overwrite=True)
+        outcome = dcrafter("animate", CAT, "--from", "odd.gif", "--dry-run")
+        assert outcome.status == 2
+        assert "holds no settings" in outcome.stderr
     assert dcrafter("animate", CAT, *QUICK, "--frames", "2", "-o", "cat.gif").status == 0
     outcome = dcrafter("animate", *QUICK, "--from", "cat.gif")
     assert outcome.status == 2

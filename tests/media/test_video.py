@@ -245,7 +245,8 @@ def test_unknown_formats_name_the_choices(name: str, wanted: str | None) -> None
     [
         ("cat.mp4", {"codec": "nope"}, "h264, h265, vp9, av1"),
         ("cat.mp4", {"codec": "aac"}, "codec 'aac'"),
-        ("cat.webm", {"codec": "h264"}, "cannot write webm"),
+        ("cat.webm", {"codec": "h264"}, "a webm holds no h264"),
+        ("cat.webm", {"codec": "libx264"}, "cannot write webm"),
         ("cat.mp4", {"crf": 64}, "crf"),
         ("cat.gif", {"codec": "h264"}, "mp4 and webm"),
         ("cat.png", {"crf": 18}, "mp4 and webm"),
