@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ class Cgroup(NamedTuple):
 
 def total_memory() -> int | None:
     """Bytes of memory in the machine; None where the system does not tell."""
-    return _account(ROOT / "proc/meminfo", "MemTotal")
+    return _meminfo("MemTotal")
 
 
 def memory_limit() -> int | None:
@@ -34,15 +35,15 @@ def available_memory() -> int:
 
     A huge number where the system does not tell.
     """
-    free = _account(ROOT / "proc/meminfo", "MemAvailable")
+    free = _meminfo("MemAvailable")
     rooms = [max(0, group.limit - group.used) for group in _cgroups()]
     return min(sys.maxsize if free is None else free, *rooms, sys.maxsize)
 
 
-def _account(path: Path, name: str) -> int | None:
-    """A line of one of Linux's own accounts, in bytes."""
+def _meminfo(name: str) -> int | None:
+    """A line of Linux's own account, in bytes."""
     try:
-        lines = dict(line.split(":", 1) for line in path.read_text().splitlines())
+        lines = dict(line.split(":", 1) for line in (ROOT / "proc/meminfo").read_text().splitlines())
         return int(lines[name].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return None
@@ -88,10 +89,11 @@ def process_memory() -> int:
     Where the system keeps no such account (outside Linux), the most it has held so far, mapped files and all; 0 where
     it tells nothing.
     """
-    status = ROOT / "proc/self/status"
-    anonymous, shared = _account(status, "RssAnon"), _account(status, "RssShmem")
-    if anonymous is not None and shared is not None:
-        return anonymous + shared
+    try:
+        _, resident, shared, *_ = (ROOT / "proc/self/statm").read_text().split()
+        return (int(resident) - int(shared)) * mmap.PAGESIZE
+    except (OSError, ValueError):
+        pass
     try:
         import resource
     except ImportError:  # Windows

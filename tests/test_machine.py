@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import mmap
 import sys
 import threading
 from pathlib import Path
@@ -46,8 +47,8 @@ def test_memory_is_in_bytes() -> None:
 
 
 def test_memory_without_mapped_files(root: Path) -> None:
-    write(root / "proc/self/status", "VmRSS:\t 9000 kB\nRssAnon:\t 3000 kB\nRssFile:\t 5000 kB\nRssShmem:\t 1000 kB")
-    assert process_memory() == 4_096_000
+    write(root / "proc/self/statm", "9000 3000 1000 7 0 5 0")
+    assert process_memory() == 2000 * mmap.PAGESIZE
 
 
 def test_a_system_without_such_an_account_gives_the_most_so_far(root: Path) -> None:

@@ -13,7 +13,7 @@ from dcrafter.errors import InputError
 from dcrafter.media.fetch import is_url
 from dcrafter.settings import DTYPES, Options, Settings, resolve
 
-ARGUMENTS = ("images", "pictures")  # the names that commands have for their pictures
+ARGUMENTS = ("images", "inputs")  # the names that commands have for their pictures
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +55,8 @@ def take_over(values: dict[str, Any], flags: set[str], command: Command) -> None
     for name, value in found.items():
         if name in values and name not in flags:
             values[name] = value
-    for name in ARGUMENTS:
-        if name in values and not values[name]:
-            values[name] = [_find(path, picture) for picture in earlier.get("images", [])]
+    if "images" in values and not values["images"]:
+        values["images"] = [_find(path, picture) for picture in earlier.get("images", [])]
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -372,8 +372,9 @@ def _fit_format(values: dict[str, Any], said: dict[str, int]) -> None:
     if named and said["format"] < said["output"]:
         values["format"] = named
     codecs = CODECS.get(values["format"] or named or DEFAULT_FORMAT, ())
+    others = {codec for taken in CODECS.values() for codec in taken} - {*codecs}
     for name in ("codec", "crf"):
-        fits = codecs and (name == "crf" or values[name] in codecs)
+        fits = codecs and values[name] not in others
         if not fits and said[name] < _SAYING.index("COMMANDLINE"):
             values[name] = None
 

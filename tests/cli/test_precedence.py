@@ -101,6 +101,8 @@ def test_what_a_file_says_of_the_format_gives_way_to_a_flag(dcrafter: Run, home:
     assert planned("-o", "x.gif") == "x.gif"
     outcome = dcrafter("animate", CAT, *MODEL, "--dry-run")  # the file's own, where it has a meaning
     assert "a crf of 70 is out of range" in outcome.stderr
+    (home / "config.toml").write_text('codec = "nonesuch"\n')
+    assert "nonesuch" in dcrafter("animate", CAT, *MODEL, "--dry-run").stderr  # perhaps PyAV's, and not ignored
     (home / "config.toml").write_text('codec = "h264"\n')
     assert planned("-f", "webm") == "cat.webm"
     assert "a webm holds no h264" in dcrafter("animate", CAT, *MODEL, "-f", "webm", "--codec", "h264").stderr
