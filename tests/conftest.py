@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 # Two test processes on two cores: torch's threads of both would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Where tests run in the background Ctrl-C is ignored, by what they start too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATA = Path(__file__).parent / "data"
 

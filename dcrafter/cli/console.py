@@ -112,7 +112,10 @@ class Console:
 
     @contextmanager
     def interruptible(self) -> Iterator[Callable[[], bool]]:
-        """Inside, the first Ctrl-C only makes the function that it gives true. In a thread nothing changes."""
+        """Inside, the first Ctrl-C only makes the function that it gives true.
+
+        In a thread, and where Ctrl-C is ignored, nothing changes.
+        """
         asked: list[int] = []
 
         def ask(number: int, frame: FrameType | None) -> None:
@@ -121,7 +124,8 @@ class Console:
             asked.append(number)
             self.say("stopping after this step; Ctrl-C again stops at once")
 
-        if threading.current_thread() is not threading.main_thread():
+        ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as in what a script runs in the background
+        if ignored or threading.current_thread() is not threading.main_thread():
             yield lambda: False
             return
         before = signal.signal(signal.SIGINT, ask)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import warnings
 from collections.abc import Iterator
 
@@ -69,3 +71,13 @@ def test_verbose_lets_library_warnings_through() -> None:
 def test_a_name_that_is_no_unicode_comes_out_as_it_is(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     Console().result(b"caf\xe9.mp4".decode("utf-8", "surrogateescape"))
     assert capsysbinary.readouterr().out == b"caf\xe9.mp4\n"
+
+
+def test_where_ctrl_c_is_ignored_it_stays_so() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Console().interruptible() as interrupted:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not interrupted()
+    finally:
+        signal.signal(signal.SIGINT, before)
