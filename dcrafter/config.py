@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
+from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 Prediction = Literal["eps", "v"]
@@ -214,7 +215,7 @@ def build(kind: type[T], values: Mapping[str, Any]) -> T:
             value = build(cast(type, types[name]), value)
         if get_origin(types[name]) is Literal and value not in get_args(types[name]):
             raise TypeError(f"{name} must be {' or '.join(map(str, get_args(types[name])))}, not {value}")
-        if not _fits(value, types[name]):
+        if not fits(value, types[name]):
             raise TypeError(f"{name} cannot be {value!r}")
         made[name] = tuple(value) if isinstance(value, list) else value
     required = {field.name for field in fields(kind) if field.default is field.default_factory is MISSING}  # type: ignore[arg-type]
@@ -223,13 +224,20 @@ def build(kind: type[T], values: Mapping[str, Any]) -> T:
     return kind(**made)
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value is of the type that a hint names: a number, a word, or a row of them; others may be."""
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value is of the kind that a hint names: a number, a word, a row of them; others may be.
+
+    Of a Literal only the kind is looked at.
+    """
+    if isinstance(hint, UnionType):
+        return any(fits(value, each) for each in get_args(hint))
+    if get_origin(hint) is Literal:
+        return any(fits(value, type(each)) for each in get_args(hint))
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    if hint in (str, bool):
+    if hint in (str, bool, NoneType):
         return isinstance(value, hint)
     if get_origin(hint) is tuple:
         kinds = get_args(hint)
@@ -237,7 +245,7 @@ def _fits(value: Any, hint: Any) -> bool:
             return False
         if kinds[-1] is ...:
             kinds = kinds[:1] * len(value)
-        return len(kinds) == len(value) and all(map(_fits, value, kinds))
+        return len(kinds) == len(value) and all(map(fits, value, kinds))
     return True
 
 

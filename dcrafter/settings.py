@@ -6,6 +6,7 @@ into `Settings`, where nothing is left open: the same settings and weights give 
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import PurePath
@@ -36,9 +37,14 @@ DEFAULT_FORMAT = "mp4"
 CODECS: dict[str, tuple[str, ...]] = {"mp4": ("h264", "h265", "vp9", "av1"), "webm": ("vp9", "av1")}
 
 
+def is_folder(name: str | None) -> bool:
+    """Whether a name is said to be a folder's, by / at its end."""
+    return name is not None and name.endswith(("/", os.sep))
+
+
 def named_format(name: str | None) -> str | None:
-    """The format that a file's name tells by its suffix, if it does."""
-    suffix = PurePath(name or "").suffix.lower()
+    """The format that a file's name tells by its suffix, if it does; a folder's, with / at its end, tells none."""
+    suffix = "" if is_folder(name) else PurePath(name or "").suffix.lower()
     return next((format for format, suffixes in FORMATS.items() if suffix in suffixes), None)
 
 

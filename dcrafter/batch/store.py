@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +60,7 @@ class Store:
 
     def check(self, items: Sequence[Item]) -> None:
         """Raises OutputError where something in the way may not be replaced, or nothing could be written."""
-        kept = places_of(picture for item in items for picture in item.pictures)
+        kept = pictures_of(items)
         for item in items:
             check_output(self.path(item), self.writing.format, self._may_replace(item), kept)
 
@@ -181,6 +181,11 @@ def source_of(item: Item) -> str:
     """Where its first picture is, whatever the current folder."""
     picture = item.pictures[0]
     return picture if is_url(picture) else str(Path(picture).absolute())
+
+
+def pictures_of(items: Iterable[Item]) -> frozenset[Path]:
+    """Where the pictures of items are, whose place nothing takes."""
+    return places_of(picture for item in items for picture in item.pictures)
 
 
 def hash_output(path: Path) -> str:

@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         context = getattr(error, "ctx", None)
         advice = f"See {context.command_path} --help" if context else ""
         parameter = getattr(error, "param", None)
-        source = where_from(context, parameter.name) if context and parameter else ""
+        source = where_from(context, parameter) if context and parameter else ""
         problem = error.format_message().replace("Value error, ", "")
         _complain(f"{source}: {problem}" if source else problem, advice)
     except Exception as error:

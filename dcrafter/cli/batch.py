@@ -12,15 +12,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from typer import Argument
-
 from dcrafter.batch.items import NAME
 from dcrafter.cli.bars import acquire
 from dcrafter.cli.batch_view import said, view
 from dcrafter.cli.console import Console, logger
-from dcrafter.cli.options import FLAG, STDIO, Request, ToolCommand, option, takes_request
+from dcrafter.cli.options import FLAG, STDIO, Request, ToolCommand, argument, option, takes_request
 from dcrafter.config import Command
 from dcrafter.errors import BatchError, UsageError
+from dcrafter.settings import CODECS
 
 if TYPE_CHECKING:
     from dcrafter.batch.items import Item
@@ -51,10 +50,10 @@ class BatchCommand(ToolCommand):
     """Takes `--ray` with and without an address."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        for i, argument in enumerate(args):
-            if argument == "--":
+        for i, each in enumerate(args):
+            if each == "--":
                 break
-            if argument == "--ray" and not any(CLUSTER.fullmatch(following) for following in args[i + 1 : i + 2]):
+            if each == "--ray" and not any(CLUSTER.fullmatch(following) for following in args[i + 1 : i + 2]):
                 args = [*args[: i + 1], "auto", *args[i + 1 :]]
         return super().parse_args(ctx, args)
 
@@ -64,10 +63,8 @@ def batch(
     request: Request,
     inputs: Annotated[
         list[str] | None,
-        Argument(
-            metavar="INPUT",
-            help="Folders, pictures, addresses, patterns, .txt of prompts, .csv or .jsonl manifests, - for a list.",
-            show_default=False,
+        argument(
+            "INPUT", "Folders, pictures, addresses, patterns, .txt of prompts, .csv or .jsonl manifests, - for a list."
         ),
     ] = None,
     mode: Annotated[
@@ -322,10 +319,10 @@ def _check_story(
 ) -> int:
     """How many frames shots fade over. Raises UsageError, OutputError where there cannot be a story."""
     from dcrafter.batch.join import fade_frames, told
-    from dcrafter.media.video import check_output, format_of, places_of
+    from dcrafter.batch.store import pictures_of
+    from dcrafter.media.video import check_output, format_of
 
-    pictures = places_of(picture for item in items for picture in item.pictures)
-    check_output(path, format_of(path), request.overwrite or told(path) is not None, pictures)
+    check_output(path, format_of(path), request.overwrite or told(path) is not None, pictures_of(items))
     return fade_frames(settings, crossfade)
 
 
@@ -341,7 +338,7 @@ def _story(work: Batch, path: Path, fps: float, overlap: int, crossfade: float, 
     if earlier == story:
         return path
     format = format_of(path)
-    coded = format in ("mp4", "webm")
+    coded = format in CODECS
     return write_video(
         join(shots, overlap),
         path,

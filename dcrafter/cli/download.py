@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from dcrafter.cli.console import Console
-from dcrafter.cli.options import FLAG, option
+from dcrafter.cli.options import FLAG, argument, option
 from dcrafter.config import MODELS
 from dcrafter.errors import UsageError, WeightsError
 
@@ -38,7 +38,7 @@ DOWNLOADABLE = [name for name, config in MODELS.items() if config.repository]
 def download(
     models: Annotated[
         list[str] | None,
-        typer.Argument(metavar="MODEL", help=f"{', '.join(DOWNLOADABLE)}, or imported ones.", show_default=False),
+        argument("MODEL", f"{', '.join(DOWNLOADABLE)}, or imported ones."),
     ] = None,
     all_: Annotated[
         bool, typer.Option("--all", metavar=FLAG, help="Every model: all there are, or with --remove all here.")

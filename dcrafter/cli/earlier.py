@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from types import NoneType
-from typing import Any
+from typing import Any, get_type_hints
 
 from dcrafter.cli.options import STDIO
-from dcrafter.config import MODELS, Command, ModelConfig
+from dcrafter.config import MODELS, Command, ModelConfig, fits
 from dcrafter.errors import InputError
 from dcrafter.media.fetch import is_url
 from dcrafter.settings import DTYPES, Options, Settings, resolve
@@ -38,10 +37,12 @@ def take_over(values: dict[str, Any], flags: set[str], command: Command) -> None
         if not _is_here(model):
             raise InputError(f"the model {model}, with which {path} was made, is not here", "Name another one with -m")
     sampler = values["sampler"] if "sampler" in flags else found["sampler"]
-    config = MODELS.get(earlier["model"])
-    if config and any(values.get(name) for name in ARGUMENTS) and _is_whole(found, config):
-        del found["width"], found["height"]  # as other pictures lie
-    if (model, command, sampler) != (earlier["model"], found["command"], found["sampler"]):
+    other = (model, command, sampler) != (earlier["model"], found["command"], found["sampler"])
+    if other or any(values.get(name) for name in ARGUMENTS):
+        config = MODELS.get(earlier["model"])
+        if config and {found.get("width"), found.get("height")} == {config.width, config.height}:  # perhaps turned
+            del found["width"], found["height"]  # as pictures lie
+    if other:
         found = _asked_for(found, earlier["model"], model)
     if "motion" in found:
         found["motion"] = str(found["motion"])
@@ -71,15 +72,10 @@ def read(path: Path) -> dict[str, Any]:
 
 def _is_ours(earlier: dict[str, Any]) -> bool:
     """Whether what a file says are our settings, each of its kind."""
-    example = resolve(MODELS["tiny"], "animate", "", 0, Options(image_guidance=1.0)).to_dict()
-    kinds: dict[str, Any] = {name: (int, float) if isinstance(v, float) else type(v) for name, v in example.items()}
-    kinds |= {"image_guidance": (int, float, NoneType), "context_scale": (int, float, list)}
-    kinds |= {"images": list, "checkpoint": str, "dtype": str}
-    return (
-        all(name in earlier for name in ("command", "model", "sampler", "seed"))
-        and all(isinstance(earlier[name], kind) for name, kind in kinds.items() if name in earlier)
-        and all(isinstance(picture, str) for picture in earlier.get("images", []))
-    )
+    kinds = get_type_hints(Settings)
+    kinds |= {"context_scale": float | tuple[float, ...], "images": tuple[str, ...], "checkpoint": str, "dtype": str}
+    required = {"command", "model", "sampler", "seed"}
+    return required <= earlier.keys() and all(fits(earlier[name], kinds[name]) for name in earlier.keys() & kinds)
 
 
 def warn_of_other_weights(path: Path, model: str, fingerprint: str) -> None:
@@ -96,8 +92,6 @@ def _asked_for(found: dict[str, Any], before: str, now: str) -> dict[str, Any]:
         return found
     sampler = found["sampler"]
     defaults = resolve(config, found["command"], "", 0, Options(sampler=sampler)).to_dict() | {"sampler": "ddim"}
-    if _is_whole(found, config):
-        defaults |= {name: found[name] for name in ("width", "height") if name in found}
     kept = {
         name: value
         for name, value in found.items()
@@ -110,11 +104,6 @@ def _asked_for(found: dict[str, Any], before: str, now: str) -> dict[str, Any]:
         else:
             del kept["motion"]
     return kept
-
-
-def _is_whole(found: dict[str, Any], config: ModelConfig) -> bool:
-    """Whether the size is the model's own, perhaps turned."""
-    return {found.get("width"), found.get("height")} == {config.width, config.height}
 
 
 def _word(config: ModelConfig, motion: int) -> str | None:

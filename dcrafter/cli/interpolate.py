@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from typer import Argument
-
-from dcrafter.cli.options import FLAG, Request, ToolCommand, option, takes_request
+from dcrafter.cli.options import FLAG, Request, ToolCommand, argument, option, takes_request
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -31,11 +29,7 @@ def interpolate(
     request: Request,
     images: Annotated[
         list[str] | None,
-        Argument(
-            metavar="FIRST LAST [MORE]",
-            help="Two pictures or more: files, http(s) addresses, - for stdin.",
-            show_default=False,
-        ),
+        argument("FIRST LAST [MORE]", "Two pictures or more: files, http(s) addresses, - for stdin."),
     ] = None,
     trim_keyframes: Annotated[
         bool, option("--trim-keyframes", metavar=FLAG, help="Leave out the pictures where two parts meet.")

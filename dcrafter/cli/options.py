@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -50,7 +49,13 @@ BY_MODEL = "the model's"
 def option(*names: str, panel: str | None = None, **more: Any) -> Any:
     """A typer option; its environment variable is named after the first long name."""
     long = next(name for name in names if name.startswith("--"))
-    return typer.Option(*names, envvar=variable(long), show_envvar=False, rich_help_panel=panel, **more)
+    variable = "DCRAFTER_" + long.removeprefix("--").replace("-", "_").upper()
+    return typer.Option(*names, envvar=variable, show_envvar=False, rich_help_panel=panel, **more)
+
+
+def argument(metavar: str, help: str) -> Any:
+    """A typer argument that may be left out."""
+    return typer.Argument(metavar=metavar, help=help, show_default=False)
 
 
 class ToolCommand(TyperCommand):
@@ -61,11 +66,6 @@ class ToolCommand(TyperCommand):
         if shown is not None:
             shown.metavar = FLAG
         return shown
-
-
-def variable(name: str) -> str:
-    """The environment variable of an option by its long name or field."""
-    return "DCRAFTER_" + name.strip("-_").replace("-", "_").upper()
 
 
 def read_config(context: typer.Context, path: Path | None) -> Path | None:
@@ -82,13 +82,13 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"the config file {file} cannot be read ({error})") from error
     tables = {name: values.pop(name) for name in [*values] if isinstance(values[name], dict)}
-    ours = _keys(context.command)
+    ours, commands = _keys(context.command), cast(Any, context.find_root().command).commands
     wrong, known = [key for key in values if key not in ours], set(ours)
     for name, table in tables.items():
         if name not in GENERATING:
             wrong.append(f"[{name}]")
             continue
-        keys = _keys(_command(context, name))
+        keys = _keys(commands[name])
         wrong += [f"{key} in [{name}]" for key in table if key not in keys]
         known |= set(keys)
     if wrong:
@@ -108,20 +108,13 @@ def _keys(command: Any) -> dict[str, Any]:
     return {name: each for name, each in keys.items() if name not in _NOT_IN_FILES}
 
 
-def _command(context: typer.Context, name: str) -> Any:
-    """A command that stands beside the one that runs, or itself."""
-    if context.parent is None or context.info_name == name:
-        return context.command
-    return cast(Any, context.parent.command).commands[name]
-
-
-def where_from(context: typer.Context, name: str) -> str:
-    """Where the value of an option (by its field) comes from, if it is no flag: for errors."""
-    source = context.get_parameter_source(name)
+def where_from(context: typer.Context, parameter: Any) -> str:
+    """Where the value of an option comes from, if it is no flag: for errors."""
+    source = context.get_parameter_source(parameter.name)
     if source is None or source.name not in ("ENVIRONMENT", "DEFAULT_MAP"):
         return ""
     if source.name == "ENVIRONMENT":
-        return f"{variable(name)} in the environment"
+        return f"{parameter.envvar} in the environment"
     return str(context.params.get("config") or user_config())
 
 
@@ -156,7 +149,7 @@ FITS = get_args(Fit)
 
 Images = Annotated[
     list[str] | None,
-    typer.Argument(metavar="IMAGE", help="Pictures: files, http(s) addresses, - for stdin.", show_default=False),
+    argument("IMAGE", "Pictures: files, http(s) addresses, - for stdin."),
 ]
 
 
@@ -367,8 +360,7 @@ def _decide(values: dict[str, Any], contraries: dict[str, str], context: typer.C
 
 def _fit_format(values: dict[str, Any], said: dict[str, int]) -> None:
     """Leaves out what the environment or a file says of the format, where a later word makes the format another."""
-    output = values["output"]
-    named = None if output is None or output.endswith(("/", os.sep)) else named_format(output)
+    named = named_format(values["output"])
     if named and said["format"] < said["output"]:
         values["format"] = named
     codecs = CODECS.get(values["format"] or named or DEFAULT_FORMAT, ())

@@ -14,8 +14,8 @@ import numpy as np
 
 from dcrafter.cli.options import STDIO, Request
 from dcrafter.errors import OutputError, UsageError
-from dcrafter.media.video import check_output, encode_video, format_of, holds_frames, places_of, write_video
-from dcrafter.settings import DEFAULT_FORMAT, FORMATS, Settings, named_format
+from dcrafter.media.video import check_output, encode_video, format_of, holds_frames, is_at, places_of, write_video
+from dcrafter.settings import DEFAULT_FORMAT, FORMATS, Settings, is_folder, named_format
 
 if TYPE_CHECKING:
     from dcrafter.pipeline import Video
@@ -40,7 +40,7 @@ class Output:
             self._check_stdout(results)
             return
         suffix_format = named_format(request.output)
-        if request.output is None or request.output.endswith(("/", os.sep)):
+        if request.output is None or is_folder(request.output):
             return
         if os.path.isdir(self.folder) and (results > 1 or not self._is_result(request.format, suffix_format)):
             return
@@ -93,7 +93,7 @@ class Output:
 
     def is_picture(self, path: Path) -> bool:
         """Whether a file is one of the pictures that results are made of, or a folder has one in it."""
-        return Path(os.path.realpath(path)) in self._kept
+        return is_at(path, self._kept)
 
     def try_encoding(self, settings: Settings) -> None:
         """Writes one black frame somewhere temporary: codec and options that do not work fail now, not at the end."""

@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, cast
@@ -128,19 +129,23 @@ def run(command: Command, takes: list[list[str]], request: Request, **extra: Any
 
     described = pipe.model if pipe else DynamiCrafter.on_meta(hub.config(model))
     parts = max(first.segments, len(takes[0]) - 1)
-    memory_need = _say_what_it_takes(described, first, parts, device, dtype, request, console)
+    expected = 0
+    if request.dry_run or request.verbose:
+        expected = _say_memory(described, first, device, dtype, request, console)
+    _say_time(described, first, parts, device, dtype, console)
 
     for job, settled in zip(jobs, settings, strict=True):
         if pipe is None or request.dry_run:
             console.say(f"{job.title}: {job.path}")
             if request.json:
                 console.result_json(
-                    path=str(job.path), seed=job.seed, settings=settled.to_dict(), expected_memory=memory_need
+                    path=str(job.path), seed=job.seed, settings=settled.to_dict(), expected_memory=expected
                 )
             continue
         console.say(job.title)
         pictures = [sources[picture] for picture in job.pictures]
-        with PeakMemory(pipe.held_memory) as memory:
+        memory = PeakMemory(pipe.held_memory)
+        with memory if request.json else nullcontext():
             video, seconds = _generate(pipe, pictures, settled, request, console, preview)
         video = replace(video, settings=video.settings | {"images": [public_name(name) for name in job.pictures]})
         if request.save_latents:
@@ -237,19 +242,15 @@ def _warn_of_training(config: ModelConfig, settings: list[Settings]) -> None:
         )  # fmt: skip
 
 
-def _say_what_it_takes(
+def _say_memory(
     model: DynamiCrafter,
     settings: Settings,
-    parts: int,
     device: torch.device,
     dtype: torch.dtype,
     request: Request,
     console: Console,
 ) -> int:
-    """Say the memory, in a dry run, and the time, where it may be long, of a video in so many parts.
-
-    Returns the memory in bytes.
-    """
+    """What a video will take; returns it in bytes."""
     from dcrafter import estimate
     from dcrafter.pipeline import free_memory
 
@@ -259,10 +260,18 @@ def _say_what_it_takes(
     need = estimate.memory(model, settings, dtype, plan)
     if device.type == "cpu":
         need += process_memory()  # what Python and the libraries hold already
-    if request.dry_run or request.verbose:
-        console.say(f"about {need / 1e9:.1f} GB of memory (--memory {plan})")
+    console.say(f"about {need / 1e9:.1f} GB of memory (--memory {plan})")
+    return need
+
+
+def _say_time(
+    model: DynamiCrafter, settings: Settings, parts: int, device: torch.device, dtype: torch.dtype, console: Console
+) -> None:
+    """How long a video in so many parts will take, where that may be long."""
+    from dcrafter import estimate
+
     if estimate.size(model.unet) < LARGE:
-        return need
+        return
     minutes = parts * estimate.sampling_seconds(model, settings, device, dtype) / 60
     if minutes >= 1:
         long = f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
@@ -272,7 +281,6 @@ def _say_what_it_takes(
         if settings.steps > 2 * FAST_STEPS:
             quicker = f"--fast ({settings.steps / FAST_STEPS:.1f} times), {quicker}"
         console.say(f"quicker: {quicker}")
-    return need
 
 
 def _preview(config: ModelConfig, request: Request) -> Preview | None:

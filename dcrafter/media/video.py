@@ -114,12 +114,17 @@ def places_of(pictures: Iterable[str]) -> frozenset[Path]:
     return frozenset(place for file in files for place in (file, *file.parents))
 
 
+def is_at(path: Path, places: Collection[Path]) -> bool:
+    """Whether a path leads to one of the places that `places_of` gave."""
+    return Path(os.path.realpath(path)) in places
+
+
 def check_output(path: Path, format: str, overwrite: bool = False, kept: Collection[Path] = ()) -> None:
     """Raises OutputError where `write_video` would, to find out before the work and not after it.
 
     Nothing takes the place of what is `kept` (see `places_of`), with `overwrite` either.
     """
-    if Path(os.path.realpath(path)) in kept:
+    if is_at(path, kept):
         raise OutputError(f"{path} would take the place of a picture", "Choose another name")
     with _writing(path):
         ancestor = next(parent for parent in path.absolute().parents if os.path.exists(parent))
@@ -182,7 +187,7 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, av.error.FFmpegError) as error:
         advice = "Check the folder's permissions and free space, or write elsewhere with -o"
-        raise OutputError(f"cannot write {path}: {_reason(error)}", advice) from error
+        raise OutputError(f"cannot write {path}: {reason(error)}", advice) from error
 
 
 def _verify(path: Path, frames: Frames, fps: float) -> None:
@@ -334,10 +339,10 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except Exception as error:  # decoders raise nearly anything on damaged data
         advice = "Give a complete video, or a folder of numbered PNGs"
-        raise InputError(f"cannot read {path}: {_reason(error)}", advice) from error
+        raise InputError(f"cannot read {path}: {reason(error)}", advice) from error
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """What a library says went wrong, on one line."""
     return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
 

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 
 from dcrafter.errors import InputError
 from dcrafter.media.image import fit_image
+from dcrafter.media.video import reason
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".gif")
 TRIES = 100  # videos that may fail in one item
@@ -120,8 +121,7 @@ class Videos(Dataset[dict[str, Any]]):
                 failed += 1
                 book = self.damaged if track else self.broken
                 if video not in book:
-                    text = str(getattr(error, "strerror", None) or error)
-                    book[video] = " ".join(text.split()) or type(error).__name__
+                    book[video] = reason(error)
                     skipped.append(f"{video}: {book[video]}")
         problem = f"{failed} videos in turn" if failed >= TRIES else "every video"
         why = next(reversed({**self.damaged, **self.broken}.items()))

@@ -4,8 +4,7 @@
 
 Writes the checkpoint into a temporary folder (under FOLDER if given, 11 GB free), opens it into a ready 512 pipeline,
 loads its components in the order of a generation and runs one denoiser evaluation at 256×256, each type in a process of
-its own. Prints seconds and the peak of memory (without mapped files, sampled every 5 ms) above what the imports
-take.
+its own. Prints seconds and the peak of memory (no mapped files, sampled every 5 ms) above what the imports take.
 """
 
 from __future__ import annotations

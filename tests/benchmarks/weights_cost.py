@@ -4,8 +4,8 @@
 
 Needs 17 GB in FOLDER (by default the temporary one), or with `small` 60 MB. Each measurement is a process of its own;
 imports are done, and a tiny pipeline opened, before its clock starts. Files are read cold (their pages dropped from the
-page cache by posix_fadvise, Linux) and warm. Memory is the peak without mapped files above that
-before, sampled every 5 ms.
+page cache by posix_fadvise, Linux) and warm. Memory is the peak above that before, without
+mapped files, sampled every 5 ms.
 
 Prints conversion: seconds, bytes read and written, and the time that plain reads, hashing and writing of the same bytes
 take; then torch.load of the original without mmap against `Pipeline.from_pretrained` of the converted file, up to the

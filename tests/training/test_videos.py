@@ -244,9 +244,7 @@ def test_workers_make_the_same_clips(tmp_path: Path) -> None:
 # Files that fail
 
 
-def test_bad_videos_are_skipped_named_once_and_not_opened_again(
-    tmp_path: Path,
-) -> None:
+def test_bad_videos_are_skipped_named_once_and_not_opened_again(tmp_path: Path) -> None:
     write_video(numbered(), tmp_path / "good.mp4")
     write_video(numbered(4), tmp_path / "short.mp4")
     (tmp_path / "text.mp4").write_text("no video")
