@@ -18,7 +18,7 @@ def acquire(model: str, console: Console, *, offline: bool) -> None:
 
     if model in hub.PUBLISHED and hub.find(model) is None and not offline:
         console.say(hub.announcement(model))
-    follow(hub.acquire(model, hub.Terms(offline=offline)), console, model)
+    follow(hub.acquire(model, hub.DownloadOptions(offline=offline)), console, model)
 
 
 def follow(steps: Generator[Progress, None, T], console: Console, what: str = "") -> T:

@@ -16,7 +16,7 @@ from dcrafter.config import MODELS
 from dcrafter.errors import UsageError, WeightsError
 
 if TYPE_CHECKING:
-    from dcrafter.weights.hub import Entry, Terms
+    from dcrafter.weights.hub import DownloadOptions, Entry
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -93,18 +93,20 @@ def download(
     Prints the path of each; everything else goes to stderr. What is interrupted
     goes on where it stopped when the same command runs again.
     """
-    from dcrafter.weights.hub import Terms
+    from dcrafter.weights.hub import DownloadOptions
 
     console = Console(quiet=quiet, verbose=verbose)
-    terms = Terms(variant=variant, store=store, keep=keep, revision=revision, endpoint=endpoint, offline=offline)
+    options = DownloadOptions(
+        variant=variant, store=store, keep=keep, revision=revision, endpoint=endpoint, offline=offline
+    )
     if cache_dir:
-        terms = replace(terms, folder=cache_dir.absolute())
+        options = replace(options, folder=cache_dir.absolute())
     named = models or []
     if list_ + verify + remove + path + (import_ is not None) > 1:
         raise UsageError("--list, --verify, --remove, --path and --import are one at a time")
     if name and not import_:
         raise UsageError("--name is for what --import takes in", "Give --import FILE too")
-    task = _Task(console, terms, json, dry_run)
+    task = _Task(console, options, json, dry_run)
     if list_:
         task.show(named)
     elif import_:
@@ -126,8 +128,8 @@ def _none() -> list[str]:
 class _Task:
     """What the command does, one method a way of doing it."""
 
-    def __init__(self, console: Console, terms: Terms, json: bool, dry_run: bool) -> None:
-        self.console, self.terms, self.json, self.dry_run = console, terms, json, dry_run
+    def __init__(self, console: Console, options: DownloadOptions, json: bool, dry_run: bool) -> None:
+        self.console, self.options, self.json, self.dry_run = console, options, json, dry_run
 
     def result(self, text: Callable[[], str], **values: Any) -> None:
         self.console.result_json(**values) if self.json else self.console.result(text())
@@ -138,7 +140,7 @@ class _Task:
 
         if not wanted:
             _none()
-        return [entry.model for entry in hub.entries(self.terms.folder) if place in (None, entry.place)]
+        return [entry.model for entry in hub.entries(self.options.folder) if place in (None, entry.place)]
 
     def fetch(self, models: list[str]) -> None:
         from dcrafter.cli.bars import follow
@@ -148,13 +150,13 @@ class _Task:
             if self.dry_run:
                 self._plan(model)
                 continue
-            path = follow(hub.acquire(model, self.terms), self.console, model)
+            path = follow(hub.acquire(model, self.options), self.console, model)
             self.result(lambda: str(path), model=model, path=str(path), size=path.stat().st_size)  # noqa: B023
 
     def _plan(self, model: str) -> None:
         from dcrafter.weights import hub
 
-        plan = hub.plan(model, self.terms)
+        plan = hub.plan(model, self.options)
         if plan.size:
             said = f"{model}: {_size(plan.size)} from {plan.url} to {plan.path}, {_size(plan.space)} needed, "
             self.console.say(said + f"{_size(plan.free)} free")
@@ -168,7 +170,7 @@ class _Task:
     def show(self, models: list[str]) -> None:
         from dcrafter.weights import hub
 
-        here = {entry.model: entry for entry in hub.entries(self.terms.folder)}
+        here = {entry.model: entry for entry in hub.entries(self.options.folder)}
         rows = []
         for model in models or dict.fromkeys([*MODELS, *here]):
             entry, source = here.get(model), hub.PUBLISHED.get(model)
@@ -191,7 +193,7 @@ class _Task:
         from dcrafter.weights import hub
 
         for model in models:
-            path = hub.find(model, self.terms.folder)
+            path = hub.find(model, self.options.folder)
             if path is None:
                 raise WeightsError(f"{model} is not on this machine", f"Fetch it with dcrafter download {model}")
             self.result(lambda: str(path), model=model, path=str(path))  # noqa: B023
@@ -200,15 +202,15 @@ class _Task:
         from dcrafter.weights import cache, hub
 
         for model in models:
-            path = hub.find(model, self.terms.folder)
-            if path is not None and path.parent != self.terms.folder:
+            path = hub.find(model, self.options.folder)
+            if path is not None and path.parent != self.options.folder:
                 raise UsageError(
                     f"{path} is not in our cache, and stays", "Delete it with the program that put it there"
                 )
             if self.dry_run:
-                self.console.say(f"{model}: would be removed from {self.terms.folder}")
+                self.console.say(f"{model}: would be removed from {self.options.folder}")
                 continue
-            freed = cache.remove(self.terms.folder, model)
+            freed = cache.remove(self.options.folder, model)
             self.console.say(f"{model}: {_size(freed)} removed" if freed else f"{model}: there was nothing to remove")
             if self.json:
                 self.console.result_json(model=model, freed=freed)
@@ -217,7 +219,7 @@ class _Task:
         from dcrafter.cli.bars import follow
         from dcrafter.weights import hub
 
-        entries = {entry.model: entry for entry in hub.entries(self.terms.folder)}
+        entries = {entry.model: entry for entry in hub.entries(self.options.folder)}
         for model in models or entries:
             if model not in entries:
                 raise WeightsError(f"{model} is not on this machine", f"Fetch it with dcrafter download {model}")
@@ -241,11 +243,11 @@ class _Task:
             )
         if entry.model not in hub.PUBLISHED:
             raise WeightsError(f"{entry.path} is damaged", f"Import it again, after --remove {entry.model}")
-        if self.terms.offline:
+        if self.options.offline:
             raise WeightsError(f"{entry.path} is damaged", "Run the same without --offline to fetch it again")
         hub.set_aside(entry.path)
         self.console.say(f"{entry.model}: set aside, fetching it again")
-        follow(hub.acquire(entry.model, hub.terms_of(entry, self.terms)), self.console, entry.model)
+        follow(hub.acquire(entry.model, hub.options_of(entry, self.options)), self.console, entry.model)
 
     def take_in(self, file: Path, name: str | None, models: list[str], model_config: Path | None) -> None:
         from dcrafter.cli.bars import follow
@@ -253,7 +255,7 @@ class _Task:
 
         if not name or len(models) > 1:
             raise UsageError("an imported file needs one --name", "It may be called so by -m then")
-        cache.weights_path(self.terms.folder, name)  # before torch is imported
+        cache.weights_path(self.options.folder, name)  # before torch is imported
         with self.console.status("reading"):
             from dcrafter.models.dynamicrafter import DynamiCrafter
             from dcrafter.weights.checkpoint import open_checkpoint
@@ -263,7 +265,7 @@ class _Task:
         opened.check(DynamiCrafter.on_meta(opened.config))
         if self.dry_run:
             return
-        path = follow(hub.adopt(opened, name, self.terms), self.console, name)
+        path = follow(hub.import_checkpoint(opened, name, self.options), self.console, name)
         self.result(lambda: str(path), model=name, path=str(path), size=path.stat().st_size)
 
 

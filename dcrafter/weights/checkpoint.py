@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from dcrafter.config import MODELS, Command, ModelConfig
 from dcrafter.errors import OutputError, WeightsError
 from dcrafter.weights.cache import HEADER
-from dcrafter.weights.convert import config_from_tree, to_ours, to_published, trailing_ones
+from dcrafter.weights.keys import config_from_tree, to_ours, to_published, trailing_ones
 
 MAX_NAMES_IN_ERROR = 3
 RESCALE_TOLERANCE = 0.1  # the published bases are 0.3 and 0.7; eight-bit types round them

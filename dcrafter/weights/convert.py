@@ -1,267 +1,148 @@
-"""Published names ↔ ours: keys, shapes and configuration trees, as rules."""
+"""Checkpoints written as our own files: tensor by tensor, so that memory holds a few megabytes of them at a time."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+import hashlib
+import json
+import os
+from collections.abc import Generator, Mapping
+from pathlib import Path
 from typing import Any
 
-from dcrafter.config import (
-    MODELS,
-    AutoencoderConfig,
-    CLIPConfig,
-    Command,
-    ModelConfig,
-    QueryTransformerConfig,
-    ScheduleConfig,
-    TextConfig,
-    UNetConfig,
-    VisionConfig,
-)
+import torch
+from torch import Tensor
+
 from dcrafter.errors import WeightsError
+from dcrafter.weights.cache import DIGEST, HEADER, SOURCE, Progress, check_space, seal, writing_to
+from dcrafter.weights.checkpoint import Checkpoint
 
-# Each rule is a stretch of a published key and ours for it. They are applied from top to bottom, and for the way
-# back from bottom to top; {n} stands for a number, {n+1} for the next one.
-RULES = [
-    # the components
-    ("model.diffusion_model.", "unet."),
-    ("first_stage_model.", "autoencoder."),
-    ("cond_stage_model.model.", "text_encoder."),
-    ("embedder.model.visual.", "image_encoder."),
-    ("image_proj_model.", "projector."),
-    # the UNet's blocks
-    ("unet.framestride_embed.", "unet.fs_embed."),
-    ("unet.fps_embedding.", "unet.fs_embed."),
-    ("unet.input_blocks.0.0.", "unet.conv_in."),
-    ("unet.init_attn.0.", "unet.init_attn."),
-    ("unet.input_blocks.{n+1}.0.op.", "unet.encoder.{n}.conv."),
-    ("unet.input_blocks.{n+1}.0.", "unet.encoder.{n}.res."),
-    ("unet.input_blocks.{n+1}.1.", "unet.encoder.{n}.spatial."),
-    ("unet.input_blocks.{n+1}.2.", "unet.encoder.{n}.temporal."),
-    ("unet.middle_block.0.", "unet.middle.stage.res."),
-    ("unet.middle_block.1.", "unet.middle.stage.spatial."),
-    ("unet.middle_block.2.", "unet.middle.stage.temporal."),
-    ("unet.middle_block.3.", "unet.middle.res."),
-    ("unet.output_blocks.{n}.1.conv.", "unet.decoder.{n}.up.conv."),  # a level without attention
-    ("unet.output_blocks.{n}.3.conv.", "unet.decoder.{n}.up.conv."),
-    ("unet.output_blocks.{n}.0.", "unet.decoder.{n}.res."),
-    ("unet.output_blocks.{n}.1.", "unet.decoder.{n}.spatial."),
-    ("unet.output_blocks.{n}.2.", "unet.decoder.{n}.temporal."),
-    ("unet.out.0.", "unet.norm_out."),
-    ("unet.out.2.", "unet.conv_out."),
-    # inside a residual block
-    (".res.in_layers.0.", ".res.norm1."),
-    (".res.in_layers.2.", ".res.conv1."),
-    (".res.emb_layers.1.", ".res.embed."),
-    (".res.out_layers.0.", ".res.norm2."),
-    (".res.out_layers.3.", ".res.conv2."),
-    (".res.skip_connection.", ".res.skip."),
-    (".temopral_conv.conv{n+1}.3.", ".temporal_conv.convs.{n}."),
-    (".temopral_conv.conv1.2.", ".temporal_conv.convs.0."),  # the first has no dropout before it
-    (".temopral_conv.conv{n+1}.0.", ".temporal_conv.norms.{n}."),
-    # inside a transformer
-    (".transformer_blocks.{n}.", ".blocks.{n}."),
-    (".attn1.to_out.0.", ".attn1.to_out."),
-    (".attn2.to_out.0.", ".attn2.to_out."),
-    (".ff.net.0.proj.", ".ff.proj_in."),
-    (".ff.net.2.", ".ff.proj_out."),
-    # the autoencoder
-    ("autoencoder.encoder.down.{n}.block.", "autoencoder.encoder.levels.{n}.blocks."),
-    ("autoencoder.encoder.down.{n}.downsample.", "autoencoder.encoder.levels.{n}.resample."),
-    ("autoencoder.decoder.up.{n}.block.", "autoencoder.decoder.levels.{n}.blocks."),
-    ("autoencoder.decoder.up.{n}.upsample.", "autoencoder.decoder.levels.{n}.resample."),
-    (".mid.block_1.", ".middle.0."),
-    (".mid.attn_1.", ".middle.1."),
-    (".mid.block_2.", ".middle.2."),
-    (".nin_shortcut.", ".shortcut."),
-    # the query transformer
-    ("projector.latents", "projector.queries"),
-    ("projector.layers.{n}.0.", "projector.layers.{n}.attn."),
-    ("projector.layers.{n}.attn.norm1.", "projector.layers.{n}.attn.norm_tokens."),
-    ("projector.layers.{n}.attn.norm2.", "projector.layers.{n}.attn.norm_queries."),
-    ("projector.layers.{n}.1.", "projector.layers.{n}.ff."),
-]
+COMPONENTS = ("unet", "autoencoder", "text_encoder", "image_encoder", "projector")
+WIDTHS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+CHUNK = 1_000_000  # values that are converted at once
+LOST = 1 / 16  # a value that changes by more than this part of itself is lost
+MAX_LOST = 0.01  # the part of a tensor's non-zero values that may be
+ALIGNMENT = 64  # bytes, of the data's beginning
 
-# Schedule tables, which we compute; averages kept for training; and what the image tower's CLIP has of a text side.
-UNUSED = re.compile(
-    r"(betas|scale_arr|scale_factor|logvar|model_ema\..*|(log_|sqrt_)?(one_minus_)?alphas_cumprod(_prev)?|sqrt_recipm?1?_alphas_cumprod"
-    r"|posterior_(variance|log_variance_clipped|mean_coef[12])"
-    r"|embedder\.model\.(positional_embedding|text_projection|logit_scale|(token_embedding|ln_final|transformer)\..*)"
-    r"|(embedder|cond_stage_model)\.model\.attn_mask)"
-)
-
-# Kernels of size 1 that we hold as plain matrices, or one-dimensional: how many trailing ones theirs have.
-TRAILING_ONES = [
-    (re.compile(r".*\.temopral_conv\.conv\d\.[23]\.weight"), 2),
-    (re.compile(r".*\.init_attn\.0\.proj_(in|out)\.weight"), 1),
-    (re.compile(r".*\.mid\.attn_1\.(q|k|v|proj_out)\.weight"), 2),
-]
+# As safetensors calls them.
+TYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
-def _rewriter(source: str, target: str) -> tuple[re.Pattern[str], str, int]:
-    """A rule's one direction: what to find, what to put, and what to add to the number found."""
-    offset = ("{n+1}" in target) - ("{n+1}" in source)
-    pattern = re.escape(source.replace("{n+1}", "{n}")).replace(re.escape("{n}"), r"(\d+)")
-    start = "" if source.startswith(".") else "^"
-    return re.compile(start + pattern), target.replace("{n+1}", "{n}"), offset
+def check_whole(checkpoint: Checkpoint) -> None:
+    """Raises WeightsError where a component is missing, or a tensor is of no type that we could write."""
+    absent = [name for name in COMPONENTS if not any(key.startswith(f"{name}.") for key in checkpoint.tensors)]
+    if absent:
+        raise WeightsError(
+            f"{checkpoint.path} has no {' and no '.join(absent)}", "It is a pruned copy; use the whole checkpoint"
+        )
+    odd = {str(tensor.dtype) for tensor in checkpoint.tensors.values()} - {str(dtype) for dtype in TYPES}
+    if odd:
+        raise WeightsError(f"{checkpoint.path} holds {', '.join(sorted(odd))}, which is no type for weights")
 
 
-_TO_OURS = [_rewriter(published, ours) for published, ours in RULES]
-_TO_PUBLISHED = [_rewriter(ours, published) for published, ours in reversed(RULES)]
+def convert(
+    checkpoint: Checkpoint, path: Path, *, width: str | None = None, source: Mapping[str, Any] | None = None
+) -> Generator[Progress, None, None]:
+    """Write a checkpoint as our own file, whole or not at all.
 
+    Args:
+        width: float32, float16 or bfloat16. None makes wider types float16 and leaves others. A tensor that would
+            overflow or lose its small values stays as it is.
+        source: where it came from, for the header, which also gets the types it had.
 
-def _rewrite(key: str, rewriters: list[tuple[re.Pattern[str], str, int]]) -> str:
-    for pattern, target, offset in rewriters:
-        if match := pattern.search(key):
-            number = int(match[1]) + offset if match.groups() else None
-            key = key[: match.start()] + target.replace("{n}", str(number)) + key[match.end() :]
-    return key
-
-
-def to_ours(key: str) -> str | None:
-    """Our name of a published key; None where the key holds nothing that we read."""
-    return None if UNUSED.fullmatch(key) else _rewrite(key, _TO_OURS)
-
-
-def to_published(keys: Iterable[str], fs_embed: str = "fps_embedding") -> dict[str, str]:
-    """Our keys of a whole model → the published ones. The 256 checkpoint says `framestride_embed`."""
-    names = {key: _rewrite(key, _TO_PUBLISHED) for key in keys}
-    levels_with_attention = {key.split(".spatial.")[0] for key in names if ".spatial." in key}
-    for key, name in names.items():
-        if ".up.conv." in key and key.split(".up.")[0] not in levels_with_attention:
-            name = re.sub(r"\.3\.conv\.", ".1.conv.", name)
-        names[key] = name.replace(".fps_embedding.", f".{fs_embed}.")
-    return names
-
-
-def trailing_ones(published_key: str) -> int:
-    """How many trailing dimensions of 1 a published weight has that ours has not."""
-    return next((ones for pattern, ones in TRAILING_ONES if pattern.fullmatch(published_key)), 0)
-
-
-def config_from_tree(tree: Mapping[str, Any], model: str | None = None, command: Command = "animate") -> ModelConfig:
-    """A published configuration tree → ours.
-
-    What a tree does not say (spacing, guidance rescale, motion range) follows the registry's `model`, by default
-    the one of the same prediction type and rescale that does the command. Under `clip` a tree may give the OpenCLIP
-    architecture in open_clip's terms; without it ViT-H-14 is meant. Raises WeightsError for a tree that is not one,
-    or asks for what DynamiCrafter's published models do not have.
+    Raises WeightsError where the file cannot be written.
     """
+    values = sum(tensor.numel() for tensor in checkpoint.tensors.values())
+    part = path.with_name(f"{path.name}.part")
     try:
-        params = tree["model"]["params"]
-        unet = params["unet_config"]["params"]
-        vae = params["first_stage_config"]["params"]["ddconfig"]
-        query = params["image_proj_stage_config"]["params"]
-        _check_supported(unet, vae, params)
-        prediction = params.get("parameterization", "eps")
-        rescale = float(params.get("base_scale", 0.7)) if params.get("use_dynamic_rescale") else 1.0
-        base = MODELS[model or _family(prediction, rescale, command)]
-        if base.schedule.prediction != prediction:
-            raise WeightsError(
-                f"the model configuration predicts {prediction}, and the {model} model does not",
-                f"Leave out --model {model}, or change it",
-            )
-        autoencoder = AutoencoderConfig(
-            latent_channels=vae["z_channels"],
-            channels=vae["ch"],
-            channel_mult=tuple(vae["ch_mult"]),
-            num_res_blocks=vae["num_res_blocks"],
-            decoder_channels=vae["ch"],
-            decoder_res_blocks=vae["num_res_blocks"] + 1,
-            scale=float(params.get("scale_factor", 0.18215)),
-        )
-        size = params["image_size"]
-        height, width = (size, size) if isinstance(size, int) else size
-        motion = base.motion if model else replace(base.motion, default=unet.get("default_fs", base.motion.default))
-        return replace(
-            base,
-            height=height * autoencoder.downsampling,
-            width=width * autoencoder.downsampling,
-            frames=query["video_length"],
-            motion=motion,
-            unet=UNetConfig(
-                in_channels=unet["in_channels"],
-                out_channels=unet["out_channels"],
-                model_channels=unet["model_channels"],
-                channel_mult=tuple(unet["channel_mult"]),
-                num_res_blocks=unet["num_res_blocks"],
-                attention_resolutions=tuple(sorted(unet["attention_resolutions"])),
-                head_channels=unet["num_head_channels"],
-                transformer_depth=unet.get("transformer_depth", 1),
-                context_dim=unet["context_dim"],
-                learnable_image_scale=unet.get("image_cross_attention_scale_learnable", False),
-            ),
-            autoencoder=autoencoder,
-            clip=_clip_from_tree(tree),
-            projector=QueryTransformerConfig(
-                embedding_dim=query["embedding_dim"],
-                dim=query["dim"],
-                depth=query["depth"],
-                heads=query["heads"],
-                head_channels=query["dim_head"],
-                ff_mult=query.get("ff_mult", 4),
-                queries_per_frame=query["num_queries"],
-                frames=query["video_length"],
-                output_dim=query["output_dim"],
-            ),
-            schedule=ScheduleConfig(
-                num_timesteps=params.get("timesteps", 1000),
-                beta_start=float(params["linear_start"]),
-                beta_end=float(params["linear_end"]),
-                prediction=prediction,
-                zero_terminal_snr=params.get("rescale_betas_zero_snr", False),
-                rescale_base=rescale,
-                rescale_steps=params.get("turning_step", 400),
-                spacing=base.schedule.spacing,
-            ),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(
-            f"the model configuration is not a DynamiCrafter one ({type(error).__name__}: {error})",
-            "Give the inference YAML of the published code, or one of its shape",
-        ) from error
+        with writing_to(path.parent):
+            check_space(path.parent, 0, values * WIDTHS[width or "float16"].itemsize)
+            yield from _write(checkpoint, part, width, dict(source or {}))
+            part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
-def _check_supported(unet: Mapping[str, Any], vae: Mapping[str, Any], params: Mapping[str, Any]) -> None:
-    needed = ["temporal_conv", "addition_attention", "image_cross_attention", "fs_condition", "use_linear"]
-    usual = ["temporal_attention", "temporal_selfatt_only"]
-    lacking = [name for name in needed if not unet.get(name)] + [name for name in usual if not unet.get(name, True)]
-    unwanted = ["use_relative_position", "use_causal_attention", "use_scale_shift_norm", "resblock_updown"]
-    lacking += [f"no {name}" for name in unwanted if unet.get(name)]
-    if vae.get("attn_resolutions"):
-        lacking.append("no attn_resolutions in the autoencoder")
-    if params.get("parameterization", "eps") not in ("eps", "v"):
-        lacking.append("parameterization eps or v")
-    if params.get("parameterization", "eps") == "eps" and params.get("rescale_betas_zero_snr"):
-        lacking.append("parameterization v with rescale_betas_zero_snr")
-    if params.get("beta_schedule", "linear") != "linear":
-        lacking.append("beta_schedule linear")
-    if not vae.get("double_z", True):
-        lacking.append("double_z in the autoencoder")
-    text = params.get("cond_stage_config", {}).get("params", {})
-    if text.get("layer", "penultimate") != "penultimate":
-        lacking.append("layer penultimate of the text encoder")
-    if lacking:
-        raise WeightsError(
-            f"the model configuration is of another architecture (expected: {', '.join(lacking)})",
-            "Only models that share the published DynamiCrafter architecture can be loaded",
-        )
+def _write(
+    checkpoint: Checkpoint, part: Path, width: str | None, source: dict[str, Any]
+) -> Generator[Progress, None, None]:
+    # Tensors of odd length are tiny; behind the others they leave those at multiples of four bytes.
+    tensors = dict(sorted(checkpoint.tensors.items(), key=lambda item: item[1].numel() % 2))
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})
+    metadata = {
+        HEADER: json.dumps(checkpoint.config.to_dict()),
+        SOURCE: json.dumps(source | {"types": types, "store": width}),
+        DIGEST: "0" * hashlib.sha256().digest_size * 2,
+    }
+    header: dict[str, Any] = {"__metadata__": metadata}
+    widest = {name: _entry(tensor, torch.bfloat16, total, 8 * tensor.numel()) for name, tensor in tensors.items()}
+    room = len(json.dumps(header | widest))
+    room += -(8 + room) % ALIGNMENT
+    digest = hashlib.sha256()
+    read = written = 0
+    with part.open("wb") as file:
+        file.seek(8 + room)  # the header comes last: only then the types are known
+        for name, tensor in tensors.items():
+            values = tensor.reshape(-1)
+            dtype = _stored_type(values, width)
+            size = values.numel() * dtype.itemsize
+            header[name] = _entry(tensor, dtype, written, size)
+            written += size
+            for chunk in torch.split(values, CHUNK):
+                content = chunk.to(dtype).contiguous().view(torch.uint8).numpy().data
+                file.write(content)
+                digest.update(content)
+                read += chunk.nbytes
+                yield Progress("converting", read, total)
+        metadata[DIGEST] = seal(header, digest)
+        file.seek(0)
+        file.write(room.to_bytes(8, "little") + json.dumps(header).encode().ljust(room))
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def _clip_from_tree(tree: Mapping[str, Any]) -> CLIPConfig:
-    """ViT-H-14 where the tree says nothing; what its `clip` leaves out is open_clip's default, not ViT-H-14's."""
-    if "clip" not in tree:
-        return CLIPConfig()
-    clip = tree["clip"]
-    vision = {"layers": 12, "width": 768, "head_width": 64, "patch_size": 16} | clip["vision_cfg"]
-    text = {"width": 512, "heads": 8, "layers": 12} | clip["text_cfg"]
-    return CLIPConfig(embed_dim=clip["embed_dim"], vision=VisionConfig(**vision), text=TextConfig(**text))
+def _entry(tensor: Tensor, dtype: torch.dtype, start: int, size: int) -> dict[str, Any]:
+    return {"dtype": TYPES[dtype], "shape": list(tensor.shape), "data_offsets": [start, start + size]}
 
 
-def _family(prediction: str, rescale: float, command: Command) -> str:
-    """The registry model that a tree without a name is like."""
-    if prediction == "eps":
-        return "256"
-    like = "1024" if rescale < 0.5 else "512"
-    return like if command in MODELS[like].commands else "512-interp"
+def _stored_type(values: Tensor, width: str | None) -> torch.dtype:
+    """The type that a tensor (flat) is written in."""
+    if not values.is_floating_point() or (width is None and values.dtype.itemsize <= 2):
+        return values.dtype
+    wanted = WIDTHS[width or "float16"]
+    return wanted if wanted == values.dtype or _survives(values, wanted) else values.dtype
+
+
+def _survives(values: Tensor, dtype: torch.dtype) -> bool:
+    """Whether values keep their sizes in another type: none becomes infinite, and few vanish or nearly so.
+
+    Below `least`, the distance between neighbours in `dtype` is more than LOST of the value, both ways.
+    """
+    if not values.numel():
+        return True
+    limits = torch.finfo(dtype)
+    least = limits.smallest_normal * limits.eps / (2 * LOST)
+    small = nonzero = 0
+    for chunk in torch.split(values, CHUNK):
+        sizes = chunk.to(torch.float32 if chunk.dtype.itemsize < 4 else chunk.dtype).abs()
+        if not sizes.amax() <= limits.max and (sizes[sizes.isfinite()] > limits.max).any():
+            return False
+        nonzero += sizes.numel()
+        if under := int((sizes < least).sum()):
+            zeros = int((sizes == 0).sum())
+            small += under - zeros
+            nonzero -= zeros
+    return small <= MAX_LOST * nonzero

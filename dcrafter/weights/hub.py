@@ -48,15 +48,20 @@ VARIANTS = {
         "Kijai/DynamiCrafter_pruned", "dynamicrafter_512_interp_v1_bf16.safetensors", 5_200_000_000, 2
     ),
 }
-ITEMSIZES = {None: 2, "float16": 2, "bfloat16": 2, "float32": 4}  # by `Terms.store`
+ITEMSIZES = {None: 2, "float16": 2, "bfloat16": 2, "float32": 4}  # by `DownloadOptions.store`
 
 
 @dataclass(frozen=True)
-class Terms:
-    """How weights are to be had.
+class DownloadOptions:
+    """How to download a model and where to keep it.
 
-    `store` is the type they are kept in (None: float16, or the original's if it is as small), `keep` keeps the
-    original too. With any of `variant`, `store` and `revision`, a file that is here must be that one.
+    A model already on this machine is taken as it is, unless `variant`, `store` or `revision` ask for another.
+
+    Attributes:
+        variant: a smaller copy of the published file (see `VARIANTS`).
+        store: the type to convert weights to. None: float16, or the original's type where that is as small.
+        keep: keep the downloaded original beside the converted file.
+        endpoint: a mirror of the hub. None: $HF_ENDPOINT, or the hub itself.
     """
 
     folder: Path = field(default_factory=cache_dir)
@@ -84,7 +89,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Entry:
-    """A model's file on this machine. `source` is known of files that `acquire` or `adopt` made."""
+    """A model's file on this machine. `source` is known of files that `acquire` or `import_checkpoint` made."""
 
     model: str
     path: Path
@@ -174,7 +179,7 @@ def fetch(model: str, *, offline: bool = False) -> Path:
     """
     if find(model) is None and not offline and model in PUBLISHED:
         logger.warning(announcement(model))
-    steps = acquire(model, Terms(offline=offline))
+    steps = acquire(model, DownloadOptions(offline=offline))
     while True:
         try:
             next(steps)
@@ -192,7 +197,7 @@ def announcement(model: str) -> str:
 
 
 def acquire(
-    model: str, terms: Terms | None = None, sleep: Callable[[float], None] = time.sleep
+    model: str, options: DownloadOptions | None = None, sleep: Callable[[float], None] = time.sleep
 ) -> Generator[Progress, None, Path]:
     """Fetch and convert a model's weights unless they are here; their path is the generator's return value.
 
@@ -202,59 +207,61 @@ def acquire(
         UsageError: there is no such model or variant.
         WeightsError: the weights cannot be had, or not be written, or are not what they should be.
     """
-    terms = terms or Terms()
-    if path := _here(model, terms):
+    options = options or DownloadOptions()
+    if path := _here(model, options):
         return path
-    source = _source(model, terms.variant)
-    if terms.offline and not _original(model, source, terms):
+    source = _source(model, options.variant)
+    if options.offline and not _original(model, source, options):
         raise WeightsError(
             f"the weights of {model} are not on this machine, and --offline was given",
             f"Run dcrafter download {model} where there is a network",
         )
-    with cache.writing_to(terms.folder):
-        terms.folder.mkdir(parents=True, exist_ok=True)
-        held = yield from cache.lock(terms.folder, model)
+    with cache.writing_to(options.folder):
+        options.folder.mkdir(parents=True, exist_ok=True)
+        held = yield from cache.lock(options.folder, model)
     try:
-        if path := _here(model, terms):  # another process was faster
+        if path := _here(model, options):  # another process was faster
             return path
-        return (yield from _acquire(model, source, terms, sleep))
+        return (yield from _acquire(model, source, options, sleep))
     finally:
         cache.unlock(held)
 
 
-def plan(model: str, terms: Terms) -> Plan:
+def plan(model: str, options: DownloadOptions) -> Plan:
     """What `acquire` would do. Raises as it does."""
     from dcrafter.weights import download
 
-    if path := _here(model, terms):
+    if path := _here(model, options):
         return Plan(path, "", 0, 0, 0)
-    source = _source(model, terms.variant)
-    remote = download.look_up(source.repository, source.file, revision=terms.revision, endpoint=terms.endpoint)
-    folder = next(folder for folder in (terms.folder, *terms.folder.parents) if folder.is_dir())
-    space = remote.size + remote.size * ITEMSIZES[terms.store] // source.itemsize
-    return Plan(weights_path(terms.folder, model), remote.url, remote.size, space, shutil.disk_usage(folder).free)
+    source = _source(model, options.variant)
+    remote = download.look_up(source.repository, source.file, revision=options.revision, endpoint=options.endpoint)
+    folder = next(folder for folder in (options.folder, *options.folder.parents) if folder.is_dir())
+    space = remote.size + remote.size * ITEMSIZES[options.store] // source.itemsize
+    return Plan(weights_path(options.folder, model), remote.url, remote.size, space, shutil.disk_usage(folder).free)
 
 
-def adopt(checkpoint: Checkpoint, name: str, terms: Terms | None = None) -> Generator[Progress, None, Path]:
+def import_checkpoint(
+    checkpoint: Checkpoint, name: str, options: DownloadOptions | None = None
+) -> Generator[Progress, None, Path]:
     """Write a checkpoint of the user's into our cache as the model `name`; the path is the generator's return value.
 
     The checkpoint stays as it is. Raises UsageError for a name that cannot be one or is taken.
     """
-    from dcrafter.weights.store import check_whole, convert
+    from dcrafter.weights.convert import check_whole, convert
 
-    terms = terms or Terms()
-    path = weights_path(terms.folder, name)
+    options = options or DownloadOptions()
+    path = weights_path(options.folder, name)
     if name in (*MODELS, "auto") or path.is_file():
         raise UsageError(
             f"there is a model {name} already", f"Choose another name, or dcrafter download --remove {name}"
         )
-    with cache.writing_to(terms.folder):
-        terms.folder.mkdir(parents=True, exist_ok=True)
-        held = yield from cache.lock(terms.folder, name)
+    with cache.writing_to(options.folder):
+        options.folder.mkdir(parents=True, exist_ok=True)
+        held = yield from cache.lock(options.folder, name)
     try:
         check_whole(checkpoint)
         renamed = replace(checkpoint, config=replace(checkpoint.config, name=name))
-        yield from convert(renamed, path, width=terms.store, source={"file": str(checkpoint.path)})
+        yield from convert(renamed, path, width=options.store, source={"file": str(checkpoint.path)})
     finally:
         cache.unlock(held)
     return path
@@ -270,9 +277,9 @@ def verify(entry: Entry) -> Generator[Progress, None, bool]:
     return bool(entry.path.resolve().name == digest.hexdigest())  # they are called by their SHA-256 there
 
 
-def terms_of(entry: Entry, terms: Terms) -> Terms:
-    """The terms on which a file that is here was had."""
-    return replace(terms, variant=entry.source.get("variant"), store=entry.source.get("store"))
+def options_of(entry: Entry, options: DownloadOptions) -> DownloadOptions:
+    """The options on which a file that is here was had."""
+    return replace(options, variant=entry.source.get("variant"), store=entry.source.get("store"))
 
 
 def set_aside(path: Path) -> None:
@@ -281,21 +288,21 @@ def set_aside(path: Path) -> None:
         path.replace(path.with_name(path.name + ".damaged"))
 
 
-def _here(model: str, terms: Terms) -> Path | None:
+def _here(model: str, options: DownloadOptions) -> Path | None:
     """The file that is here, if it is what is asked for."""
-    path = find(model, terms.folder)
-    if path is None or terms.revision:
+    path = find(model, options.folder)
+    if path is None or options.revision:
         return None
-    if path.parent != terms.folder:
-        return None if terms.store or terms.variant else path
-    if not _is_as_asked(cache.source_of(path), terms):
+    if path.parent != options.folder:
+        return None if options.store or options.variant else path
+    if not _is_as_asked(cache.source_of(path), options):
         return None
     cache.touch(path)
     return path
 
 
-def _is_as_asked(source: Mapping[str, Any], terms: Terms) -> bool:
-    return terms.store in (None, source.get("store")) and terms.variant in (None, source.get("variant"))
+def _is_as_asked(source: Mapping[str, Any], options: DownloadOptions) -> bool:
+    return options.store in (None, source.get("store")) and options.variant in (None, source.get("variant"))
 
 
 def _source(model: str, variant: str | None) -> Source:
@@ -310,63 +317,63 @@ def _source(model: str, variant: str | None) -> Source:
     return PUBLISHED[model]
 
 
-def _original(model: str, source: Source, terms: Terms) -> Path | None:
+def _original(model: str, source: Source, options: DownloadOptions) -> Path | None:
     """The published file, whole: left in our cache by an earlier run, or in Hugging Face's."""
-    if terms.revision:
+    if options.revision:
         return None
-    left = next(cache.downloads(terms.folder, model).glob(f"*{Path(source.file).suffix}"), None)
-    return left or (None if terms.variant else _in_hugging_faces_cache(model))
+    left = next(cache.downloads(options.folder, model).glob(f"*{Path(source.file).suffix}"), None)
+    return left or (None if options.variant else _in_hugging_faces_cache(model))
 
 
 def _acquire(
-    model: str, source: Source, terms: Terms, sleep: Callable[[float], None]
+    model: str, source: Source, options: DownloadOptions, sleep: Callable[[float], None]
 ) -> Generator[Progress, None, Path]:
     from dcrafter.weights import download
 
-    path = weights_path(terms.folder, model)
-    origin = {"repository": source.repository, "file": source.file, "variant": terms.variant}
-    original = _original(model, source, terms)
+    path = weights_path(options.folder, model)
+    origin = {"repository": source.repository, "file": source.file, "variant": options.variant}
+    original = _original(model, source, options)
     if original is None:
         remote = download.look_up(
-            source.repository, source.file, revision=terms.revision, endpoint=terms.endpoint, sleep=sleep
+            source.repository, source.file, revision=options.revision, endpoint=options.endpoint, sleep=sleep
         )
-        origin |= {"commit": remote.commit, "revision": terms.revision or "main"}
+        origin |= {"commit": remote.commit, "revision": options.revision or "main"}
         if path.is_file():  # of another revision, perhaps
             had = cache.source_of(path)
-            if had.get("sha256") == remote.key and _is_as_asked(had, terms):
+            if had.get("sha256") == remote.key and _is_as_asked(had, options):
                 return path
-        original = yield from _fetch_original(model, source, remote, terms, sleep)
+        original = yield from _fetch_original(model, source, remote, options, sleep)
 
     from dcrafter.weights.checkpoint import open_checkpoint
-    from dcrafter.weights.store import check_whole, convert
+    from dcrafter.weights.convert import check_whole, convert
 
-    is_ours = original.parent == cache.downloads(terms.folder, model)
+    is_ours = original.parent == cache.downloads(options.folder, model)
     try:
         opened = open_checkpoint(original, model=model)
         check_whole(opened)
     except WeightsError:
         if is_ours:
             original.unlink()  # whatever it is, the next run shall not meet it again
-            cache.clear_downloads(terms.folder, model)
+            cache.clear_downloads(options.folder, model)
         raise
     origin["sha256"] = original.stem if is_ours else original.resolve().name
-    yield from convert(opened, path, width=terms.store, source=origin)
+    yield from convert(opened, path, width=options.store, source=origin)
     del opened  # some systems delete no mapped file
-    cache.clear_downloads(terms.folder, model, but=original if terms.keep else None)
+    cache.clear_downloads(options.folder, model, but=original if options.keep else None)
     path.with_name(path.name + ".damaged").unlink(missing_ok=True)
     return path
 
 
 def _fetch_original(
-    model: str, source: Source, remote: Remote, terms: Terms, sleep: Callable[[float], None]
+    model: str, source: Source, remote: Remote, options: DownloadOptions, sleep: Callable[[float], None]
 ) -> Generator[Progress, None, Path]:
     """Download the published file into our cache."""
     from dcrafter.weights import download
 
-    place = cache.downloads(terms.folder, model)
+    place = cache.downloads(options.folder, model)
     whole = place / f"{remote.key}{Path(source.file).suffix}"
     part = whole.with_suffix(".part")
-    with cache.writing_to(terms.folder):
+    with cache.writing_to(options.folder):
         place.mkdir(parents=True, exist_ok=True)
         for other in place.iterdir():  # of another version
             if other not in (part, whole):
@@ -374,8 +381,8 @@ def _fetch_original(
         if whole.exists():
             return whole
         missing = remote.size - (part.stat().st_size if part.exists() else 0)
-        cache.check_space(terms.folder, missing, remote.size * ITEMSIZES[terms.store] // source.itemsize)
+        cache.check_space(options.folder, missing, remote.size * ITEMSIZES[options.store] // source.itemsize)
     yield from download.download(remote, part, sleep=sleep)
-    with cache.writing_to(terms.folder):
+    with cache.writing_to(options.folder):
         part.replace(whole)
     return whole

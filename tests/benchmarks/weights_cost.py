@@ -71,7 +71,7 @@ def timed(run: Callable[[], object]) -> tuple[float, float]:
 def convert(original: Path, ours: Path, model_config: Path | None) -> None:
     warm_up()
     from dcrafter.weights.checkpoint import open_checkpoint
-    from dcrafter.weights.store import convert
+    from dcrafter.weights.convert import convert
 
     for cold in (True, False):
         settle(original, cold)

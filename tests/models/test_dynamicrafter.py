@@ -13,7 +13,7 @@ from dcrafter.config import MODELS, CLIPConfig, TextConfig, VisionConfig
 from dcrafter.media.image import fit_image, open_image, to_tensor
 from dcrafter.models.clip import ImageEncoder, TextEncoder, clip_pixels, is_cut, tokenize
 from dcrafter.models.dynamicrafter import DynamiCrafter, detail_guidance
-from dcrafter.weights.convert import to_ours, to_published, trailing_ones
+from dcrafter.weights.keys import to_ours, to_published, trailing_ones
 
 CLIP = CLIPConfig(
     embed_dim=10,

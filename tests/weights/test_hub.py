@@ -23,7 +23,7 @@ from dcrafter.config import MODELS
 from dcrafter.errors import UsageError, WeightsError
 from dcrafter.weights import cache, hub
 from dcrafter.weights.checkpoint import open_checkpoint
-from dcrafter.weights.hub import Terms, acquire
+from dcrafter.weights.hub import DownloadOptions, acquire
 
 T = TypeVar("T")
 BF16 = "Kijai/DynamiCrafter_pruned/dynamicrafter_1024_v1_bf16.safetensors"
@@ -116,7 +116,7 @@ def test_unknown_names(folder: Path) -> None:
     with pytest.raises(UsageError, match="there is no model vast"):
         hub.fetch("vast")
     with pytest.raises(UsageError, match=r"512 has no variant bf16.*1024 bf16, 512-interp bf16"):
-        run(acquire("512", Terms(variant="bf16")))
+        run(acquire("512", DownloadOptions(variant="bf16")))
 
 
 # --- download and conversion ---
@@ -170,7 +170,7 @@ def test_a_file_in_hugging_faces_cache_is_used_and_left(
     theirs = in_hugging_faces_cache(tmp_path, ckpt)
     assert hub.fetch("512") == theirs
     assert not folder.exists()
-    run(acquire("512", Terms(store="float16")))  # in so many words
+    run(acquire("512", DownloadOptions(store="float16")))  # in so many words
     assert_good(folder, published)
     assert theirs.read_bytes() == ckpt
     assert server.requests == []
@@ -179,36 +179,36 @@ def test_a_file_in_hugging_faces_cache_is_used_and_left(
 @pytest.mark.parametrize(("store", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
 def test_another_width_replaces_what_is_here(server: Hub, folder: Path, store: str, dtype: torch.dtype) -> None:
     hub.fetch("512")
-    path = run(acquire("512", Terms(store=store)))
+    path = run(acquire("512", DownloadOptions(store=store)))
     assert {tensor.dtype for tensor in open_checkpoint(path).tensors.values()} == {dtype}
     assert files(folder) == ["512.safetensors"]
     count = len(server.requests)
-    assert run(acquire("512", Terms(store=store))) == run(acquire("512")) == path
+    assert run(acquire("512", DownloadOptions(store=store))) == run(acquire("512")) == path
     assert len(server.requests) == count
 
 
 def test_the_original_is_kept_if_wanted(server: Hub, folder: Path, ckpt: bytes) -> None:
-    run(acquire("512", Terms(keep=True)))
+    run(acquire("512", DownloadOptions(keep=True)))
     original = folder / "downloads" / "512" / f"{hashlib.sha256(ckpt).hexdigest()}.ckpt"
     assert original.read_bytes() == ckpt
     count = len(server.requests)
-    run(acquire("512", Terms(store="float32", keep=True, offline=True)))  # from it
+    run(acquire("512", DownloadOptions(store="float32", keep=True, offline=True)))  # from it
     assert original.exists()
     assert len(server.requests) == count
 
 
 def test_a_variant(server: Hub, folder: Path) -> None:
-    path = run(acquire("1024", Terms(variant="bf16")))
+    path = run(acquire("1024", DownloadOptions(variant="bf16")))
     opened = open_checkpoint(path)
     assert {tensor.dtype for tensor in opened.tensors.values()} == {torch.bfloat16}  # nothing is gained by float16
     assert (opened.config, cache.source_of(path)["types"]) == (MODELS["1024"], ["bfloat16"])
-    assert run(acquire("1024", Terms(variant="bf16"))) == path
+    assert run(acquire("1024", DownloadOptions(variant="bf16"))) == path
 
 
 def test_a_variant_without_its_towers_says_so(server: Hub, folder: Path, published: dict[str, torch.Tensor]) -> None:
     server.files[BF16] = save({key: value for key, value in published.items() if not key.startswith(("emb", "scale"))})
     with pytest.raises(WeightsError, match=r"has no image_encoder.*pruned copy; use the whole"):
-        run(acquire("1024", Terms(variant="bf16")))
+        run(acquire("1024", DownloadOptions(variant="bf16")))
     assert files(folder) == []
 
 
@@ -217,10 +217,10 @@ def test_a_revision_is_compared_with_what_is_here(
 ) -> None:
     path = hub.fetch("512")
     before = path.stat().st_ino
-    run(acquire("512", Terms(revision="v1")))
+    run(acquire("512", DownloadOptions(revision="v1")))
     assert path.stat().st_ino == before
     server.files[CKPT] = as_ckpt(published | {"image_proj_model.extra": torch.ones(1)})
-    run(acquire("512", Terms(revision="v2")))
+    run(acquire("512", DownloadOptions(revision="v2")))
     assert "projector.extra" in open_checkpoint(path).tensors
     assert cache.source_of(path)["revision"] == "v2"
     assert files(folder) == ["512.safetensors"]
@@ -291,7 +291,7 @@ def test_an_unsafe_file_is_refused_and_not_met_again(server: Hub, folder: Path, 
 # Runs `acquire` in a process of its own until a phase is under way, then what is in the braces.
 SCRIPT = """
 import os, signal
-from dcrafter.weights.hub import Terms, acquire
+from dcrafter.weights.hub import DownloadOptions, acquire
 steps = acquire("512")
 while True:
     try:
@@ -399,7 +399,7 @@ def test_entries(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_removal_takes_all_of_it(folder: Path) -> None:
-    path = run(acquire("512", Terms(keep=True)))
+    path = run(acquire("512", DownloadOptions(keep=True)))
     (folder / "downloads" / "512" / "x.part").write_bytes(b"x")
     (folder / "512.safetensors.damaged").write_bytes(b"x")
     (folder / "512-mine.safetensors").write_bytes(b"stays")
@@ -413,7 +413,7 @@ def test_an_imported_model_goes_by_its_name(golden: Path, folder: Path) -> None:
     mine = golden / "dc512" / "model.safetensors"
     before = mine.read_bytes()
     opened = open_checkpoint(mine, model_config=golden / "dc512" / "config.json")
-    path = run(hub.adopt(opened, "mine"))
+    path = run(hub.import_checkpoint(opened, "mine"))
     assert path == hub.find("mine") == hub.fetch("mine") == folder / "mine.safetensors"
     assert hub.choose("mine", "animate") == "mine"
     assert hub.config("mine") == replace(opened.config, name="mine")
@@ -424,4 +424,4 @@ def test_an_imported_model_goes_by_its_name(golden: Path, folder: Path) -> None:
     assert files(folder) == ["mine.safetensors"]
     for taken in ("mine", "512", "auto", "tiny"):
         with pytest.raises(UsageError, match=f"there is a model {taken} already"):
-            run(hub.adopt(opened, taken))
+            run(hub.import_checkpoint(opened, taken))

@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 from dcrafter.config import MODELS
 from dcrafter.errors import WeightsError
 from dcrafter.models.dynamicrafter import DynamiCrafter
-from dcrafter.weights import cache, store
+from dcrafter.weights import cache
+from dcrafter.weights import convert as convert_module
 from dcrafter.weights.checkpoint import Checkpoint, open_checkpoint
-from dcrafter.weights.store import COMPONENTS, check_whole, convert
+from dcrafter.weights.convert import COMPONENTS, check_whole, convert
 
 CONFIG = MODELS["256"]
 
@@ -76,8 +77,8 @@ def test_the_limit_of_small_values_is_where_they_lose_a_sixteenth() -> None:
     for value, lost in ((least * 0.93, True), (least, False)):
         around = torch.linspace(value, value * 1.05, 200)
         error = ((around.half().float() - around).abs() / around).max()
-        assert (error > store.LOST) == lost
-        assert store._survives(torch.full((10,), value), torch.float16) != lost
+        assert (error > convert_module.LOST) == lost
+        assert convert_module._survives(torch.full((10,), value), torch.float16) != lost
 
 
 @pytest.mark.parametrize("width", ["float32", "float16", "bfloat16"])
@@ -90,7 +91,7 @@ def test_a_width_that_is_asked_for(width: str, tmp_path: Path) -> None:
 
 
 def test_mixed_types_odd_lengths_and_every_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "CHUNK", 7)
+    monkeypatch.setattr(convert_module, "CHUNK", 7)
     tensors = {
         "odd": torch.ones(3),
         "wide": torch.full((4, 3), 1e9),
@@ -108,7 +109,7 @@ def test_mixed_types_odd_lengths_and_every_shape(tmp_path: Path, monkeypatch: py
         assert torch.equal(found[key], value.to(found[key].dtype))
     assert is_intact(tmp_path / "x.safetensors")
     header, start = cache.read_header(tmp_path / "x.safetensors")
-    assert start % store.ALIGNMENT == 0
+    assert start % convert_module.ALIGNMENT == 0
     places = {key: each["data_offsets"][0] for key, each in header.items() if key != "__metadata__"}
     assert places["wide"] % 4 == places["strided"] % 2 == 0
 
@@ -128,7 +129,7 @@ def test_the_header_says_what_it_is_and_was(tmp_path: Path) -> None:
 
 
 def test_progress_is_of_bytes_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "CHUNK", 400)
+    monkeypatch.setattr(convert_module, "CHUNK", 400)
     steps = list(convert(Checkpoint(Path("x"), CONFIG, {"a": normal}), tmp_path / "x.safetensors"))
     assert [(step.done, step.total) for step in steps] == [(1600, 4000), (3200, 4000), (4000, 4000)]
 
