@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from dcrafter.cli.console import Console
 from dcrafter.weights.cache import Progress
+from dcrafter.weights.families import PUBLISHED
 
 T = TypeVar("T")
 LINES = 10  # a phase, without a terminal
@@ -16,7 +17,7 @@ def acquire(model: str, console: Console, *, offline: bool) -> None:
     """Has a model's file on this machine: tells what is missing and fetches it. Raises WeightsError if it cannot be."""
     from dcrafter.weights import hub
 
-    if model in hub.PUBLISHED and hub.find(model) is None and not offline:
+    if model in PUBLISHED and hub.find(model) is None and not offline:
         console.say(hub.announcement(model))
     follow(hub.acquire(model, hub.DownloadOptions(offline=offline)), console, model)
 

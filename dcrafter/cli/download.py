@@ -14,6 +14,7 @@ from dcrafter.cli.console import Console
 from dcrafter.cli.options import FLAG, argument, option
 from dcrafter.config import MODELS
 from dcrafter.errors import UsageError, WeightsError
+from dcrafter.weights.families import PUBLISHED
 
 if TYPE_CHECKING:
     from dcrafter.weights.hub import DownloadOptions, Entry
@@ -32,7 +33,7 @@ dcrafter download --verify
 dcrafter download --import mine.ckpt --name mine
 """
 
-DOWNLOADABLE = [name for name, config in MODELS.items() if config.repository]
+DOWNLOADABLE = list(PUBLISHED)
 
 
 def download(
@@ -173,7 +174,7 @@ class _Task:
         here = {entry.model: entry for entry in hub.entries(self.options.folder)}
         rows = []
         for model in models or dict.fromkeys([*MODELS, *here]):
-            entry, source = here.get(model), hub.PUBLISHED.get(model)
+            entry, source = here.get(model), PUBLISHED.get(model)
             if entry:
                 state = [_size(entry.size), entry.place, _day(entry.used), str(entry.path)]
             else:
@@ -241,7 +242,7 @@ class _Task:
                 f"{entry.path} is damaged, and not ours to replace",
                 f"Delete it with `hf cache`, then run dcrafter download {entry.model}",
             )
-        if entry.model not in hub.PUBLISHED:
+        if entry.model not in PUBLISHED:
             raise WeightsError(f"{entry.path} is damaged", f"Import it again, after --remove {entry.model}")
         if self.options.offline:
             raise WeightsError(f"{entry.path} is damaged", "Run the same without --offline to fetch it again")

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from dcrafter.config import MODELS, Command, ModelConfig
 from dcrafter.errors import OutputError, WeightsError
 from dcrafter.weights.cache import HEADER
+from dcrafter.weights.families import recognize
 from dcrafter.weights.keys import config_from_tree, to_ours, to_published, trailing_ones
 
 MAX_NAMES_IN_ERROR = 3
@@ -68,7 +69,7 @@ class Checkpoint:
                 f"{self.path} has no {' and no '.join(absent)}", "It is a pruned copy; use the whole checkpoint"
             )
         keys = [*expected, *(key for key in found if key not in expected)]
-        said_as = to_published(keys) if self.is_published else dict(zip(keys, keys, strict=True))
+        said_as = to_published(keys, self.config.name) if self.is_published else dict(zip(keys, keys, strict=True))
         complaints = {
             "lacks": [said_as[key] for key in expected if key not in found],
             "has unexpected": [said_as[key] for key in found if key not in expected],
@@ -309,19 +310,6 @@ def _config_from_header(path: Path, text: str) -> ModelConfig:
         ) from error
 
 
-def _candidates(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The registry models that published keys may be of."""
-    if not any(key.startswith("model.diffusion_model.") for key in tensors):
-        return []
-    if any(key.endswith(".attn2.alpha") or ".framestride_embed." in key for key in tensors):
-        return ["256"]
-    base = _rescale_base(tensors)
-    names = ["512", "512-interp", "1024"]
-    return [
-        name for name in names if base is None or abs(MODELS[name].schedule.rescale_base - base) < RESCALE_TOLERANCE
-    ]
-
-
 def _rescale_base(tensors: Mapping[str, Tensor]) -> float | None:
     """What the dynamic rescale falls to, where the file says so."""
     return float(tensors["scale_arr"][-1]) if "scale_arr" in tensors else None
@@ -329,7 +317,7 @@ def _rescale_base(tensors: Mapping[str, Tensor]) -> float | None:
 
 def _identify(path: Path, tensors: Mapping[str, Tensor], model: str | None, command: Command) -> tuple[str, str]:
     """The registry name of a published file, and what had to be assumed."""
-    candidates = _candidates(tensors)
+    candidates = recognize(tensors, _rescale_base(tensors), RESCALE_TOLERANCE)
     if not candidates:
         raise WeightsError(
             f"{path} holds no DynamiCrafter model",

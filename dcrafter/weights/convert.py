@@ -15,8 +15,8 @@ from torch import Tensor
 from dcrafter.errors import WeightsError
 from dcrafter.weights.cache import DIGEST, HEADER, SOURCE, Progress, check_space, seal, writing_to
 from dcrafter.weights.checkpoint import Checkpoint
+from dcrafter.weights.families import family
 
-COMPONENTS = ("unet", "autoencoder", "text_encoder", "image_encoder", "projector")
 WIDTHS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 CHUNK = 1_000_000  # values that are converted at once
 LOST = 1 / 16  # a value that changes by more than this part of itself is lost
@@ -42,7 +42,8 @@ TYPES = {
 
 def check_whole(checkpoint: Checkpoint) -> None:
     """Raises WeightsError where a component is missing, or a tensor is of no type that we could write."""
-    absent = [name for name in COMPONENTS if not any(key.startswith(f"{name}.") for key in checkpoint.tensors)]
+    present = {key.partition(".")[0] for key in checkpoint.tensors}
+    absent = [name for name in family(checkpoint.config.name).components if name not in present]
     if absent:
         raise WeightsError(
             f"{checkpoint.path} has no {' and no '.join(absent)}", "It is a pruned copy; use the whole checkpoint"

@@ -13,41 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from dcrafter.config import MODELS, Command, ModelConfig
 from dcrafter.errors import UsageError, WeightsError
-from dcrafter.weights import cache
+from dcrafter.weights import cache, families
 from dcrafter.weights.cache import Progress, cache_dir, weights_path
+from dcrafter.weights.families import PUBLISHED, VARIANTS, HubFile
 
 if TYPE_CHECKING:
     from dcrafter.weights.checkpoint import Checkpoint
     from dcrafter.weights.download import Remote
 
 EMBEDDED = Path(__file__).with_name("tiny.safetensors")  # comes with the package
-BEST_FIRST = ("1024", "512", "512-interp", "256", "tiny")
-
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Source:
-    """A file on the hub: `size` in bytes, more or less, and how many bytes a number takes."""
-
-    repository: str
-    file: str
-    size: int
-    itemsize: int
-
-
-PUBLISHED = {
-    name: Source(config.repository, "model.ckpt", 10_400_000_000, 4)
-    for name, config in MODELS.items()
-    if config.repository
-}
-# Half the size, by others.
-VARIANTS = {
-    ("1024", "bf16"): Source("Kijai/DynamiCrafter_pruned", "dynamicrafter_1024_v1_bf16.safetensors", 5_200_000_000, 2),
-    ("512-interp", "bf16"): Source(
-        "Kijai/DynamiCrafter_pruned", "dynamicrafter_512_interp_v1_bf16.safetensors", 5_200_000_000, 2
-    ),
-}
 ITEMSIZES = {None: 2, "float16": 2, "bfloat16": 2, "float32": 4}  # by `DownloadOptions.store`
 
 
@@ -130,15 +107,16 @@ def choose(model: str, command: Command) -> str:
     Raises UsageError for an unknown model and for one that does not do the command, WeightsError where `auto` finds
     nothing.
     """
-    able = [name for name in BEST_FIRST if command in MODELS[name].commands]
+    able = families.able(command)
     if model == "auto":
         for name in able:
             if find(name):
                 return name
-        real = "512" if "512" in able else "512-interp"
+        name = families.advised(command)
+        size = PUBLISHED[name].size / 1e9
         raise WeightsError(
             f"no model for {command} is on this machine",
-            f"Fetch one with dcrafter download {real} (10.4 GB), or give --checkpoint FILE",
+            f"Fetch one with dcrafter download {name} ({size:.1f} GB), or give --checkpoint FILE",
         )
     if command not in config(model).commands:
         raise UsageError(f"the model {model} does not {command}", f"Use {' or '.join(able)}")
@@ -210,7 +188,7 @@ def acquire(
     options = options or DownloadOptions()
     if path := _here(model, options):
         return path
-    source = _source(model, options.variant)
+    source = _hub_file(model, options.variant)
     if options.offline and not _original(model, source, options):
         raise WeightsError(
             f"the weights of {model} are not on this machine, and --offline was given",
@@ -233,7 +211,7 @@ def plan(model: str, options: DownloadOptions) -> Plan:
 
     if path := _here(model, options):
         return Plan(path, "", 0, 0, 0)
-    source = _source(model, options.variant)
+    source = _hub_file(model, options.variant)
     remote = download.look_up(source.repository, source.file, revision=options.revision, endpoint=options.endpoint)
     folder = next(folder for folder in (options.folder, *options.folder.parents) if folder.is_dir())
     space = remote.size + remote.size * ITEMSIZES[options.store] // source.itemsize
@@ -305,7 +283,7 @@ def _is_as_asked(source: Mapping[str, Any], options: DownloadOptions) -> bool:
     return options.store in (None, source.get("store")) and options.variant in (None, source.get("variant"))
 
 
-def _source(model: str, variant: str | None) -> Source:
+def _hub_file(model: str, variant: str | None) -> HubFile:
     if variant:
         if (model, variant) not in VARIANTS:
             known = ", ".join(f"{name} {variant}" for name, variant in VARIANTS)
@@ -317,7 +295,7 @@ def _source(model: str, variant: str | None) -> Source:
     return PUBLISHED[model]
 
 
-def _original(model: str, source: Source, options: DownloadOptions) -> Path | None:
+def _original(model: str, source: HubFile, options: DownloadOptions) -> Path | None:
     """The published file, whole: left in our cache by an earlier run, or in Hugging Face's."""
     if options.revision:
         return None
@@ -326,7 +304,7 @@ def _original(model: str, source: Source, options: DownloadOptions) -> Path | No
 
 
 def _acquire(
-    model: str, source: Source, options: DownloadOptions, sleep: Callable[[float], None]
+    model: str, source: HubFile, options: DownloadOptions, sleep: Callable[[float], None]
 ) -> Generator[Progress, None, Path]:
     from dcrafter.weights import download
 
@@ -365,7 +343,7 @@ def _acquire(
 
 
 def _fetch_original(
-    model: str, source: Source, remote: Remote, options: DownloadOptions, sleep: Callable[[float], None]
+    model: str, source: HubFile, remote: Remote, options: DownloadOptions, sleep: Callable[[float], None]
 ) -> Generator[Progress, None, Path]:
     """Download the published file into our cache."""
     from dcrafter.weights import download

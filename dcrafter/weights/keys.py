@@ -20,6 +20,7 @@ from dcrafter.config import (
     VisionConfig,
 )
 from dcrafter.errors import WeightsError
+from dcrafter.weights.families import closest, family
 
 # Each rule is a stretch of a published key and ours for it. They are applied from top to bottom, and for the way
 # back from bottom to top; {n} stands for a number, {n+1} for the next one.
@@ -124,14 +125,17 @@ def to_ours(key: str) -> str | None:
     return None if UNUSED.fullmatch(key) else _rewrite(key, _TO_OURS)
 
 
-def to_published(keys: Iterable[str], fs_embed: str = "fps_embedding") -> dict[str, str]:
-    """Our keys of a whole model → the published ones. The 256 checkpoint says `framestride_embed`."""
+def to_published(keys: Iterable[str], model: str) -> dict[str, str]:
+    """Our keys of a whole model → the published ones, as a registry model calls them."""
     names = {key: _rewrite(key, _TO_PUBLISHED) for key in keys}
     levels_with_attention = {key.split(".spatial.")[0] for key in names if ".spatial." in key}
+    renamed = family(model).renamed
     for key, name in names.items():
         if ".up.conv." in key and key.split(".up.")[0] not in levels_with_attention:
             name = re.sub(r"\.3\.conv\.", ".1.conv.", name)
-        names[key] = name.replace(".fps_embedding.", f".{fs_embed}.")
+        for usual, own in renamed.items():
+            name = name.replace(usual, own)
+        names[key] = name
     return names
 
 
@@ -156,7 +160,7 @@ def config_from_tree(tree: Mapping[str, Any], model: str | None = None, command:
         _check_supported(unet, vae, params)
         prediction = params.get("parameterization", "eps")
         rescale = float(params.get("base_scale", 0.7)) if params.get("use_dynamic_rescale") else 1.0
-        base = MODELS[model or _family(prediction, rescale, command)]
+        base = MODELS[model or closest(prediction, rescale, command)]
         if base.schedule.prediction != prediction:
             raise WeightsError(
                 f"the model configuration predicts {prediction}, and the {model} model does not",
@@ -257,11 +261,3 @@ def _clip_from_tree(tree: Mapping[str, Any]) -> CLIPConfig:
     vision = {"layers": 12, "width": 768, "head_width": 64, "patch_size": 16} | clip["vision_cfg"]
     text = {"width": 512, "heads": 8, "layers": 12} | clip["text_cfg"]
     return CLIPConfig(embed_dim=clip["embed_dim"], vision=VisionConfig(**vision), text=TextConfig(**text))
-
-
-def _family(prediction: str, rescale: float, command: Command) -> str:
-    """The registry model that a tree without a name is like."""
-    if prediction == "eps":
-        return "256"
-    like = "1024" if rescale < 0.5 else "512"
-    return like if command in MODELS[like].commands else "512-interp"

@@ -28,7 +28,7 @@ CLIP = CLIPConfig(
 def test_full_size_models_are_the_published_ones_key_by_key(golden: Path, manifest: str, model: str) -> None:
     published = json.loads((golden / f"manifest_{manifest}.json").read_text())
     ours = DynamiCrafter.on_meta(MODELS[model]).state_dict()
-    names = to_published(ours, "framestride_embed" if model == "256" else "fps_embedding")
+    names = to_published(ours, model)
     shapes = {name: [*ours[key].shape] + [1] * trailing_ones(name) for key, name in names.items()}
     assert shapes == {key: shape for key, shape in published.items() if to_ours(key) is not None}
     assert {to_ours(name) for name in names.values()} == set(ours)

@@ -17,9 +17,11 @@ from dcrafter.models.dynamicrafter import DynamiCrafter
 from dcrafter.weights import cache
 from dcrafter.weights import convert as convert_module
 from dcrafter.weights.checkpoint import Checkpoint, open_checkpoint
-from dcrafter.weights.convert import COMPONENTS, check_whole, convert
+from dcrafter.weights.convert import check_whole, convert
+from dcrafter.weights.families import FAMILIES
 
 CONFIG = MODELS["256"]
+COMPONENTS = FAMILIES["256"].components
 
 
 def written(tensors: Mapping[str, torch.Tensor], folder: Path, width: str | None = None) -> dict[str, torch.Tensor]:
