@@ -11,6 +11,8 @@ from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replac
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
+from dcrafter.limits import check_consistent, check_ranges
+
 Prediction = Literal["eps", "v"]
 Spacing = Literal["uniform", "uniform_trailing"]
 Command = Literal["animate", "interpolate", "loop"]
@@ -171,7 +173,11 @@ class ModelConfig:
     repository: str | None = None  # where the hub has its weights
 
     def __post_init__(self) -> None:
-        """Raises ValueError where parts that meet have different sizes."""
+        """Raises ValueError for sizes out of range, and where parts that meet have different ones."""
+        check_ranges(self)
+        check_consistent(self)
+        if unknown := set(self.commands) - set(get_args(Command)):
+            raise ValueError(f"commands: there is no {', '.join(sorted(map(str, unknown)))}")
         meeting = {
             "latent channels": (2 * self.autoencoder.latent_channels, self.unet.in_channels),
             "predicted channels": (self.autoencoder.latent_channels, self.unet.out_channels),

@@ -30,7 +30,7 @@ SOURCE = "source"  # the one with where it came from, as JSON
 DIGEST = "sha256"  # the one with the digest of all others and of the data
 SUFFIX = ".safetensors"
 BLOCK = 4_000_000  # bytes that are hashed or written at once
-MAX_HEADER = 100_000_000  # bytes, as safetensors itself has it
+MAX_HEADER = 4_000_000  # bytes; that of a whole model has 300,000
 NAME = re.compile(r"\w[\w.+-]{0,63}")
 
 
@@ -150,7 +150,7 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
             header = json.loads(file.read(length))
         if not isinstance(header, dict) or not isinstance(header.setdefault("__metadata__", {}), dict):
             raise ValueError("its header is no table")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"cannot read the header of {path} ({error})") from error
     return cast(dict[str, Any], header), 8 + length
 
@@ -159,7 +159,7 @@ def source_of(path: Path) -> dict[str, Any]:
     """What the header of our own file says about its origin: empty where it says nothing."""
     try:
         source = json.loads(read_header(path)[0]["__metadata__"].get(SOURCE, "{}"))
-    except (WeightsError, ValueError, TypeError):
+    except (WeightsError, ValueError, TypeError, RecursionError):
         return {}
     return source if isinstance(source, dict) else {}
 

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -33,6 +32,8 @@ from dcrafter.errors import OutputError, WeightsError
 from dcrafter.weights.cache import HEADER
 from dcrafter.weights.families import recognize
 from dcrafter.weights.keys import config_from_tree, to_ours, to_published, trailing_ones
+from dcrafter.weights.structure import differences
+from dcrafter.weights.trees import read_tree
 
 MAX_NAMES_IN_ERROR = 3
 RESCALE_TOLERANCE = 0.1  # the published bases are 0.3 and 0.7; eight-bit types round them
@@ -163,10 +164,10 @@ def open_checkpoint(
         config = _config_from_header(path, header[HEADER])
         if model is not None and model != config.name:
             raise _mismatch(path, config.name, model)
-        return Checkpoint(path, config, raw)
+        return _checked(Checkpoint(path, config, raw))
     assumption = ""
     if model_config is not None:
-        config = config_from_tree(_read_tree(model_config), model, command)
+        config = config_from_tree(read_tree(model_config), model, command)
         if (base := _rescale_base(raw)) is not None and abs(base - config.schedule.rescale_base) > RESCALE_TOLERANCE:
             raise WeightsError(
                 f"{path} was trained with a base_scale of {base:.1f}, not {config.schedule.rescale_base:.1f}",
@@ -182,7 +183,26 @@ def open_checkpoint(
         if ours in tensors:
             raise WeightsError(f"{path} has two tensors for one, of which {key} is the second")
         tensors[ours] = _drop_ones(value, trailing_ones(key))
-    return Checkpoint(path, config, tensors, is_published=True, assumption=assumption)
+    return _checked(Checkpoint(path, config, tensors, is_published=True, assumption=assumption))
+
+
+def _checked(opened: Checkpoint) -> Checkpoint:
+    """Raises WeightsError where a configuration that came with a file or in one asks for another model than it holds.
+
+    From here on a model of this configuration is as large as the file, and may be built.
+    """
+    config = opened.config
+    if config == MODELS.get(config.name):
+        return opened
+    found = list(differences(config, opened.tensors))
+    if found:
+        named = to_published([key for key, *_ in found], config.name) if opened.is_published else {}
+        said = _some([f"{named.get(key, key)} is {is_}, not {wanted}" for key, is_, wanted in found])
+        raise WeightsError(
+            f"{opened.path} is not the {config.name} model: it has other shapes: {said}",
+            "Its configuration is that of another model",
+        )
+    return opened
 
 
 def save_checkpoint(tensors: Mapping[str, Tensor], config: ModelConfig, path: Path) -> None:
@@ -286,25 +306,13 @@ def _drop_ones(tensor: Tensor, ones: int) -> Tensor:
     return tensor.reshape(tensor.shape[:split]) if set(tensor.shape[split:]) == {1} else tensor
 
 
-def _read_tree(path: Path) -> Mapping[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        # Not all JSON is YAML to PyYAML: tabs are not.
-        tree = json.loads(text) if text.lstrip().startswith("{") else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise WeightsError(f"cannot read the model configuration {path} ({_first_line(error)})") from error
-    if not isinstance(tree, Mapping):
-        raise WeightsError(f"the model configuration {path} is no YAML or JSON tree")
-    return tree
-
-
 # --- which model ---
 
 
 def _config_from_header(path: Path, text: str) -> ModelConfig:
     try:
         return ModelConfig.from_dict(json.loads(text))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise WeightsError(
             f"the header of {path} is not one this version reads ({_first_line(error)})", "Update dcrafter"
         ) from error

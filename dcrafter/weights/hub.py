@@ -134,7 +134,7 @@ def config(model: str) -> ModelConfig:
         )
     try:
         return ModelConfig.from_dict(json.loads(cache.read_header(path)[0]["__metadata__"][cache.HEADER]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path} was not written by this version of dcrafter", "Import it again") from error
 
 

@@ -20,6 +20,7 @@ from dcrafter.config import (
     VisionConfig,
 )
 from dcrafter.errors import WeightsError
+from dcrafter.limits import check_ranges
 from dcrafter.weights.families import closest, family
 
 # Each rule is a stretch of a published key and ours for it. They are applied from top to bottom, and for the way
@@ -175,10 +176,11 @@ def config_from_tree(tree: Mapping[str, Any], model: str | None = None, command:
             decoder_res_blocks=vae["num_res_blocks"] + 1,
             scale=float(params.get("scale_factor", 0.18215)),
         )
+        check_ranges(autoencoder)  # before anything is multiplied
         size = params["image_size"]
         height, width = (size, size) if isinstance(size, int) else size
         motion = base.motion if model else replace(base.motion, default=unet.get("default_fs", base.motion.default))
-        return replace(
+        made = replace(
             base,
             height=height * autoencoder.downsampling,
             width=width * autoencoder.downsampling,
@@ -220,9 +222,10 @@ def config_from_tree(tree: Mapping[str, Any], model: str | None = None, command:
                 spacing=base.schedule.spacing,
             ),
         )
-    except (KeyError, TypeError, ValueError) as error:
+        return ModelConfig.from_dict(made.to_dict())  # which looks at the kind of every value
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise WeightsError(
-            f"the model configuration is not a DynamiCrafter one ({type(error).__name__}: {error})",
+            f"the model configuration is not a DynamiCrafter one ({type(error).__name__}: {str(error)[:200]})",
             "Give the inference YAML of the published code, or one of its shape",
         ) from error
 

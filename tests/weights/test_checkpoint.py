@@ -369,3 +369,73 @@ def test_a_tree_follows_the_command_and_the_model_asked_for(golden: Path, tmp_pa
     unet["params"]["context_dim"] = 48
     with pytest.raises(WeightsError, match="32 are given where 48 are taken"):
         open_checkpoint(path, model_config=changed_tree(tree, tmp_path, unet_config=unet))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("clip.text.layers", 100, r"text_encoder\.transformer\.resblocks is 3 layers, not 100"),
+        ("clip.vision.layers", 100, r"image_encoder\.transformer\.resblocks is 2 layers, not 100"),
+        ("projector.depth", 100, r"projector\.layers is 2 layers, not 100"),
+        ("unet.num_res_blocks", 3, r"unet\.encoder is 5 layers, not 11"),
+        ("unet.transformer_depth", 4, r"unet\.middle\.stage\.spatial\.blocks is 1 layers, not 4"),
+        ("autoencoder.decoder_res_blocks", 9, r"autoencoder\.decoder\.levels\.0\.blocks is 2 layers, not 9"),
+        ("projector.frames", 200, r"projector\.queries is \(1, 256, 32\), not \(1, 3200, 32\)"),
+        ("unet.init_attn_heads", 256, r"unet\.init_attn\.proj_in\.weight is \(128, 32\), not \(4096, 32\)"),
+        ("clip.text.layers", 10**8, "TextConfig.layers must be 2 to 128"),
+        ("frames", 10**9, "ModelConfig.frames must be 2 to 256"),
+        ("clip.text", [], "header"),
+        ("name", 3, "header"),
+        ("commands", ["animate", "launch"], "commands"),
+    ],
+)
+def test_a_header_that_asks_for_another_model_than_the_file_holds(
+    tmp_path: Path, reference: Checkpoint, path: str, value: Any, said: str
+) -> None:
+    """It is refused when the file is opened, before any module is built."""
+    values = json.loads(json.dumps(reference.config.to_dict()))
+    *outer, last = path.split(".")
+    table = values
+    for name in outer:
+        table = table[name]
+    table[last] = value
+    save_file(dict(reference.tensors), tmp_path / "m.safetensors", metadata={"dcrafter": json.dumps(values)})
+    with pytest.raises(WeightsError, match=said):
+        open_checkpoint(tmp_path / "m.safetensors")
+
+
+def test_a_header_nested_without_end(tmp_path: Path) -> None:
+    save_file({"x": torch.zeros(1)}, tmp_path / "m.safetensors", metadata={"dcrafter": "[" * 200_000})
+    with pytest.raises(WeightsError, match="header"):
+        open_checkpoint(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("unet_config.transformer_depth", 10**6),
+        ("unet_config.num_res_blocks", 10**9),
+        ("unet_config.attention_resolutions", "abc"),
+        ("unet_config.model_channels", "32"),
+        ("unet_config.model_channels", 32.5),
+        ("unet_config.channel_mult", None),
+        ("image_proj_stage_config.depth", 10**9),
+        ("image_proj_stage_config.video_length", 10**12),
+        ("image_size", "ab"),
+        ("image_size", [8]),
+        ("timesteps", 10**9),
+        ("base_scale", "nan"),
+        ("cond_stage_config", None),
+        ("unet_config", []),
+    ],
+)
+def test_a_tree_of_absurd_values(golden: Path, tmp_path: Path, tree: Path, where: str, value: Any) -> None:
+    content = json.loads(tree.read_text())
+    table = content["model"]["params"]
+    *outer, last = where.split(".")
+    if outer:
+        table = table[outer[0]]["params"]
+    table[last] = value
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(WeightsError):
+        open_checkpoint(golden / "dc512" / "model.safetensors", model_config=tmp_path / "config.json")
