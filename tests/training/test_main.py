@@ -128,8 +128,8 @@ def test_what_a_run_cannot_begin_from(data: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("dcrafter.training.autoencoder.HELD_OUT", 2)
     stage = AutoencoderStage(load_recipe(recipe), data)
     other = tmp_path / "other.safetensors"
-    save_checkpoint({"autoencoder.encoder.conv_in.weight": torch.zeros(3)}, stage.config, other)
-    with pytest.raises(InputError, match=r"autoencoder.encoder.conv_in.weight is \(3,\) where"):
+    save_checkpoint({"autoencoder.encoder.conv_in.bias": torch.zeros(3)}, stage.config, other)
+    with pytest.raises(InputError, match=r"autoencoder.encoder.conv_in.bias is \(3,\) where"):
         stage.begin_from([other])
     stage.needed = ("autoencoder",)
     with pytest.raises(InputError, match="needs a trained autoencoder"):
