@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator
 from typing import TypeVar
 
 from dcrafter.cli.console import Console
+from dcrafter.generators import drain
 from dcrafter.weights.cache import Progress
 from dcrafter.weights.families import PUBLISHED
 
@@ -26,11 +27,7 @@ def follow(steps: Generator[Progress, None, T], console: Console, what: str = ""
     """Run `steps` to their end while the user sees how far they are; returns what they return."""
     show, stop = _lines(console, what) if console.quiet or not console.is_terminal else _bar(what)
     try:
-        while True:
-            try:
-                show(next(steps))
-            except StopIteration as done:
-                return done.value
+        return drain(steps, show)
     finally:
         steps.close()
         stop()

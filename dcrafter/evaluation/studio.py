@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,13 +12,13 @@ from torch import Tensor
 from dcrafter.config import Command
 from dcrafter.evaluation import cases
 from dcrafter.evaluation.cases import Case
+from dcrafter.generators import drain
 from dcrafter.media.image import to_frames
 from dcrafter.metrics.motion import Similarity, similarity
 from dcrafter.pipeline import Conditions, Event, Pipeline, Step, kept_frames, seeded_noise
 from dcrafter.settings import Options, Settings, resolve
 from dcrafter.training.data import Source, as_input
 
-Result = TypeVar("Result")
 Report = Callable[[str, float, int], None]
 """Told of progress: the name of a set of videos, how many of it are done (in parts, too), and of how many."""
 
@@ -115,7 +114,7 @@ class Studio:
         singly = []
         for case, each, draw in zip(some, settings, draws, strict=True):
             keyframes = as_input(case.frames[KEYFRAMES[kind.command]])
-            singly.append(returned(pipe.encode(keyframes, each, draw)))
+            singly.append(drain(pipe.encode(keyframes, each, draw)))
         conditions = Conditions.together(singly)
         if not kind.detail:
             conditions = replace(conditions, concat_latents=torch.zeros_like(conditions.concat_latents))
@@ -127,16 +126,6 @@ class Studio:
             if isinstance(event, Step):
                 self.report(name, start + len(some) * event.index / event.total, count)
 
-        latents = returned(pipe.sample(conditions, settings[0], noise), follow)
-        pixels = returned(pipe.decode(latents[:, :, kept_frames(pipe.config.frames, settings[0])]))
+        latents = drain(pipe.sample(conditions, settings[0], noise), follow)
+        pixels = drain(pipe.decode(latents[:, :, kept_frames(pipe.config.frames, settings[0])]))
         return [torch.from_numpy(to_frames(video)) for video in pixels]
-
-
-def returned(events: Generator[Event, None, Result], follow: Callable[[Event], Any] = lambda _: None) -> Result:
-    """What a generator of events comes to; `follow` sees them pass."""
-    while True:
-        try:
-            follow(next(events))
-        except StopIteration as end:
-            result: Result = end.value
-            return result

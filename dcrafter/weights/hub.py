@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dcrafter.config import MODELS, Command, ModelConfig
 from dcrafter.errors import UsageError, WeightsError
+from dcrafter.generators import drain
 from dcrafter.weights import cache, families
 from dcrafter.weights.cache import Progress, cache_dir, weights_path
 from dcrafter.weights.families import PUBLISHED, VARIANTS, HubFile
@@ -157,12 +158,7 @@ def fetch(model: str, *, offline: bool = False) -> Path:
     """
     if find(model) is None and not offline and model in PUBLISHED:
         logger.warning(announcement(model))
-    steps = acquire(model, DownloadOptions(offline=offline))
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            return Path(done.value)
+    return drain(acquire(model, DownloadOptions(offline=offline)))
 
 
 def announcement(model: str) -> str:
