@@ -14,7 +14,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from dcrafter.batch.maker import BLOCK, Failed, Key, Made, Maker, Models, News, Task, Working
+from dcrafter.batch.worker import BLOCK, Key, Models, Progress, Result, Task, Worker, WorkerEvent
 from dcrafter.errors import DCrafterError, UsageError
 
 LOCAL = "local"  # a cluster of our own, though there may be another
@@ -24,7 +24,7 @@ TICK = 1.0  # seconds, after which the driver looks up
 T = TypeVar("T")
 
 
-class Worker:
+class RemoteWorker:
     """Lives in a process of its own."""
 
     def __init__(self, models: Models, cpus: int) -> None:
@@ -32,10 +32,10 @@ class Worker:
 
         if cpus:
             torch.set_num_threads(cpus)
-        self.maker = Maker(models)
+        self.worker = Worker(models)
 
-    def make(self, block: Sequence[Task]) -> Iterator[News]:
-        yield from self.maker.make(block)
+    def make(self, block: Sequence[Task]) -> Iterator[WorkerEvent]:
+        yield from self.worker.make(block)
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Slot:
     actor: Any
     tasks: dict[Key, Task] = field(default_factory=dict)
     stream: Any = None
-    last: Any = None  # of its news, if it is Working
+    last: Any = None  # of its news, if it is Progress
 
 
 class Cluster:
@@ -64,8 +64,8 @@ class Cluster:
         self.address, self.cpus_per_worker, self.total = address, cpus_per_worker, total
         self.slots: list[Slot] = []
 
-    def run(self, tasks: Iterable[Task | T]) -> Generator[News | T, None, None]:
-        """See `Maker.run`. The cluster is left, and if it was started here it ends, with the generator.
+    def run(self, tasks: Iterable[Task | T]) -> Generator[WorkerEvent | T, None, None]:
+        """See `Worker.run`. The cluster is left, and if it was started here it ends, with the generator.
 
         Raises UsageError where there is no cluster of that address.
         """
@@ -87,9 +87,9 @@ class Cluster:
                 self.ray.kill(slot.actor)
             self.ray.shutdown()
 
-    def _run(self, tasks: Iterator[Task | T]) -> Generator[News | T, None, None]:
+    def _run(self, tasks: Iterator[Task | T]) -> Generator[WorkerEvent | T, None, None]:
         cpus, gpus, workers = self._share()
-        actor = self.ray.remote(num_cpus=cpus, num_gpus=gpus)(Worker)
+        actor = self.ray.remote(num_cpus=cpus, num_gpus=gpus)(RemoteWorker)
         self.slots = [Slot(number, actor.remote(self.models, cpus)) for number in range(workers)]
         left = self.total
         again: deque[Task] = deque()  # of workers that died
@@ -130,12 +130,12 @@ class Cluster:
                     if deaths[dead.key] <= self.models.retries:
                         again.appendleft(dead)
                         continue
-                    news = Failed(dead.key, "the worker died", 0.0, deaths[dead.key])
-                if isinstance(news, Working):
+                    news = Result(dead.key, None, 0.0, deaths[dead.key], "the worker died")
+                if isinstance(news, Progress):
                     slot.last = news
                 elif news is not None:
                     left -= 1
-                    if deaths[news.key] and isinstance(news, Made):
+                    if deaths[news.key] and isinstance(news, Result) and news.video is not None:
                         news = replace(news, attempts=news.attempts + deaths[news.key])
                 if news is not None:
                     yield news
@@ -153,13 +153,13 @@ class Cluster:
             raise UsageError(f"no machine has {each} CPUs", "Lower --cpus-per-worker")
         return each, 0, max(1, min(cpus // each, self.total))
 
-    def _start(self, slot: Slot) -> Working:
+    def _start(self, slot: Slot) -> Progress:
         method = slot.actor.make.options(num_returns="streaming", _generator_backpressure_num_objects=AHEAD)
         slot.stream = method.remote(list(slot.tasks.values()))
-        slot.last = Working(next(iter(slot.tasks)), "waiting", worker=slot.number)
+        slot.last = Progress(next(iter(slot.tasks)), "waiting", worker=slot.number)
         return slot.last
 
-    def _next(self, slot: Slot) -> News | None:
+    def _next(self, slot: Slot) -> WorkerEvent | None:
         """What a worker says next; None at the end of its block."""
         try:
             news = self.ray.get(next(slot.stream))
@@ -170,8 +170,8 @@ class Cluster:
             if isinstance(error.cause, DCrafterError):  # no weights there, for one
                 raise error.cause from None
             raise
-        if isinstance(news, Working):
+        if isinstance(news, Progress):
             return replace(news, worker=slot.number)
-        assert isinstance(news, Made | Failed)
+        assert isinstance(news, Result)
         del slot.tasks[news.key]
         return news

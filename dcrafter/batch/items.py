@@ -1,4 +1,4 @@
-"""The items of a batch: shots with nothing left open, each with its seed and its output's name.
+"""The items of a batch: entries with nothing left open, each with its seed and its output's name.
 
 An item is known by its path (POSIX, relative to the input folder) and its number among those of the same path. Its
 seed follows from these and the batch's seed alone: not from its neighbours, the order, or how the work is divided.
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from dcrafter.batch.inputs import Shot, printable
+from dcrafter.batch.entries import Entry, printable
 from dcrafter.config import Command
 from dcrafter.errors import UsageError
 from dcrafter.media.fetch import is_url
@@ -31,12 +31,12 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 @dataclass(frozen=True)
 class Item:
-    """A video to be made, with nothing left open but what its pictures tell."""
+    """A video to be made, with nothing left open but what its images tell."""
 
     path: str  # POSIX, relative to the input folder
     index: int  # among those of the same path, from 1
     position: int  # in the batch, from 1
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
     where: str
     problem: str
     prompt: str
@@ -71,43 +71,43 @@ class Defaults:
     options: Options = field(default_factory=lambda: Options())
 
 
-def settle(shots: Iterable[Shot], defaults: Defaults) -> list[Item]:
+def make_items(entries: Iterable[Entry], defaults: Defaults) -> list[Item]:
     """Items: numbered, seeded, named. Raises UsageError where two would have one name, or a name cannot be."""
     seen: Counter[str] = Counter()
     items: list[Item] = []
-    for shot in shots:
-        command = shot.command or defaults.command
-        prompt = defaults.prompt if shot.prompt is None else shot.prompt
-        _check_pictures(shot, command)
+    for entry in entries:
+        command = entry.command or defaults.command
+        prompt = defaults.prompt if entry.prompt is None else entry.prompt
+        _check_images(entry, command)
         for copy in range(defaults.count):
-            seen[shot.path] += 1
-            index, position = seen[shot.path], len(items) + 1
-            seed = item_seed(defaults.seed, shot.path, index) if shot.seed is None else shot.seed + copy
+            seen[entry.path] += 1
+            index, position = seen[entry.path], len(items) + 1
+            seed = item_seed(defaults.seed, entry.path, index) if entry.seed is None else entry.seed + copy
             fields = {
-                "stem": shot.stem,
+                "stem": entry.stem,
                 "seed": seed,
                 "index": position,
                 "copy": index,
-                "parent": "" if is_url(shot.path) else Path(shot.pictures[0]).absolute().parent.name,
+                "parent": "" if is_url(entry.path) else Path(entry.images[0]).absolute().parent.name,
                 "prompt": slug(prompt),
             }
-            problem = shot.problem
-            output = _output(shot.path, shot.name or defaults.name, fields, FORMATS[defaults.format][0])
+            problem = entry.problem
+            output = _output(entry.path, entry.name or defaults.name, fields, FORMATS[defaults.format][0])
             if any(len(os.fsencode(part)) > LONGEST_NAME for part in PurePosixPath(output).parts):
                 problem = problem or "the name of its output would be too long; see --name"
             items.append(
                 Item(
-                    path=shot.path,
+                    path=entry.path,
                     index=index,
                     position=position,
-                    pictures=shot.pictures,
-                    where=shot.where,
+                    images=entry.images,
+                    where=entry.where,
                     problem=problem,
                     prompt=prompt,
                     command=command,
-                    model=shot.model or defaults.model,
+                    model=entry.model or defaults.model,
                     seed=seed,
-                    options={**defaults.options, **shot.options},
+                    options={**defaults.options, **entry.options},
                     output=output,
                 )
             )
@@ -115,11 +115,11 @@ def settle(shots: Iterable[Shot], defaults: Defaults) -> list[Item]:
     return items
 
 
-def _check_pictures(shot: Shot, command: Command) -> None:
-    given = len(shot.pictures)
+def _check_images(entry: Entry, command: Command) -> None:
+    given = len(entry.images)
     if (given < 2) if command == "interpolate" else (given != 1):
-        needs = "two pictures or more" if command == "interpolate" else "one picture"
-        raise UsageError(f"{shot.where or printable(shot.path)}: to {command} takes {needs}, not {given}")
+        needs = "two images or more" if command == "interpolate" else "one image"
+        raise UsageError(f"{entry.where or printable(entry.path)}: to {command} takes {needs}, not {given}")
 
 
 def item_seed(seed: int, path: str, index: int) -> int:
@@ -129,7 +129,7 @@ def item_seed(seed: int, path: str, index: int) -> int:
 
 
 def _output(path: str, template: str, fields: dict[str, Any], suffix: str) -> str:
-    """An output's path in the output folder, POSIX: in the same folders as its picture in the input folder."""
+    """An output's path in the output folder, POSIX: in the same folders as its image in the input folder."""
     try:
         used = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
         name = template.format_map(fields)

@@ -17,8 +17,8 @@ def fade_frames(shots: Sequence[Settings], seconds: float) -> int:
     """Over how many frames shots fade into each other. Raises UsageError where they do not fit together."""
     kinds = dict.fromkeys((shot.width, shot.height, shot.fps) for shot in shots)
     if len(kinds) > 1:
-        told = " and ".join(f"{width}×{height} at {fps:g} fps" for width, height, fps in kinds)
-        raise UsageError(f"the shots of a story must be alike, not {told}", "Give --width, --height and --fps")
+        sizes = " and ".join(f"{width}×{height} at {fps:g} fps" for width, height, fps in kinds)
+        raise UsageError(f"the shots of a story must be alike, not {sizes}", "Give --width, --height and --fps")
     shortest = min(shot.frames for shot in shots)
     overlap = round(seconds * shots[0].fps)
     if not 0 <= 2 * overlap <= shortest:
@@ -49,8 +49,8 @@ def _mixed(out: Frames, into: Frames) -> Frames:
     return np.rint(out * (1 - weight) + into * weight).astype(np.uint8)
 
 
-def told(path: Path) -> dict[str, Any] | None:
-    """What a story says of its shots; None if there is no story of this name."""
+def read_story(path: Path) -> dict[str, Any] | None:
+    """The settings of an earlier story; None if the file is none."""
     try:
         settings = read_settings(path)
     except InputError:

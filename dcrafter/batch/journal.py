@@ -22,17 +22,17 @@ SUFFIX = ".jsonl"
 
 @dataclass(frozen=True)
 class Record:
-    """What became of an item, when it was last tried.
+    """What became of an item.
 
-    Hashes are SHA-256. `output` is relative to the journal; `source` is the first picture's absolute path.
+    Hashes are SHA-256. `output` is relative to the journal; `source` is the first image's absolute path.
     """
 
     item: str
     index: int
-    status: Literal["done", "failed"]
+    status: Literal["done", "failed", "skipped"]  # skipped, since done before, is not written
     output: str
     source: str
-    inputs: list[str] = field(default_factory=list)  # a hash of each picture
+    inputs: list[str] = field(default_factory=list)  # a hash of each image
     settings: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     checkpoint: str = ""
@@ -93,7 +93,7 @@ def journal_path(folder: Path, shard: tuple[int, int] | None = None) -> Path:
 def read_journals(folder: Path) -> dict[str, Record]:
     """The latest record of each output, by its name, from all journals in a folder; if it was ever done, of that.
 
-    An output is there still, though its picture could not be read since.
+    An output is there still, though its image could not be read since.
     """
     records: dict[str, Record] = {}
     for path in sorted(folder.glob(f"{NAME}*{SUFFIX}")):

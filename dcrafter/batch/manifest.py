@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast, get_args, get_type_hints
 
-from dcrafter.batch.inputs import Shot, printable
+from dcrafter.batch.entries import Entry, printable
 from dcrafter.config import Command
 from dcrafter.errors import UsageError
 from dcrafter.media.fetch import is_url
@@ -27,8 +27,8 @@ SHOWN_ERRORS = 5
 _IMAGE = re.compile(r"image(?:[2-9]|[1-9]\d+)?")
 
 
-def read_manifest(path: Path) -> list[Shot]:
-    """The shots of a .csv or .jsonl file. Raises UsageError that names the lines with errors."""
+def read_manifest(path: Path) -> list[Entry]:
+    """The entries of a .csv or .jsonl file. Raises UsageError that names the lines with errors."""
     try:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -43,19 +43,19 @@ def is_manifest(text: str) -> bool:
     return first.startswith("{") or ("image" in columns and all(_is_column(column) for column in columns))
 
 
-def parse_manifest(text: str, name: str, folder: Path) -> list[Shot]:
-    """The shots of a manifest's text, which is called `name`; its pictures are relative to `folder`."""
-    shots, errors = [], []
+def parse_manifest(text: str, name: str, folder: Path) -> list[Entry]:
+    """The entries of a manifest's text, which is called `name`; its images are relative to `folder`."""
+    entries, errors = [], []
     for line, row in _rows(text):
         where = f"{name}, line {line}"
         try:
             if isinstance(row, str):
                 raise ValueError(row)
-            shots.append(_shot(row, where, folder))
+            entries.append(_entry(row, where, folder))
         except ValueError as error:
             errors.append(f"{where}: {error}")
     fail(errors)
-    return shots
+    return entries
 
 
 def fail(errors: list[str]) -> None:
@@ -114,8 +114,8 @@ def _is_column(name: str) -> bool:
     return name in COLUMNS or _IMAGE.fullmatch(name) is not None
 
 
-def _shot(row: dict[str, Any], where: str, folder: Path) -> Shot:
-    """A row → its shot. Raises ValueError that says what is wrong."""
+def _entry(row: dict[str, Any], where: str, folder: Path) -> Entry:
+    """A row → its entry. Raises ValueError that says what is wrong."""
     if unknown := [printable(name) for name in row if not _is_column(name)]:
         raise ValueError(f"unknown column {', '.join(unknown)}; there are {', '.join(COLUMNS)}")
     row = {name: value for name, value in row.items() if value is not None and value != ""}
@@ -125,9 +125,9 @@ def _shot(row: dict[str, Any], where: str, folder: Path) -> Shot:
     images = _images(row)
     if row.get("mode", "animate") not in get_args(Command):
         raise ValueError(f"mode must be {', '.join(get_args(Command))}, not {row['mode']}")
-    return Shot(
+    return Entry(
         path=images[0] if is_url(images[0]) else Path(images[0]).as_posix(),
-        pictures=tuple(image if is_url(image) else str(folder / image) for image in images),
+        images=tuple(image if is_url(image) else str(folder / image) for image in images),
         where=where,
         prompt=row.get("prompt"),
         command=row.get("mode"),

@@ -20,7 +20,8 @@ from dcrafter.media.video import check_output, places_of, write_video
 from dcrafter.settings import FORMATS, Settings
 
 if TYPE_CHECKING:
-    from dcrafter.batch.maker import Made, Task
+    from dcrafter.batch.worker import Result, Task
+    from dcrafter.pipeline import Video
 
 UNFINISHED = ".part"
 
@@ -51,7 +52,7 @@ class Store:
         self.unfinished = folder / f".{self.journal.path.stem}{UNFINISHED}"
         self._lock: Any = None
 
-    def ours(self) -> frozenset[Path]:
+    def outputs(self) -> frozenset[Path]:
         """Absolute paths of all outputs in the journals."""
         return frozenset((self.folder / output).absolute() for output in self.records)
 
@@ -60,17 +61,17 @@ class Store:
 
     def check(self, items: Sequence[Item]) -> None:
         """Raises OutputError where something in the way may not be replaced, or nothing could be written."""
-        kept = pictures_of(items)
+        kept = images_of(items)
         for item in items:
             check_output(self.path(item), self.writing.format, self._may_replace(item), kept)
 
     def _may_replace(self, item: Item) -> bool:
-        """What this batch has made before from the same picture, it may make anew."""
+        """What this batch has made before from the same image, it may make anew."""
         record = self.records.get(item.output)
         return self.overwrite or (record is not None and record.source == source_of(item))
 
     def is_done(self, item: Item, settings: Settings, inputs: Sequence[str], checkpoint: str, dtype: str) -> bool:
-        """Whether the item was made with these settings, of these pictures, and is unharmed."""
+        """Whether the item was made with these settings, of these images, and is unharmed."""
         record = self.records.get(item.output)
         return (
             record is not None
@@ -85,7 +86,7 @@ class Store:
         )
 
     def caption(self, inputs: Sequence[str], name: str) -> str | None:
-        """The caption that the captioner `name` gave a picture before, if it did."""
+        """The caption that the captioner `name` gave a image before, if it did."""
         same = (r for r in self.records.values() if r.captioner == name and r.inputs[:1] == list(inputs[:1]))
         return next((record.caption for record in same), None)
 
@@ -112,9 +113,25 @@ class Store:
         shutil.rmtree(self.unfinished, ignore_errors=True)
         self._lock.release()
 
-    def keep(self, task: Task, made: Made) -> Record:
-        """Writes a video and its line in the journal; the line says "failed" if the video cannot be written."""
-        video, path = made.video, self.path(task.item)
+    def save(self, task: Task, result: Result) -> Record:
+        """Write a result's video and its line in the journal: a failure if there is no video, or it cannot be written.
+
+        Raises:
+            OutputError: The journal cannot be written.
+        """
+        try:
+            if result.video is None:
+                raise OutputError(result.error)
+            return self._save(task, result, result.video)
+        except (DCrafterError, OSError) as error:
+            path = self.path(task.item)
+            reason = error.message if isinstance(error, DCrafterError) else f"cannot write {path} ({error.strerror})"
+            record = failure(task.item, reason, seconds=result.seconds, attempts=result.attempts, inputs=task.inputs)
+            self.journal.append(record)
+            return record
+
+    def _save(self, task: Task, result: Result, video: Video) -> Record:
+        path = self.path(task.item)
         part = self.unfinished / f"{secrets.token_hex(8)}{FORMATS[self.writing.format][0]}"
         try:
             write_video(
@@ -137,34 +154,30 @@ class Store:
                 writing=asdict(self.writing),
                 caption=task.caption,
                 captioner=task.captioner,
-                attempts=made.attempts,
-                seconds=round(made.seconds, 3),
+                attempts=result.attempts,
+                seconds=round(result.seconds, 3),
                 output_hash=hash_output(part),
                 latents_hash=hashlib.sha256(video.latents.contiguous().numpy().tobytes()).hexdigest(),
                 finished=time.time(),
             )
             self.journal.append(record)
             _move(part, path, aside=part.with_suffix(".old"))
-        except (DCrafterError, OSError) as error:
-            reason = error.message if isinstance(error, DCrafterError) else f"cannot write {path} ({error.strerror})"
+            return record
+        finally:
             _remove(part)
-            record = self.failed(task.item, reason, seconds=made.seconds, attempts=made.attempts, inputs=task.inputs)
-            self.journal.append(record)
-        return record
 
-    def failed(
-        self, item: Item, error: str, *, seconds: float = 0.0, attempts: int = 1, inputs: Sequence[str] = ()
-    ) -> Record:
-        """What the journal is to say of an item that could not be made."""
-        return Record(
-            **_about(item),
-            status="failed",
-            inputs=list(inputs),
-            error=error,
-            attempts=attempts,
-            seconds=round(seconds, 3),
-            finished=time.time(),
-        )
+
+def failure(item: Item, error: str, *, seconds: float = 0.0, attempts: int = 1, inputs: Sequence[str] = ()) -> Record:
+    """The record of an item that failed. `inputs` are the SHA-256 of its images, as far as they could be read."""
+    return Record(
+        **_about(item),
+        status="failed",
+        inputs=list(inputs),
+        error=error,
+        attempts=attempts,
+        seconds=round(seconds, 3),
+        finished=time.time(),
+    )
 
 
 def _about(item: Item) -> dict[str, Any]:
@@ -178,14 +191,14 @@ def _about(item: Item) -> dict[str, Any]:
 
 
 def source_of(item: Item) -> str:
-    """Where its first picture is, whatever the current folder."""
-    picture = item.pictures[0]
-    return picture if is_url(picture) else str(Path(picture).absolute())
+    """Where its first image is, whatever the current folder."""
+    image = item.images[0]
+    return image if is_url(image) else str(Path(image).absolute())
 
 
-def pictures_of(items: Iterable[Item]) -> frozenset[Path]:
-    """Where the pictures of items are, whose place nothing takes."""
-    return places_of(picture for item in items for picture in item.pictures)
+def images_of(items: Iterable[Item]) -> frozenset[Path]:
+    """Where the images of items are, whose place nothing takes."""
+    return places_of(image for item in items for image in item.images)
 
 
 def hash_output(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Makes videos, block by block, with models that are opened once. Runs in this process or in a worker elsewhere."""
+"""Generate videos block by block with models that are opened once, in this process or in a remote one."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dcrafter import estimate
 from dcrafter.batch.items import Item
 from dcrafter.config import Command
 from dcrafter.errors import DCrafterError, InputError, OutOfMemoryError, UsageError, WeightsError
+from dcrafter.generators import Returning
 from dcrafter.media.fetch import public_name
 from dcrafter.pipeline import Decoding, Done, Event, Loading, Pipeline, Prepared, Step, Video, free_memory
 from dcrafter.settings import Settings
@@ -45,11 +46,11 @@ class Models:
 
 @dataclass(frozen=True)
 class Task:
-    """An item that is to be made now. `pictures` are the contents of its files, `inputs` their SHA-256."""
+    """An item to generate now. `images` are the contents of its files, `inputs` their SHA-256."""
 
     item: Item
     settings: Settings
-    pictures: tuple[bytes, ...] = field(repr=False)
+    images: tuple[bytes, ...] = field(repr=False)
     inputs: tuple[str, ...]
     caption: str = ""
     captioner: str = ""
@@ -60,8 +61,8 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Working:
-    """An item is being worked on: `done` of `total` of a phase, on worker number `worker` (from 0)."""
+class Progress:
+    """An item is at step `done` of `total` of a phase, on worker number `worker` (from 0)."""
 
     key: Key
     phase: str  # waiting, encoding, loading, sampling or decoding
@@ -71,34 +72,29 @@ class Working:
 
 
 @dataclass(frozen=True, eq=False)
-class Made:
+class Result:
+    """A task's video, or without one the error."""
+
     key: Key
-    video: Video
+    video: Video | None
     seconds: float
     attempts: int
+    error: str = ""
 
 
-@dataclass(frozen=True)
-class Failed:
-    key: Key
-    error: str
-    seconds: float
-    attempts: int
+WorkerEvent = Progress | Result
 
 
-News = Working | Made | Failed
-
-
-class Maker:
-    """Opens each model when it is first needed; only one has weights in memory at a time."""
+class Worker:
+    """Opens each model when first needed; only one has its weights in memory at a time."""
 
     def __init__(self, models: Models) -> None:
         self.models = models
         self._pipes: dict[str, tuple[Pipeline, int]] = {}  # with the bytes that were free before any weights
         self._current: Pipeline | None = None
 
-    def run(self, tasks: Iterable[Task | T]) -> Generator[News | T, None, None]:
-        """Makes tasks as they come, `BLOCK` at a time. What is no task passes through."""
+    def run(self, tasks: Iterable[Task | T]) -> Generator[WorkerEvent | T, None, None]:
+        """Generate tasks as they come, `BLOCK` at a time. Anything else passes through."""
         block: list[Task] = []
         for each in tasks:
             if isinstance(each, Task):
@@ -110,10 +106,11 @@ class Maker:
                 block.clear()
         yield from self.make(block)
 
-    def make(self, block: Sequence[Task]) -> Iterator[News]:
-        """Makes the videos of a block, model by model: news of each, up to Made or Failed.
+    def make(self, block: Sequence[Task]) -> Iterator[WorkerEvent]:
+        """Generate a block of videos, model by model: progress of each, then its Result.
 
-        Raises WeightsError and UsageError where a model cannot be opened.
+        Raises:
+            WeightsError, UsageError: A model cannot be opened.
         """
         for model, group in itertools.groupby(sorted(block, key=_model), key=_model):
             tasks = list(group)
@@ -126,7 +123,7 @@ class Maker:
 
     def _open(self, model: str) -> tuple[Pipeline, int]:
         if self._current is not None and self._current is not self._pipes.get(model, (None,))[0]:
-            for _ in self._current.hold():  # gives its memory back
+            for _ in self._current.hold():  # frees its memory
                 pass
         if model not in self._pipes:
             m = self.models
@@ -144,7 +141,9 @@ class Maker:
         self._current = self._pipes[model][0]
         return self._pipes[model]
 
-    def _make(self, pipe: Pipeline, room: int, task: Task, prepared: Prepared | None, seconds: float) -> Iterator[News]:
+    def _make(
+        self, pipe: Pipeline, room: int, task: Task, prepared: Prepared | None, seconds: float
+    ) -> Iterator[WorkerEvent]:
         start = time.monotonic() - seconds
         attempt = 1
         _choose_memory(pipe, task.settings, self.models.memory, room)
@@ -156,11 +155,11 @@ class Maker:
                 if OutOfMemoryError.means(error) and pipe.save_memory():
                     continue
                 if isinstance(error, InputError | UsageError | WeightsError) or attempt > self.models.retries:
-                    yield Failed(task.key, in_a_line(error), time.monotonic() - start, attempt)
+                    yield Result(task.key, None, time.monotonic() - start, attempt, error_line(error))
                     return
                 attempt += 1
             else:
-                yield Made(task.key, video, time.monotonic() - start, attempt)
+                yield Result(task.key, video, time.monotonic() - start, attempt)
                 return
 
 
@@ -168,8 +167,8 @@ def _model(task: Task) -> str:
     return task.item.model
 
 
-def in_a_line(error: Exception) -> str:
-    """What went wrong, for the journal."""
+def error_line(error: Exception) -> str:
+    """Describe an error on one line, for the journal."""
     if isinstance(error, DCrafterError):
         return " ".join(error.message.split())
     return " ".join(f"{type(error).__name__}: {error}".split())
@@ -184,39 +183,42 @@ def _choose_memory(pipe: Pipeline, settings: Settings, plan: str, room: int) -> 
 
 
 def _sources(task: Task) -> list[ImageSource]:
-    return list(task.pictures)
+    return list(task.images)
 
 
-def _prepare(pipe: Pipeline, tasks: list[Task]) -> Generator[News, None, list[Prepared | None]]:
-    """Encodes for all tasks together; if that fails, for none: each will then find out for itself."""
+def _prepare(pipe: Pipeline, tasks: list[Task]) -> Generator[WorkerEvent, None, list[Prepared | None]]:
+    """Encode for all tasks together. If that fails return None for each, so that each fails or not by itself."""
     key = tasks[0].key
-    yield Working(key, "encoding")
-    events = pipe.prepare([(_sources(task), task.settings) for task in tasks])
+    yield Progress(key, "encoding")
     try:
-        while True:
-            yield from _working(key, next(events))
-    except StopIteration as done:
-        return list(done.value)
+        return (yield from _prepared(pipe, tasks, key))
     except Exception:
         return [None] * len(tasks)
 
 
-def _generated(pipe: Pipeline, task: Task, prepared: Prepared | None) -> Generator[News, None, Video]:
+def _prepared(pipe: Pipeline, tasks: list[Task], key: Key) -> Generator[Progress, None, list[Prepared | None]]:
+    events = Returning(pipe.prepare([(_sources(task), task.settings) for task in tasks]))
+    for event in events:
+        yield from _progress(key, event)
+    return list(events.value)
+
+
+def _generated(pipe: Pipeline, task: Task, prepared: Prepared | None) -> Generator[WorkerEvent, None, Video]:
     for event in pipe.generate(_sources(task), task.settings, prepared=prepared):
         if isinstance(event, Done):
-            names = [public_name(picture) for picture in task.item.pictures]
+            names = [public_name(image) for image in task.item.images]
             return replace(event.video, settings={**event.video.settings, "images": names})
-        yield from _working(task.key, event)
+        yield from _progress(task.key, event)
     raise AssertionError("a generation ends with Done")
 
 
-def _working(key: Key, event: Event) -> Iterator[Working]:
-    """An event as news that can travel: without its tensors."""
+def _progress(key: Key, event: Event) -> Iterator[Progress]:
+    """The pipeline's event without its tensors, to be sent between processes."""
     match event:
         case Loading():
             if event.done == event.total:
-                yield Working(key, "loading", 1, 1)
+                yield Progress(key, "loading", 1, 1)
         case Step():
-            yield Working(key, "sampling", event.index, event.total)
+            yield Progress(key, "sampling", event.index, event.total)
         case Decoding():
-            yield Working(key, "decoding", event.frame, event.total)
+            yield Progress(key, "decoding", event.frame, event.total)

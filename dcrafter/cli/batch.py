@@ -12,9 +12,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from dcrafter.batch.items import NAME
+from dcrafter.batch.entries import printable
+from dcrafter.batch.inputs import Search
+from dcrafter.batch.items import NAME, Defaults, in_shard, make_items, shard_of
 from dcrafter.cli.bars import acquire
-from dcrafter.cli.batch_view import said, view
+from dcrafter.cli.batch_view import describe, view
 from dcrafter.cli.console import Console, logger
 from dcrafter.cli.options import FLAG, STDIO, Request, ToolCommand, argument, option, takes_request
 from dcrafter.config import Command
@@ -23,8 +25,10 @@ from dcrafter.settings import CODECS
 
 if TYPE_CHECKING:
     from dcrafter.batch.items import Item
-    from dcrafter.batch.runner import Batch, Engine, Outcome
+    from dcrafter.batch.journal import Record
+    from dcrafter.batch.runner import Batch, Engine
     from dcrafter.batch.store import Store
+    from dcrafter.cli.output import Output
     from dcrafter.settings import Settings
 
 EXAMPLES = """
@@ -115,39 +119,19 @@ def batch(
     What became of each item is in batch.jsonl, beside the videos. An item's
     seed follows from --seed (0 if it is left out) and its name.
     """
-    from dcrafter.batch.inputs import Search, printable
-    from dcrafter.batch.items import Defaults, in_shard, settle, shard_of
-    from dcrafter.batch.store import Store, Writing
     from dcrafter.cli.output import Output
 
+    inputs = inputs or []
     console = Console(quiet=request.quiet, verbose=request.verbose)
-    _check_usage(request, inputs or [], prompts, prompt_from, join, shard, crossfade)
+    _check_usage(request, inputs, prompts, prompt_from, join, shard, crossfade)
     part = shard_of(shard, dict(os.environ)) if shard else None
-    prompt, stdin = _read_stdin(request, inputs or [])
+    prompt, stdin = _read_stdin(request, inputs)
     output = Output(request, results=2)
-    writing = Writing(output.format, request.codec, request.crf, not request.no_metadata)
-    store = Store(output.folder, writing, shard=part, overwrite=request.overwrite)
-    ours = store.ours() | ({join.absolute()} if join else set())
-    search = Search(mode, recursive, prompts, prompt_from, implied_prompts=not prompt, ours=ours)
-    found = search.find(inputs or [], stdin)
-    for passed_over, reason in found.left_out.items():
-        console.say(f"left out {printable(passed_over)}: {reason}")
-    defaults = Defaults(
-        command=mode,
-        prompt=prompt,
-        model=request.model,
-        seed=request.seed or 0,
-        count=request.count,
-        name=name,
-        format=output.format,
-        options=request.options(),
-    )
-    items = settle(found.shots, defaults)
-    if not items:
-        raise UsageError("there is no picture in what was named", "Is it in a folder below? -r looks there")
-    if part:
-        items = in_shard(items, *part)
-        console.say(f"shard {part[0]} of {part[1]}: {len(items)} items")
+    store = _store(request, output, part)
+    outputs = store.outputs() | ({join.absolute()} if join else set())
+    search = Search(mode, recursive, prompts, prompt_from, implied_prompts=not prompt, outputs=outputs)
+    items = _items(search, inputs, stdin, _defaults(request, mode, prompt, name, output.format), part, console)
+
     with console.status("starting"):  # importing torch takes seconds
         work = _work(items, store, request, console, retries, resume, fail_fast, turned=join is None)
         settings = work.check()
@@ -156,39 +140,74 @@ def batch(
             output.try_encoding(settings[0])
         engine = _engine(work, ray, cpus_per_worker)
     if request.dry_run:
-        _tell(work, console, request)
+        _dry_run(work, console, request)
         return
     if request.checkpoint is None:
         for model in dict.fromkeys(item.model for item in work.items):
             acquire(model, console, offline=request.offline)
     _run(work, engine, console, request)
     if join:
-        path = _story(work, join, settings[0].fps, overlap, crossfade, request)
+        path = _write_story(work, join, settings[0].fps, overlap, crossfade, request)
         console.result_json(path=str(path), story=len(items)) if request.json else console.result(str(path))
 
 
+def _store(request: Request, output: Output, part: tuple[int, int] | None) -> Store:
+    from dcrafter.batch.store import Store, Writing
+
+    writing = Writing(output.format, request.codec, request.crf, not request.no_metadata)
+    return Store(output.folder, writing, shard=part, overwrite=request.overwrite)
+
+
+def _defaults(request: Request, mode: Command, prompt: str, name: str, format: str) -> Defaults:
+    return Defaults(
+        command=mode,
+        prompt=prompt,
+        model=request.model,
+        seed=request.seed or 0,
+        count=request.count,
+        name=name,
+        format=format,
+        options=request.options(),
+    )
+
+
+def _items(
+    search: Search, inputs: list[str], stdin: str, defaults: Defaults, part: tuple[int, int] | None, console: Console
+) -> list[Item]:
+    """The items of this shard. Raises UsageError where there are none at all."""
+    found = search.find(inputs, stdin)
+    for path, reason in found.skipped.items():
+        console.say(f"left out {printable(path)}: {reason}")
+    items = make_items(found.entries, defaults)
+    if not items:
+        raise UsageError("there is no picture in what was named", "Is it in a folder below? -r looks there")
+    if part:
+        items = in_shard(items, *part)
+        console.say(f"shard {part[0]} of {part[1]}: {len(items)} items")
+    return items
+
+
 def _run(work: Batch, engine: Engine, console: Console, request: Request) -> None:
-    """Makes what is left to do and shows it. Raises BatchError if not all of it could be made."""
-    from dcrafter.batch.runner import Outcome
+    """Generate what is left to do and show it. Raises BatchError if items failed."""
+    from dcrafter.batch.journal import Record
 
     items = {item.key: item for item in work.items}
-    failed, behind = [], 0
+    failed: list[Record] = []
     with (
         view(console, len(items)) as shown,
         console.interruptible() as interrupted,
-        closing(work.run(engine)) as news,
+        closing(work.run(engine)) as events,
     ):
-        for each in news:
+        for each in events:
             if interrupted():
                 raise KeyboardInterrupt
-            if isinstance(each, Outcome):
-                behind += 1
+            if isinstance(each, Record):
                 failed += [each] if each.status == "failed" else []
-                shown.outcome(each, _result(each, work, request))
+                shown.record(items[each.key], each, _result(each, work, request))
             else:
-                shown.working(items[each.key], each)
-    if behind < len(items) or failed:
-        for line in _table(failed):
+                shown.progress(items[each.key], each)
+    if failed:
+        for line in _table([(items[record.key].title, record.error) for record in failed]):
             console.say(line)
         raise BatchError(f"{len(failed)} of {len(items)} items failed", "The same command tries them again")
 
@@ -237,8 +256,8 @@ def _work(
     turned: bool,
 ) -> Batch:
     """The batch, each of its items with the name of its model."""
-    from dcrafter.batch.maker import Models
     from dcrafter.batch.runner import Batch, Weights
+    from dcrafter.batch.worker import Models
     from dcrafter.cli.run import ABOUT_TINY, captioner_of
     from dcrafter.weights import hub
 
@@ -270,27 +289,26 @@ def _engine(work: Batch, address: str | None, cpus_per_worker: int | None) -> En
         from dcrafter.batch.cluster import Cluster
 
         return Cluster(work.weights.models, address, cpus_per_worker, len(work.items)).run
-    from dcrafter.batch.maker import Maker
+    from dcrafter.batch.worker import Worker
 
-    return Maker(work.weights.models).run
+    return Worker(work.weights.models).run
 
 
-def _tell(work: Batch, console: Console, request: Request) -> None:
-    """What would be done with each item."""
-    from dcrafter.batch.inputs import printable
-    from dcrafter.batch.runner import Outcome
+def _dry_run(work: Batch, console: Console, request: Request) -> None:
+    """Show what would be done with each item. Raises BatchError if some would fail."""
+    from dcrafter.batch.journal import Record
 
     failed = 0
     for item, each in zip(work.items, work.plan(), strict=True):
         path = work.store.path(item)
-        if isinstance(each, Outcome):
+        if isinstance(each, Record):
             failed += each.status == "failed"
-            console.say(f"{item.title}: {said(each)}")
+            console.say(f"{item.title}: {describe(each)}")
         else:
             console.say(f"{item.title}, seed {item.seed}: {printable(str(path))}")
         if request.json:
-            status = each.status if isinstance(each, Outcome) else "planned"
-            settings = each.record.settings if isinstance(each, Outcome) else each.settings.to_dict()
+            status = each.status if isinstance(each, Record) else "planned"
+            settings = each.settings if isinstance(each, Record) else each.settings.to_dict()
             console.result_json(
                 item=item.path, index=item.index, status=status, path=str(path), seed=item.seed, settings=settings
             )
@@ -298,17 +316,17 @@ def _tell(work: Batch, console: Console, request: Request) -> None:
         raise BatchError(f"{failed} of {len(work.items)} items would fail")
 
 
-def _result(outcome: Outcome, work: Batch, request: Request) -> str | None:
-    """What goes to stdout of an item."""
-    path = str(work.store.path(outcome.item))
+def _result(record: Record, work: Batch, request: Request) -> str | None:
+    """An item's line on stdout."""
+    path = str(work.store.folder / record.output)
     if request.json:
-        return json.dumps({**asdict(outcome.record), "status": outcome.status, "path": path})
-    return None if outcome.status == "failed" else path
+        return json.dumps({**asdict(record), "path": path})
+    return None if record.status == "failed" else path
 
 
-def _table(failed: list[Outcome]) -> list[str]:
-    width = max((len(outcome.item.title) for outcome in failed), default=0)
-    return [f"{outcome.item.title:{width}}  {outcome.record.error}" for outcome in failed]
+def _table(rows: list[tuple[str, str]]) -> list[str]:
+    width = max(len(title) for title, _ in rows)
+    return [f"{title:{width}}  {error}" for title, error in rows]
 
 
 # --- a story ---
@@ -318,23 +336,23 @@ def _check_story(
     path: Path, items: Sequence[Item], settings: list[Settings], crossfade: float, request: Request
 ) -> int:
     """How many frames shots fade over. Raises UsageError, OutputError where there cannot be a story."""
-    from dcrafter.batch.join import fade_frames, told
-    from dcrafter.batch.store import pictures_of
+    from dcrafter.batch.join import fade_frames, read_story
+    from dcrafter.batch.store import images_of
     from dcrafter.media.video import check_output, format_of
 
-    check_output(path, format_of(path), request.overwrite or told(path) is not None, pictures_of(items))
+    check_output(path, format_of(path), request.overwrite or read_story(path) is not None, images_of(items))
     return fade_frames(settings, crossfade)
 
 
-def _story(work: Batch, path: Path, fps: float, overlap: int, crossfade: float, request: Request) -> Path:
+def _write_story(work: Batch, path: Path, fps: float, overlap: int, crossfade: float, request: Request) -> Path:
     """Joins the shots, unless that is done."""
-    from dcrafter.batch.join import join, told
+    from dcrafter.batch.join import join, read_story
     from dcrafter.batch.store import hash_output
     from dcrafter.media.video import format_of, write_video
 
     shots = [work.store.path(item) for item in work.items]
     story = {"shots": [[shot.name, hash_output(shot)] for shot in shots], "crossfade": crossfade}
-    earlier = told(path)
+    earlier = read_story(path)
     if earlier == story:
         return path
     format = format_of(path)

@@ -12,17 +12,17 @@ from dcrafter.cli.console import Console, clock
 
 if TYPE_CHECKING:
     from dcrafter.batch.items import Item
-    from dcrafter.batch.maker import Working
-    from dcrafter.batch.runner import Outcome
+    from dcrafter.batch.journal import Record
+    from dcrafter.batch.worker import Progress
 
 EVERY = 10.0  # seconds between lines on one item
 
 
 class View(Protocol):
-    def working(self, item: Item, news: Working) -> None: ...
+    def progress(self, item: Item, progress: Progress) -> None: ...
 
-    def outcome(self, outcome: Outcome, path: str | None) -> None:
-        """An item's end, and what is to go to stdout of it."""
+    def record(self, item: Item, record: Record, line: str | None) -> None:
+        """Show an item's end. `line` goes to stdout."""
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def view(console: Console, total: int) -> Iterator[View]:
         yield _Lines(console, total)
         return
     bars = _Bars(console, total)
-    with bars.progress:
+    with bars.bars:
         yield bars
 
 
@@ -43,13 +43,13 @@ class _Tally:
         self.total, self.done, self.made = total, 0, 0
         self.start: float | None = None  # of the first work: looking for what is done already takes no time
 
-    def begin(self, news: Working) -> None:
-        if self.start is None and news.phase != "waiting":
+    def begin(self, progress: Progress) -> None:
+        if self.start is None and progress.phase != "waiting":
             self.start = time.monotonic()
 
-    def count(self, outcome: Outcome) -> None:
+    def count(self, record: Record) -> None:
         self.done += 1
-        self.made += outcome.status == "done"
+        self.made += record.status == "done"
 
     def left(self) -> str:
         """In hours, minutes and seconds; empty if nobody knows."""
@@ -65,12 +65,12 @@ class _Phase:
         self.what: tuple[object, str] = (None, "")
         self.since = self.told = time.monotonic()
 
-    def left(self, news: Working) -> str:
-        if (news.key, news.phase) != self.what:
-            self.what, self.since = (news.key, news.phase), time.monotonic()
-        if not 0 < news.done < news.total:
+    def left(self, progress: Progress) -> str:
+        if (progress.key, progress.phase) != self.what:
+            self.what, self.since = (progress.key, progress.phase), time.monotonic()
+        if not 0 < progress.done < progress.total:
             return ""
-        return f"{clock((time.monotonic() - self.since) / news.done * (news.total - news.done))} left"
+        return f"{clock((time.monotonic() - self.since) / progress.done * (progress.total - progress.done))} left"
 
 
 class _Lines:
@@ -78,31 +78,34 @@ class _Lines:
         self.console, self.tally = console, _Tally(total)
         self.phases: dict[int, _Phase] = {}
 
-    def working(self, item: Item, news: Working) -> None:
-        self.tally.begin(news)
-        phase = self.phases.setdefault(news.worker, _Phase())
-        left = phase.left(news)
-        if news.phase == "sampling" and time.monotonic() - phase.told > EVERY:
+    def progress(self, item: Item, progress: Progress) -> None:
+        self.tally.begin(progress)
+        phase = self.phases.setdefault(progress.worker, _Phase())
+        left = phase.left(progress)
+        if progress.phase == "sampling" and time.monotonic() - phase.told > EVERY:
             phase.told = time.monotonic()
-            self.console.say(", ".join(filter(None, [f"{item.title}: sampling {news.done}/{news.total}", left])))
+            self.console.say(
+                ", ".join(filter(None, [f"{item.title}: sampling {progress.done}/{progress.total}", left]))
+            )
 
-    def outcome(self, outcome: Outcome, path: str | None) -> None:
-        self.tally.count(outcome)
-        words = [f"[{self.tally.done}/{self.tally.total}] {outcome.item.title}: {said(outcome)}", self.tally.left()]
+    def record(self, item: Item, record: Record, line: str | None) -> None:
+        self.tally.count(record)
+        words = [f"[{self.tally.done}/{self.tally.total}] {item.title}: {describe(record)}", self.tally.left()]
         self.console.say(", ".join(filter(None, words)))
-        if path is not None:
-            self.console.result(path)
+        if line is not None:
+            self.console.result(line)
 
 
 class _Bars:
     def __init__(self, console: Console, total: int) -> None:
         from rich.console import Console as RichConsole
-        from rich.progress import BarColumn, Progress, TaskID, TextColumn
+        from rich.progress import BarColumn, TaskID, TextColumn
+        from rich.progress import Progress as Bars
 
         self.console, self.tally = console, _Tally(total)
         self.phases: dict[int, _Phase] = {}
         self.workers: dict[int, TaskID] = {}
-        self.progress = Progress(
+        self.bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
@@ -110,43 +113,43 @@ class _Bars:
             console=RichConsole(stderr=True),
             redirect_stdout=False,
         )
-        self.all = self.progress.add_task("batch", total=total, left="")
+        self.all = self.bars.add_task("batch", total=total, left="")
 
-    def working(self, item: Item, news: Working) -> None:
+    def progress(self, item: Item, progress: Progress) -> None:
         from rich.markup import escape
 
-        self.tally.begin(news)
-        left = self.phases.setdefault(news.worker, _Phase()).left(news)
-        if news.worker not in self.workers:
-            self.workers[news.worker] = self.progress.add_task("", total=1, left="")
-        words = f"{item.title[-30:]} {news.phase}"
+        self.tally.begin(progress)
+        left = self.phases.setdefault(progress.worker, _Phase()).left(progress)
+        if progress.worker not in self.workers:
+            self.workers[progress.worker] = self.bars.add_task("", total=1, left="")
+        words = f"{item.title[-30:]} {progress.phase}"
         if len(self.workers) > 1:
-            words = f"{news.worker + 1}: {words}"
-        task = self.workers[news.worker]
-        self.progress.update(task, description=escape(words), completed=news.done, total=news.total, left=left)
+            words = f"{progress.worker + 1}: {words}"
+        task = self.workers[progress.worker]
+        self.bars.update(task, description=escape(words), completed=progress.done, total=progress.total, left=left)
 
-    def outcome(self, outcome: Outcome, path: str | None) -> None:
-        self.tally.count(outcome)
-        self.progress.update(self.all, completed=self.tally.done, left=self.tally.left())
-        if outcome.status == "failed":
-            self._print(f"{outcome.item.title}: {said(outcome)}")
-        if path is None:
+    def record(self, item: Item, record: Record, line: str | None) -> None:
+        self.tally.count(record)
+        self.bars.update(self.all, completed=self.tally.done, left=self.tally.left())
+        if record.status == "failed":
+            self._print(f"{item.title}: {describe(record)}")
+        if line is None:
             return
         if sys.stdout.isatty():  # the same terminal, where lines have to go above the bars
-            self._print(path)
+            self._print(line)
         else:
-            self.console.result(path)
+            self.console.result(line)
 
     def _print(self, text: str) -> None:
-        self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def said(outcome: Outcome) -> str:
-    """An outcome in words."""
-    match outcome.status:
+def describe(record: Record) -> str:
+    """What became of an item, for people."""
+    match record.status:
         case "done":
-            return f"done in {outcome.record.seconds:.1f} s"
+            return f"done in {record.seconds:.1f} s"
         case "skipped":
             return "done already"
         case "failed":
-            return f"failed: {outcome.record.error}"
+            return f"failed: {record.error}"

@@ -17,11 +17,11 @@ import pytest
 
 from dcrafter.batch.cluster import Cluster
 from dcrafter.batch.inputs import Search
-from dcrafter.batch.items import Defaults, settle
-from dcrafter.batch.journal import read_journals
-from dcrafter.batch.maker import Maker, Models, Task, Working
-from dcrafter.batch.runner import Batch, Outcome, Weights
+from dcrafter.batch.items import Defaults, make_items
+from dcrafter.batch.journal import Record, read_journals
+from dcrafter.batch.runner import Batch, Weights
 from dcrafter.batch.store import Store, Writing
+from dcrafter.batch.worker import Models, Progress, Task, Worker
 from dcrafter.errors import UsageError
 
 
@@ -34,8 +34,8 @@ def short() -> Iterator[Path]:
 
 @pytest.fixture
 def batch(checkpoint: Path, pictures: Path, tmp_path: Path) -> Batch:
-    shots = Search().find([str(pictures)]).shots
-    items = settle(shots, Defaults(format="apng", name="{stem}", options={"steps": 2, "guidance": 1.0}))
+    entries = Search().find([str(pictures)]).entries
+    items = make_items(entries, Defaults(format="apng", name="{stem}", options={"steps": 2, "guidance": 1.0}))
     models = Models(checkpoint, device="cpu", dtype="float32", retries=1)
     return Batch(items, Store(tmp_path / "here", Writing("apng")), Weights(models))
 
@@ -43,22 +43,22 @@ def batch(checkpoint: Path, pictures: Path, tmp_path: Path) -> Batch:
 def test_the_same_videos_though_a_worker_is_killed(
     batch: Batch, tmp_path: Path, short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    list(batch.run(Maker(batch.weights.models).run))
+    list(batch.run(Worker(batch.weights.models).run))
     monkeypatch.setenv("RAY_TMPDIR", str(short))
     cluster = Cluster(batch.weights.models, "local", 1, len(batch.items))
     killed = []
 
-    def engine(tasks: Iterator[Outcome | Task]) -> Generator[Any, None, None]:
+    def engine(tasks: Iterator[Record | Task]) -> Generator[Any, None, None]:
         for news in cluster.run(tasks):
             yield news
-            if isinstance(news, Working) and news.phase == "sampling" and not killed:
+            if isinstance(news, Progress) and news.phase == "sampling" and not killed:
                 killed.append(news.key[0])
                 cluster.ray.kill(cluster.slots[news.worker].actor)
 
     there = replace(batch, store=Store(tmp_path / "there", Writing("apng")))
-    outcomes = {each.item.path: each for each in there.run(engine) if isinstance(each, Outcome)}
+    outcomes = {each.item: each for each in there.run(engine) if isinstance(each, Record)}
     assert {each.status for each in outcomes.values()} == {"done"}
-    attempts = {path: each.record.attempts for path, each in outcomes.items()}
+    attempts = {path: each.attempts for path, each in outcomes.items()}
     assert attempts == {item.path: 1 + (item.path in killed) for item in batch.items}
     expected, made = (read_journals(each.store.folder) for each in (batch, there))
     assert {name: r.latents_hash for name, r in made.items()} == {name: r.latents_hash for name, r in expected.items()}

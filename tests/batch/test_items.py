@@ -4,20 +4,22 @@ import random
 
 import pytest
 
-from dcrafter.batch.inputs import Shot
-from dcrafter.batch.items import Defaults, in_shard, item_seed, settle, shard_of
+from dcrafter.batch.entries import Entry
+from dcrafter.batch.items import Defaults, in_shard, item_seed, make_items, shard_of
 from dcrafter.errors import UsageError
 
 
-def shots(*paths: str) -> list[Shot]:
-    return [Shot(path, (f"in/{path}",)) for path in paths]
+def entries(*paths: str) -> list[Entry]:
+    return [Entry(path, (f"in/{path}",)) for path in paths]
 
 
 def test_a_seed_follows_from_the_item_alone() -> None:
     names = [f"{i}.png" for i in range(50)]
-    seeds = {item.path: item.seed for item in settle(shots(*names), Defaults(seed=3))}
+    seeds = {item.path: item.seed for item in make_items(entries(*names), Defaults(seed=3))}
     random.Random(0).shuffle(names)
-    assert {item.path: item.seed for item in settle(shots(*names[:20]), Defaults(seed=3))}.items() <= seeds.items()
+    assert {
+        item.path: item.seed for item in make_items(entries(*names[:20]), Defaults(seed=3))
+    }.items() <= seeds.items()
     assert len(set(seeds.values())) == 50
     assert all(0 <= seed < 2**32 for seed in seeds.values())
     assert seeds["1.png"] != item_seed(4, "1.png", 1)
@@ -30,7 +32,7 @@ def test_the_seed_of_an_item_is_a_promise() -> None:
 
 
 def test_items_are_numbered_by_path_and_by_place() -> None:
-    items = settle(shots("a.png", "b.png", "a.png"), Defaults(count=2))
+    items = make_items(entries("a.png", "b.png", "a.png"), Defaults(count=2))
     assert [(item.path, item.index, item.position) for item in items] == [
         ("a.png", 1, 1), ("a.png", 2, 2), ("b.png", 1, 3), ("b.png", 2, 4), ("a.png", 3, 5), ("a.png", 4, 6),
     ]  # fmt: skip
@@ -38,9 +40,9 @@ def test_items_are_numbered_by_path_and_by_place() -> None:
 
 
 def test_what_a_shot_says_wins() -> None:
-    shot = Shot("a.png", ("a.png",), prompt="", command="loop", model="512", seed=5, options={"steps": 3})
+    entry = Entry("a.png", ("a.png",), prompt="", command="loop", model="512", seed=5, options={"steps": 3})
     defaults = Defaults(prompt="cat", count=2, options={"steps": 9, "fps": 4.0})
-    first, second = settle([shot], defaults)
+    first, second = make_items([entry], defaults)
     assert (first.prompt, first.command, first.model, first.seed, second.seed) == ("", "loop", "512", 5, 6)
     assert first.options == {"steps": 3, "fps": 4.0}
 
@@ -59,46 +61,46 @@ def test_what_a_shot_says_wins() -> None:
     ],
 )
 def test_names(path: str, template: str, output: str) -> None:
-    shot = Shot(path, (path if "://" in path else f"in/{path}",), seed=7)
-    assert settle([shot], Defaults(prompt="A cat; it's red!", name=template))[0].output == output
+    entry = Entry(path, (path if "://" in path else f"in/{path}",), seed=7)
+    assert make_items([entry], Defaults(prompt="A cat; it's red!", name=template))[0].output == output
 
 
 @pytest.mark.parametrize("template", ["{nope}", "{", "{stem:q}", "/tmp/{stem}", "../{stem}", "", "{stem}/", "{0}"])
 def test_names_that_cannot_be(template: str) -> None:
-    shot = Shot("a.png", ("a.png",), name=template or "x/../../y")
+    entry = Entry("a.png", ("a.png",), name=template or "x/../../y")
     with pytest.raises(UsageError, match="the name"):
-        settle([shot], Defaults())
+        make_items([entry], Defaults())
 
 
 @pytest.mark.parametrize("paths", [("a.png", "a.jpg"), ("a.png", "A.png"), ("é.png", "e\u0301.png")])
 def test_two_of_one_name_are_refused(paths: tuple[str, str]) -> None:
     with pytest.raises(UsageError, match="would both become"):
-        settle(shots(*paths), Defaults(name="{stem}"))
-    assert len(settle(shots(*paths), Defaults(name="{stem}_{index}"))) == 2
+        make_items(entries(*paths), Defaults(name="{stem}"))
+    assert len(make_items(entries(*paths), Defaults(name="{stem}_{index}"))) == 2
 
 
 def test_dots_in_names_are_kept_apart() -> None:
-    assert [item.output for item in settle(shots("a.b.png", "a.c.png"), Defaults(name="{stem}"))] == [
+    assert [item.output for item in make_items(entries("a.b.png", "a.c.png"), Defaults(name="{stem}"))] == [
         "a.b.mp4",
         "a.c.mp4",
     ]
 
 
 def test_a_name_that_no_file_can_have_is_the_items_problem() -> None:
-    item = settle(shots("ä" * 130 + ".png"), Defaults())[0]
+    item = make_items(entries("ä" * 130 + ".png"), Defaults())[0]
     assert "too long" in item.problem
 
 
 @pytest.mark.parametrize(("command", "pictures"), [("interpolate", 1), ("animate", 2), ("loop", 3)])
 def test_the_number_of_pictures_fits_the_mode(command: str, pictures: int) -> None:
-    shot = Shot("a.png", ("a.png",) * pictures, where="m.csv, line 4", command=command)  # type: ignore[arg-type]
+    entry = Entry("a.png", ("a.png",) * pictures, where="m.csv, line 4", command=command)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=f"m.csv, line 4: to {command} takes"):
-        settle([shot], Defaults())
+        make_items([entry], Defaults())
 
 
 @pytest.mark.parametrize("of", range(1, 8))
 def test_shards_are_a_partition(of: int) -> None:
-    items = settle(shots(*(f"{i}.png" for i in range(200))), Defaults())
+    items = make_items(entries(*(f"{i}.png" for i in range(200))), Defaults())
     parts = [in_shard(items, number, of) for number in range(1, of + 1)]
     assert sorted((item for part in parts for item in part), key=lambda item: item.position) == items
     assert max(map(len, parts)) - min(map(len, parts)) <= 1

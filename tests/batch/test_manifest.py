@@ -23,7 +23,7 @@ def test_csv(tmp_path: Path) -> None:
         "sub/d.png,,,,,,,,\r\n"
     )
     first, second = read_manifest(manifest(tmp_path, text))
-    assert first.pictures == (str(tmp_path / "a,b.png"), str(tmp_path / "c.png"))
+    assert first.images == (str(tmp_path / "a,b.png"), str(tmp_path / "c.png"))
     assert (first.path, first.command, first.prompt, first.seed, first.name) == (
         "a,b.png", "interpolate", "two\nlines", 7, "first",
     )  # fmt: skip
@@ -38,9 +38,9 @@ def test_jsonl(tmp_path: Path) -> None:
         {"image": "https://example.org/a.png", "prompt": None},
     ]
     first, second = read_manifest(manifest(tmp_path, "\n\n".join(map(json.dumps, rows)), "m.jsonl"))
-    assert [Path(picture).name for picture in first.pictures] == ["a.png", "b.png", "c.png"]
+    assert [Path(picture).name for picture in first.images] == ["a.png", "b.png", "c.png"]
     assert first.options == {"guidance": 3.5, "color_match": True}
-    assert second.path == second.pictures[0] == "https://example.org/a.png"
+    assert second.path == second.images[0] == "https://example.org/a.png"
     assert second.where == "m.jsonl, line 3"
 
 

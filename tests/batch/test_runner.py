@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from dcrafter.batch.inputs import Search, Shot
-from dcrafter.batch.items import Defaults, Item, settle
-from dcrafter.batch.journal import read_journals
-from dcrafter.batch.maker import Failed, Maker, Models, Task
-from dcrafter.batch.runner import Batch, Engine, Outcome, Weights
+from dcrafter.batch.entries import Entry
+from dcrafter.batch.inputs import Search
+from dcrafter.batch.items import Defaults, Item, make_items
+from dcrafter.batch.journal import Record, read_journals
+from dcrafter.batch.runner import Batch, Engine, Weights
 from dcrafter.batch.store import Store, Writing
+from dcrafter.batch.worker import Models, Result, Task, Worker
 from dcrafter.captioner import Captioner
 from dcrafter.errors import InputError, NumericalError, OutputError, UsageError
 from dcrafter.media.video import read_settings, read_video
@@ -30,11 +31,13 @@ Make = Callable[..., Batch]
 
 @pytest.fixture
 def make(checkpoint: Path, tmp_path: Path) -> Make:
-    """A batch of shots into tmp_path/out."""
+    """A batch of entries into tmp_path/out."""
 
-    def make(shots: list[Shot], options: Options | None = None, retries: int = 0, **more: Any) -> Batch:
+    def make(entries: list[Entry], options: Options | None = None, retries: int = 0, **more: Any) -> Batch:
         store = Store(tmp_path / "out", Writing("apng"), overwrite=more.pop("overwrite", False))
-        items = settle(shots, Defaults(prompt="cat", options=QUICK | (options or {}), name="{stem}", format="apng"))
+        items = make_items(
+            entries, Defaults(prompt="cat", options=QUICK | (options or {}), name="{stem}", format="apng")
+        )
         return Batch(items, store, Weights(Models(checkpoint, device="cpu", dtype="float32", retries=retries)), **more)
 
     return make
@@ -43,28 +46,28 @@ def make(checkpoint: Path, tmp_path: Path) -> Make:
 def run(batch: Batch, engine: Engine | None = None) -> dict[str, str]:
     """What became of each item, by its path."""
     batch.check()
-    engine = engine or Maker(batch.weights.models).run
-    return {each.item.path: each.status for each in batch.run(engine) if isinstance(each, Outcome)}
+    engine = engine or Worker(batch.weights.models).run
+    return {each.item: each.status for each in batch.run(engine) if isinstance(each, Record)}
 
 
-def shots_of(folder: Path, count: int = 8) -> list[Shot]:
-    return Search().find([str(folder)]).shots[:count]
+def entries_of(folder: Path, count: int = 8) -> list[Entry]:
+    return Search().find([str(folder)]).entries[:count]
 
 
 def test_an_item_is_what_it_would_be_alone(make: Make, pictures: Path, checkpoint: Path) -> None:
     """In every mode, in a block with others; also a prompt of its own, more keyframes, and a longer video."""
     paths = sorted(map(str, pictures.iterdir()))
-    shots = [
-        Shot("a.png", (paths[0],)),
-        Shot("b.png", (paths[2],), prompt="a dog", options={"segments": 2}),
-        Shot("c.png", tuple(paths[3:6]), command="interpolate", options={"trim_keyframes": True}),
-        Shot("d.png", (paths[6],), command="loop", options={"repeat": 2, "color_match": True}),
+    entries = [
+        Entry("a.png", (paths[0],)),
+        Entry("b.png", (paths[2],), prompt="a dog", options={"segments": 2}),
+        Entry("c.png", tuple(paths[3:6]), command="interpolate", options={"trim_keyframes": True}),
+        Entry("d.png", (paths[6],), command="loop", options={"repeat": 2, "color_match": True}),
     ]
-    batch = make(shots)
+    batch = make(entries)
     assert set(run(batch).values()) == {"done"}
     pipe = Pipeline.from_pretrained(checkpoint=checkpoint, device="cpu", dtype="float32")
     for item in batch.items:
-        given: Any = list(item.pictures) if item.command == "interpolate" else item.pictures[0]
+        given: Any = list(item.images) if item.command == "interpolate" else item.images[0]
         alone = getattr(pipe, item.command)(given, item.prompt, seed=item.seed, **item.options)
         record = read_journals(batch.store.folder)[item.output]
         assert record.latents_hash == hashlib.sha256(alone.latents.numpy().tobytes()).hexdigest()
@@ -81,52 +84,56 @@ def test_components_are_loaded_once_a_block(make: Make, pictures: Path, monkeypa
         return load(self, model, component, **options)
 
     monkeypatch.setattr(Checkpoint, "load", counting)
-    batch = make(shots_of(pictures))
+    batch = make(entries_of(pictures))
     run(batch)
     once = {"text_encoder": 1, "image_encoder": 1, "projector": 1, "autoencoder": 2, "unet": 1}
     assert loads == once
     alternating = [replace(item, model=("tiny", "auto")[item.position % 2]) for item in batch.items]
     loads.clear()
-    run(replace(make(shots_of(pictures)), items=alternating, resume=False))
+    run(replace(make(entries_of(pictures)), items=alternating, resume=False))
     assert loads == {component: 2 * count for component, count in once.items()}  # once for each model
 
 
 def test_what_is_done_is_skipped_and_what_changed_is_made_anew(make: Make, pictures: Path, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     shutil.copytree(pictures, folder)
-    shots = shots_of(folder, 5)
-    first = run(make(shots))
+    entries = entries_of(folder, 5)
+    first = run(make(entries))
     assert first == dict.fromkeys(["0.png", "1.png", "2.png", "3.png", "4.png"], "done")
-    assert set(run(make(shots)).values()) == {"skipped"}
+    assert set(run(make(entries)).values()) == {"skipped"}
     shutil.copy(pictures / "7.png", folder / "0.png")
     (tmp_path / "out" / "1.apng").unlink()
     with (tmp_path / "out" / "2.apng").open("ab") as damaged:
         damaged.write(b"x")
-    shots[3] = replace(shots[3], prompt="another")
-    again = run(make(shots))
+    entries[3] = replace(entries[3], prompt="another")
+    again = run(make(entries))
     assert again == {"0.png": "done", "1.png": "done", "2.png": "done", "3.png": "done", "4.png": "skipped"}
-    assert set(run(make(shots, {"steps": 2})).values()) == {"done"}
-    assert set(run(make(shots, {"steps": 2}, resume=False)).values()) == {"done"}
+    assert set(run(make(entries, {"steps": 2})).values()) == {"done"}
+    assert set(run(make(entries, {"steps": 2}, resume=False)).values()) == {"done"}
 
 
 def test_others_files_are_not_replaced(make: Make, pictures: Path, tmp_path: Path) -> None:
-    shots = shots_of(pictures, 2)
+    entries = entries_of(pictures, 2)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "1.apng").write_text("mine")
     with pytest.raises(OutputError, match=r"1\.apng exists already"):
-        run(make(shots))
+        run(make(entries))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1.apng"]
-    assert set(run(make(shots, overwrite=True)).values()) == {"done"}
-    moved = [replace(shot, pictures=(str(pictures / "5.png"),)) for shot in shots]  # the same names from elsewhere
+    assert set(run(make(entries, overwrite=True)).values()) == {"done"}
+    moved = [replace(entry, images=(str(pictures / "5.png"),)) for entry in entries]  # the same names from elsewhere
     with pytest.raises(OutputError, match="exists already"):
         run(make(moved))
 
 
 def test_a_bad_item_costs_itself_only(make: Make, pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes((pictures / "0.png").read_bytes()[:200])
-    shots = [Shot("bad.png", (str(tmp_path / "bad.png"),)), Shot("none.png", ("absent.png",)), *shots_of(pictures, 2)]
-    shots.append(Shot("said.png", (str(pictures / "4.png"),), problem="known before"))
-    batch = make(shots, retries=3)
+    entries = [
+        Entry("bad.png", (str(tmp_path / "bad.png"),)),
+        Entry("none.png", ("absent.png",)),
+        *entries_of(pictures, 2),
+    ]
+    entries.append(Entry("said.png", (str(pictures / "4.png"),), problem="known before"))
+    batch = make(entries, retries=3)
     assert run(batch) == {
         "bad.png": "failed", "none.png": "failed", "said.png": "failed", "0.png": "done", "1.png": "done",
     }  # fmt: skip
@@ -134,7 +141,7 @@ def test_a_bad_item_costs_itself_only(make: Make, pictures: Path, tmp_path: Path
     assert "decoded" in records["bad.apng"].error
     assert records["none.apng"].error == "cannot read the file: No such file or directory"
     assert records["said.apng"].error == "known before"
-    assert set(run(make(shots)).values()) == {"failed", "skipped"}
+    assert set(run(make(entries)).values()) == {"failed", "skipped"}
 
 
 def test_one_that_fails_in_its_block_does_not_take_the_others(
@@ -142,8 +149,8 @@ def test_one_that_fails_in_its_block_does_not_take_the_others(
 ) -> None:
     generate, prepare = Pipeline.generate, Pipeline.prepare
     tries: Counter[int] = Counter()
-    shots = shots_of(pictures, 4)
-    batch = make(shots, retries=1)
+    entries = entries_of(pictures, 4)
+    batch = make(entries, retries=1)
     always, once = batch.items[0].seed, batch.items[2].seed
 
     def failing(self: Pipeline, images: Any, settings: Any, **more: Any) -> Generator[Any, None, None]:
@@ -159,7 +166,7 @@ def test_one_that_fails_in_its_block_does_not_take_the_others(
     together = {name: record.latents_hash for name, record in read_journals(batch.store.folder).items()}
     monkeypatch.setattr(Pipeline, "generate", generate)
     monkeypatch.setattr(Pipeline, "prepare", prepare)
-    run(make(shots, resume=False))
+    run(make(entries, resume=False))
     prepared = {name: record.latents_hash for name, record in read_journals(batch.store.folder).items()}
     assert {**together, "0.apng": ""} == {**prepared, "0.apng": ""}
 
@@ -170,28 +177,28 @@ def unprepared(self: Pipeline, videos: Any) -> Generator[Any, None, None]:
 
 
 def test_fail_fast_stops(make: Make, pictures: Path) -> None:
-    def engine(tasks: Iterator[Outcome | Task]) -> Generator[Any, None, None]:
+    def engine(tasks: Iterator[Record | Task]) -> Generator[Any, None, None]:
         for task in tasks:
             assert isinstance(task, Task)
-            yield Failed(task.key, "no", 0.0, 1)
+            yield Result(task.key, None, 0.0, 1, "no")
 
-    assert run(make(shots_of(pictures), fail_fast=True), engine) == {"0.png": "failed"}
-    assert len(run(make(shots_of(pictures)), engine)) == 8
+    assert run(make(entries_of(pictures), fail_fast=True), engine) == {"0.png": "failed"}
+    assert len(run(make(entries_of(pictures)), engine)) == 8
 
 
 def test_what_cannot_be_is_said_for_all_items_before_any_runs(make: Make, pictures: Path, tmp_path: Path) -> None:
-    shots = [Shot(f"{i}.png", (str(pictures / f"{i}.png"),), f"m.csv, line {i + 2}") for i in range(3)]
-    shots[0].options["steps"] = 0
-    shots[2].options["fit"] = "squeeze"  # type: ignore[typeddict-item]
+    entries = [Entry(f"{i}.png", (str(pictures / f"{i}.png"),), f"m.csv, line {i + 2}") for i in range(3)]
+    entries[0].options["steps"] = 0
+    entries[2].options["fit"] = "squeeze"  # type: ignore[typeddict-item]
     with pytest.raises(UsageError, match=r"line 2: --steps must be .*; m.csv, line 4: --fit must be"):
-        run(make(shots))
+        run(make(entries))
     assert not (tmp_path / "out").exists()
 
 
 def test_portraits_turn_the_size_unless_told_otherwise(
     make: Make, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batch = make(shots_of(pictures, 3), {"width": None})
+    batch = make(entries_of(pictures, 3), {"width": None})
     monkeypatch.setattr(
         Weights, "config", lambda self, model, config=Weights.config: replace(config(self, model), width=64)
     )
@@ -211,21 +218,21 @@ def test_a_caption_is_asked_once(make: Make, pictures: Path, monkeypatch: pytest
     monkeypatch.setattr("dcrafter.captioner.caption", say)
 
     for status in ("done", "skipped"):
-        batch = make(shots_of(pictures, 1), captioner=Captioner("some/model"))
+        batch = make(entries_of(pictures, 1), captioner=Captioner("some/model"))
         assert run(batch) == {"0.png": status}
     assert asked == [((40, 30), "some/model")]
     assert read_settings(batch.store.path(batch.items[0]))["prompt"] == "two trees, cat"  # type: ignore[index]
 
 
 def test_one_batch_at_a_time_writes_into_a_folder(make: Make, pictures: Path) -> None:
-    batch, other = (make(shots_of(pictures, 1)) for _ in range(2))
+    batch, other = (make(entries_of(pictures, 1)) for _ in range(2))
     with batch.store, pytest.raises(OutputError, match="another batch is writing"):
         run(other)
     assert run(other) == {"0.png": "done"}
 
 
 def test_what_a_killed_run_left_is_removed(make: Make, pictures: Path) -> None:
-    batch = make(shots_of(pictures, 1))
+    batch = make(entries_of(pictures, 1))
     batch.store.unfinished.mkdir(parents=True)
     (batch.store.unfinished / "0123.apng").write_text("half")
     (batch.store.unfinished / "0123.frames").mkdir()
@@ -236,9 +243,9 @@ def test_what_a_killed_run_left_is_removed(make: Make, pictures: Path) -> None:
 
 
 def test_folders_of_frames_are_replaced_whole(make: Make, pictures: Path, tmp_path: Path) -> None:
-    shots = shots_of(pictures, 1)
+    entries = entries_of(pictures, 1)
     for steps in (1, 2, 2):
-        batch = make(shots, {"steps": steps, "frames": 3 - steps})
+        batch = make(entries, {"steps": steps, "frames": 3 - steps})
         store = Store(tmp_path / "out", Writing("frames"))
         items: list[Item] = [replace(item, output="0.frames") for item in batch.items]
         status = run(replace(batch, store=store, items=items))
@@ -247,15 +254,15 @@ def test_folders_of_frames_are_replaced_whole(make: Make, pictures: Path, tmp_pa
 
 
 def test_an_interrupted_run_keeps_what_is_made(make: Make, pictures: Path) -> None:
-    batch = make(shots_of(pictures, 4))
-    news = batch.run(Maker(batch.weights.models).run)
+    batch = make(entries_of(pictures, 4))
+    news = batch.run(Worker(batch.weights.models).run)
     for each in news:
-        if isinstance(each, Outcome):
+        if isinstance(each, Record):
             break
     news.close()
     made = len(read_journals(batch.store.folder))
     assert made >= 1
     assert not batch.store.unfinished.exists()
-    statuses = run(make(shots_of(pictures, 4)))
+    statuses = run(make(entries_of(pictures, 4)))
     assert list(statuses.values()).count("skipped") == made
     assert torch.is_inference_mode_enabled() is False

@@ -101,7 +101,7 @@ def test_every_hostile_file_has_an_outcome(dcrafter: Run, model: list[str], pict
     assert {name for name, each in told.items() if each["status"] == "done"} == {*fine, "moves.gif"}
     assert {name for name, each in told.items() if each["status"] == "failed"} == set(bad)
     assert all(each["error"] for each in told.values() if each["status"] == "failed")
-    assert "left out in/film.mp4: no picture by its name" in outcome.stderr
+    assert "left out in/film.mp4: not an image by its name" in outcome.stderr
     assert "left out in/deep/up: a link to a folder that it is in" in outcome.stderr
     assert outcome.stderr.splitlines()[-1].startswith(f"dcrafter: {len(bad)} of {len(told)} items failed.")
     table = outcome.stderr.splitlines()[-len(bad) - 1 : -1]
