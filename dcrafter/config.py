@@ -170,6 +170,7 @@ class ModelConfig:
     projector: QueryTransformerConfig = QueryTransformerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     keeps_ends: bool = False
+    output_scale: int = 1  # pixels of a decoded frame per pixel of the input, each way
     repository: str | None = None  # where the hub has its weights
 
     def __post_init__(self) -> None:
@@ -188,6 +189,10 @@ class ModelConfig:
         for what, (given, taken) in meeting.items():
             if given != taken:
                 raise ValueError(f"{what}: {given} are given where {taken} are taken")
+
+    def output_size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of the frames decoded from an input of this size."""
+        return width * self.output_scale, height * self.output_scale
 
     @property
     def size_multiple(self) -> int:

@@ -16,6 +16,7 @@ from typing import Any, Unpack
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -26,7 +27,7 @@ from dcrafter.machine import available_memory, process_memory
 from dcrafter.media.image import ImageSource, fit_image, match_colors, open_image, to_frames, to_tensor
 from dcrafter.media.video import write_video
 from dcrafter.models.clip import is_cut, tokenize
-from dcrafter.models.dynamicrafter import DynamiCrafter, detail_guidance
+from dcrafter.models.dynamicrafter import DynamiCrafter, References, detail_guidance
 from dcrafter.sampling.ddim import Denoiser, ddim
 from dcrafter.sampling.dpm import dpm
 from dcrafter.sampling.guidance import guide, guide_multi, rescale_guidance
@@ -151,10 +152,18 @@ class Conditions:
 
 
 @dataclass(frozen=True, eq=False)
+class Keyframes:
+    """The given images in [-1, 1], at both sizes that matter: the same tensor where these are one."""
+
+    input: Tensor  # (n, 3, H, W), the size of the settings: what the model sees
+    output: Tensor  # (n, 3, sH, sW), the size of decoded frames: what they are compared with
+
+
+@dataclass(frozen=True, eq=False)
 class Prepared:
     """A video of which all is encoded that can be before it is sampled: see `Pipeline.prepare`."""
 
-    keyframes: Tensor  # (n, 3, H, W) in [-1, 1]
+    keyframes: Keyframes
     noise: Noise  # behind the draws of the encoding
     conditions: Conditions  # of its first part
 
@@ -255,9 +264,9 @@ class Pipeline:
         Each of them comes out as it would alone. Raises what `generate` does.
         """
         noises = [seeded_noise(settings.seed) for _, settings in videos]
-        keyframes = [_keyframes(images, settings) for images, settings in videos]
+        keyframes = [self._keyframes(images, settings) for images, settings in videos]
         inputs = [
-            (_ends(pictures, settings.command), settings, noise)
+            (_ends(pictures.input, settings.command), settings, noise)
             for pictures, (_, settings), noise in zip(keyframes, videos, noises, strict=True)
         ]
         conditions = yield from self.encode_many(inputs)
@@ -278,28 +287,31 @@ class Pipeline:
             InputError: an image cannot be read.
             NumericalError: a component gives NaN or infinite values in float32 too.
         """
-        keyframes = prepared.keyframes if prepared else _keyframes(images, settings)
+        keyframes = prepared.keyframes if prepared else self._keyframes(images, settings)
         noise = prepared.noise if prepared else noise or seeded_noise(settings.seed)
         kept = kept_frames(self.config.frames, settings)
-        parts = len(keyframes) - 1 if settings.command == "interpolate" else settings.segments
+        parts = len(keyframes.input) - 1 if settings.command == "interpolate" else settings.segments
         frames: list[Tensor] = []  # of each part (n, 3, H, W)
         samples = []
         for part in range(parts):
             if parts > 1:
                 yield Part(part + 1, parts)
             if settings.command == "animate" and frames:  # on from what the viewer saw last
-                given = as_shown(frames[-1][-1:])
+                last = as_shown(frames[-1][-1:])
+                given = F.avg_pool2d(last, self.config.output_scale) if self.config.output_scale > 1 else last
+                shown = torch.cat([keyframes.output, last])
             else:
-                given = _ends(keyframes[part:], settings.command)
+                given = _ends(keyframes.input[part:], settings.command)
+                shown = keyframes.output[part : part + 2]
             if prepared and part == 0:
                 conditions = prepared.conditions
             else:
                 conditions = yield from self.encode(given, settings, noise)
             latents = yield from self.sample(conditions, settings, noise)
-            decoded = (yield from self.decode(latents[:, :, kept]))[0].transpose(0, 1)
+            references = _references(shown, settings.command, len(kept))
+            decoded = (yield from self.decode(latents[:, :, kept], references))[0].transpose(0, 1)
             if settings.color_match:
-                between = slice(part, part + 2) if settings.command == "interpolate" else slice(0, 1)
-                decoded = match_colors(decoded, keyframes[between])
+                decoded = match_colors(decoded, shown if settings.command == "interpolate" else keyframes.output)
             frames.append(decoded)
             samples.append(latents.cpu())
         whole = to_frames(torch.cat(_joined(frames, settings.trim_keyframes)).transpose(0, 1))
@@ -311,6 +323,17 @@ class Pipeline:
         }
         whole = np.tile(whole, (settings.repeat, 1, 1, 1))  # as bytes: floats of many rounds would fill the memory
         yield Done(Video(whole, settings.fps, record, torch.cat(samples)))
+
+    def _keyframes(self, images: list[ImageSource], settings: Settings) -> Keyframes:
+        """Images at the size of the settings, and at the size of the frames that will be decoded."""
+        pictures = [open_image(image) for image in images]
+
+        def fitted(width: int, height: int) -> Tensor:
+            return torch.stack([to_tensor(fit_image(p, width, height, settings.fit)) for p in pictures])
+
+        given = fitted(settings.width, settings.height)
+        output = self.config.output_size(settings.width, settings.height)
+        return Keyframes(given, given if output == (settings.width, settings.height) else fitted(*output))
 
     def encode(self, keyframes: Tensor, settings: Settings, noise: Noise) -> Generator[Event, None, Conditions]:
         """Keyframes (n, 3, H, W) in [-1, 1] → Conditions, as the generator's return value."""
@@ -413,8 +436,11 @@ class Pipeline:
         return denoise
 
     @torch.inference_mode()
-    def decode(self, latents: Tensor) -> Generator[Event, None, Tensor]:
-        """Latents (B, C, T, h, w) → pixels (B, 3, T, H, W) in [-1, 1], as the generator's return value."""
+    def decode(self, latents: Tensor, references: References | None = None) -> Generator[Event, None, Tensor]:
+        """Latents (B, C, T, h, w) → pixels (B, 3, T, H, W) in [-1, 1], as the generator's return value.
+
+        With references at the output size, without them as the autoencoder gives them.
+        """
         yield from self.hold("autoencoder")
         total = latents.shape[2]
         frames = []
@@ -422,7 +448,8 @@ class Pipeline:
             frame = latents[:, :, i]
             frames.append(self._finite(lambda: self.model.decode(frame), "autoencoder").cpu())  # noqa: B023
             yield Decoding(i + 1, total)
-        return torch.stack(frames, dim=2)
+        clips = torch.stack(frames, dim=2)
+        return clips if references is None else self.model.refine(clips, references)
 
     def hold(self, *components: str, dtype: torch.dtype | None = None) -> Iterator[Loading]:
         """Have these components (children of the model, by name) on the device; release others if any is missing."""
@@ -510,10 +537,17 @@ class Pipeline:
         )
 
 
-def _keyframes(images: list[ImageSource], settings: Settings) -> Tensor:
-    """Pictures at the size of the settings → (n, 3, H, W) in [-1, 1]."""
-    pictures = [fit_image(open_image(i), settings.width, settings.height, settings.fit) for i in images]
-    return torch.stack([to_tensor(picture) for picture in pictures])
+def _references(images: Tensor, command: Command, length: int) -> References:
+    """What a clip of so many frames is decoded beside, of one video's images (n, 3, H, W).
+
+    To animate: the given frame; in later segments the original image, then that frame. To interpolate: first and last.
+    To loop: the one image, which is also the frame after the last.
+    """
+    if command == "animate":
+        return References(images[None], (None, 0)[-len(images) :])
+    if command == "interpolate":
+        return References(images[None], (0, length - 1))
+    return References(images.expand(2, -1, -1, -1)[None], (0, length))
 
 
 def _ends(keyframes: Tensor, command: Command) -> Tensor:

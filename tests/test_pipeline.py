@@ -16,8 +16,9 @@ import dcrafter
 from dcrafter import estimate
 from dcrafter.config import MODELS
 from dcrafter.errors import InputError, NumericalError, UsageError, WeightsError
-from dcrafter.media.image import fit_image, open_image, to_tensor
+from dcrafter.media.image import fit_image, open_image, to_frames, to_tensor
 from dcrafter.media.video import read_settings, read_video
+from dcrafter.models.dynamicrafter import References
 from dcrafter.pipeline import (
     Conditions,
     Decoding,
@@ -288,3 +289,44 @@ def test_a_prompt_is_encoded_once(pipe: Pipeline, cat: Path) -> None:
     loaded = [[e.component for e in pipe.generate([cat], settings) if isinstance(e, Loading)] for _ in range(2)]
     assert "text_encoder" in loaded[0]
     assert "text_encoder" not in loaded[1]
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "frames"),
+    [
+        ("animate", {"segments": 2, "frames": 4}, [(0,), (None, 0)]),
+        ("interpolate", {"frames": 4}, [(0, 3), (0, 3)]),
+        ("loop", {"frames": 4}, [(0, 4)]),
+    ],
+)
+def test_frames_are_decoded_beside_their_keyframes_at_the_output_size(
+    pipe: Pipeline, cat: Path, command: Any, options: Options, frames: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe.config = pipe.model.config = replace(pipe.config, commands=(command,), output_scale=2)
+    given: list[References] = []
+    encoded: list[torch.Tensor] = []
+    refine, encode = pipe.model.refine, pipe.model.encode_frames
+
+    def recording(clips: torch.Tensor, references: References) -> torch.Tensor:
+        given.append(references)
+        return refine(clips, references)
+
+    monkeypatch.setattr(pipe.model, "refine", recording)
+    monkeypatch.setattr(pipe.model, "encode_frames", lambda x, noise: encoded.append(x) or encode(x, noise))
+    options = {**QUICK, **options, "color_match": True}
+    mirrored = np.asarray(open_image(cat))[:, ::-1]
+    images = [cat, mirrored, cat] if command == "interpolate" else [cat]
+    *_, done = pipe.generate(images, resolve(pipe.config, command, "cat", 0, options))
+    assert isinstance(done, Done)
+    assert done.video.frames.shape[1:] == (128, 128, 3)
+    assert [references.frames for references in given] == frames
+    assert {x.shape[1:] for x in encoded} == {(3, 64, 64)}
+    large = [to_tensor(fit_image(open_image(image), 128, 128)) for image in images]
+    assert given[0].images[0, 0].equal(large[0])
+    if command == "animate":
+        second = given[1].images[0]
+        assert second[0].equal(large[0])
+        assert np.array_equal(to_frames(second[1][:, None])[0], done.video.frames[3])
+        torch.testing.assert_close(encoded[1], torch.nn.functional.avg_pool2d(second[1:], 2))
+    if command == "interpolate":
+        assert all(given[part].images[0].equal(torch.stack(large[part : part + 2])) for part in (0, 1))

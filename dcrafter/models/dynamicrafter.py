@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
-from einops import repeat
+import torch.nn.functional as F
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from dcrafter.config import ModelConfig
@@ -11,6 +14,14 @@ from dcrafter.models.autoencoder import AutoencoderKL
 from dcrafter.models.clip import ImageEncoder, TextEncoder, clip_pixels
 from dcrafter.models.projector import QueryTransformer
 from dcrafter.models.unet import UNet3D
+
+
+@dataclass(frozen=True, eq=False)
+class References:
+    """Images that a decoder may take detail from, the same number n for each of B videos."""
+
+    images: Tensor  # (B, n, 3, H, W) in [-1, 1], at the output size
+    frames: tuple[int | None, ...]  # n: the frame of the clip (T for the one after its last) that shows it, if any
 
 
 class DynamiCrafter(nn.Module):
@@ -59,6 +70,18 @@ class DynamiCrafter(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """(n, C, h, w) → pixels (n, 3, H, W), clamped to [-1, 1]. Uses autoencoder."""
         return self.autoencoder.decode(latents).float().clamp(-1, 1)
+
+    def refine(self, frames: Tensor, references: References) -> Tensor:
+        """Decoded clips (B, 3, T, h, w) in [-1, 1] → the same at the output size, (B, 3, T, H, W).
+
+        A model whose output is as large as its input returns them unchanged.
+        """
+        scale = self.config.output_scale
+        if scale == 1:
+            return frames
+        clips = rearrange(frames, "b c t h w -> (b t) c h w")
+        larger = F.interpolate(clips, scale_factor=scale, mode="bicubic", align_corners=False).clamp(-1, 1)
+        return rearrange(larger, "(b t) c h w -> b c t h w", b=len(frames))
 
 
 def detail_guidance(latents: Tensor, frames: int) -> Tensor:
