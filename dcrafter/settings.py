@@ -6,10 +6,8 @@ into `Settings`, where nothing is left open: the same settings and weights give 
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import asdict, dataclass
-from pathlib import PurePath
 from typing import Any, Literal, TypedDict, get_args
 
 from dcrafter.config import Command, ModelConfig, Spacing
@@ -23,29 +21,6 @@ DEFAULT_ETA: dict[SamplerName, float] = {"ddim": 1.0, "dpm++": 0.0}
 
 DTYPES = ("float32", "float16", "bfloat16")
 MEMORY_PLANS = ("normal", "low", "min")  # each slower and smaller
-# Each format of a result with the suffixes that mean it, the usual one first. "frames" is a folder of numbered PNGs.
-FORMATS: dict[str, tuple[str, ...]] = {
-    "mp4": (".mp4", ".m4v"),
-    "webm": (".webm",),
-    "gif": (".gif",),
-    "webp": (".webp",),
-    "apng": (".apng", ".png"),
-    "frames": (".frames",),
-}
-DEFAULT_FORMAT = "mp4"
-# Those formats that are encoded, with the codecs they take by name, the usual one first.
-CODECS: dict[str, tuple[str, ...]] = {"mp4": ("h264", "h265", "vp9", "av1"), "webm": ("vp9", "av1")}
-
-
-def is_folder(name: str | None) -> bool:
-    """Whether a name is said to be a folder's, by / at its end."""
-    return name is not None and name.endswith(("/", os.sep))
-
-
-def named_format(name: str | None) -> str | None:
-    """The format that a file's name tells by its suffix, if it does; a folder's, with / at its end, tells none."""
-    suffix = "" if is_folder(name) else PurePath(name or "").suffix.lower()
-    return next((format for format, suffixes in FORMATS.items() if suffix in suffixes), None)
 
 
 class Options(TypedDict, total=False):

@@ -21,7 +21,8 @@ from dcrafter.batch.entries import Entry, printable
 from dcrafter.config import Command
 from dcrafter.errors import UsageError
 from dcrafter.media.fetch import is_url
-from dcrafter.settings import FORMATS, Options
+from dcrafter.media.formats import FORMATS
+from dcrafter.settings import Options
 
 NAME = "{stem}_{seed}"
 LONGEST_NAME = 255  # bytes a part of a path, on most file systems
@@ -92,7 +93,7 @@ def make_items(entries: Iterable[Entry], defaults: Defaults) -> list[Item]:
                 "prompt": slug(prompt),
             }
             problem = entry.problem
-            output = _output(entry.path, entry.name or defaults.name, fields, FORMATS[defaults.format][0])
+            output = _output(entry.path, entry.name or defaults.name, fields, FORMATS[defaults.format].suffix)
             if any(len(os.fsencode(part)) > LONGEST_NAME for part in PurePosixPath(output).parts):
                 problem = problem or "the name of its output would be too long; see --name"
             items.append(

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from dcrafter.errors import InputError, UsageError
-from dcrafter.media.video import Frames, read_settings, read_video
+from dcrafter.media.encoding import Frames
+from dcrafter.media.video import read_settings, read_video
 from dcrafter.settings import Settings
 
 

@@ -16,8 +16,9 @@ from dcrafter.batch.items import Item
 from dcrafter.batch.journal import Journal, Record, journal_path, read_journals
 from dcrafter.errors import DCrafterError, OutputError
 from dcrafter.media.fetch import is_url
+from dcrafter.media.formats import FORMATS
 from dcrafter.media.video import check_output, places_of, write_video
-from dcrafter.settings import FORMATS, Settings
+from dcrafter.settings import Settings
 
 if TYPE_CHECKING:
     from dcrafter.batch.worker import Result, Task
@@ -132,7 +133,7 @@ class Store:
 
     def _save(self, task: Task, result: Result, video: Video) -> Record:
         path = self.path(task.item)
-        part = self.unfinished / f"{secrets.token_hex(8)}{FORMATS[self.writing.format][0]}"
+        part = self.unfinished / f"{secrets.token_hex(8)}{FORMATS[self.writing.format].suffix}"
         try:
             write_video(
                 video.frames,

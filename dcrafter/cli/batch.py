@@ -21,7 +21,6 @@ from dcrafter.cli.console import Console, logger
 from dcrafter.cli.options import FLAG, STDIO, Request, ToolCommand, argument, option, takes_request
 from dcrafter.config import Command
 from dcrafter.errors import BatchError, UsageError
-from dcrafter.settings import CODECS
 
 if TYPE_CHECKING:
     from dcrafter.batch.items import Item
@@ -338,7 +337,8 @@ def _check_story(
     """How many frames shots fade over. Raises UsageError, OutputError where there cannot be a story."""
     from dcrafter.batch.join import fade_frames, read_story
     from dcrafter.batch.store import images_of
-    from dcrafter.media.video import check_output, format_of
+    from dcrafter.media.formats import format_of
+    from dcrafter.media.video import check_output
 
     check_output(path, format_of(path), request.overwrite or read_story(path) is not None, images_of(items))
     return fade_frames(settings, crossfade)
@@ -348,7 +348,8 @@ def _write_story(work: Batch, path: Path, fps: float, overlap: int, crossfade: f
     """Joins the shots, unless that is done."""
     from dcrafter.batch.join import join, read_story
     from dcrafter.batch.store import hash_output
-    from dcrafter.media.video import format_of, write_video
+    from dcrafter.media.formats import FORMATS, format_of
+    from dcrafter.media.video import write_video
 
     shots = [work.store.path(item) for item in work.items]
     story = {"shots": [[shot.name, hash_output(shot)] for shot in shots], "crossfade": crossfade}
@@ -356,7 +357,7 @@ def _write_story(work: Batch, path: Path, fps: float, overlap: int, crossfade: f
     if earlier == story:
         return path
     format = format_of(path)
-    coded = format in CODECS
+    coded = FORMATS[format].codecs
     return write_video(
         join(shots, overlap),
         path,

@@ -19,17 +19,14 @@ from typer.core import TyperCommand
 
 from dcrafter.config import MODELS, Command
 from dcrafter.errors import UsageError
+from dcrafter.media.formats import DEFAULT_FORMAT, FORMATS, describe_codecs, describe_formats, named_format
 from dcrafter.settings import (
-    CODECS,
-    DEFAULT_FORMAT,
     DEFAULT_FPS,
     DTYPES,
-    FORMATS,
     MEMORY_PLANS,
     Fit,
     Options,
     SamplerName,
-    named_format,
 )
 
 if TYPE_CHECKING:
@@ -287,11 +284,17 @@ class Request:
 
     format: Annotated[
         FormatName | None,
-        _writing("-f", "--format", metavar="<kind>", help=f"{', '.join(FORMATS)}.", show_default="by -o, else mp4"),
+        _writing(
+            "-f",
+            "--format",
+            metavar="<kind>",
+            help=f"{describe_formats()}.",
+            show_default=f"by -o, else {DEFAULT_FORMAT}",
+        ),
     ] = None
     codec: Annotated[
         str | None,
-        _writing("--codec", metavar="<codec>", help="h264, h265, vp9, av1, …", show_default="the format's"),
+        _writing("--codec", metavar="<codec>", help=f"{describe_codecs()}, …", show_default="the format's"),
     ] = None
     crf: Annotated[
         int | None, _writing("--crf", help="Compression: 0 best, 63 smallest.", show_default="the codec's")
@@ -363,8 +366,8 @@ def _fit_format(values: dict[str, Any], said: dict[str, int]) -> None:
     named = named_format(values["output"])
     if named and said["format"] < said["output"]:
         values["format"] = named
-    codecs = CODECS.get(values["format"] or named or DEFAULT_FORMAT, ())
-    others = {codec for taken in CODECS.values() for codec in taken} - {*codecs}
+    codecs = FORMATS[values["format"] or named or DEFAULT_FORMAT].codecs
+    others = {codec for format in FORMATS.values() for codec in format.codecs} - {*codecs}
     for name in ("codec", "crf"):
         fits = codecs and values[name] not in others
         if not fits and said[name] < _SAYING.index("COMMANDLINE"):

@@ -14,8 +14,9 @@ import numpy as np
 
 from dcrafter.cli.options import STDIO, Request
 from dcrafter.errors import OutputError, UsageError
-from dcrafter.media.video import check_output, encode_video, format_of, holds_frames, is_at, places_of, write_video
-from dcrafter.settings import DEFAULT_FORMAT, FORMATS, Settings, is_folder, named_format
+from dcrafter.media.formats import DEFAULT_FORMAT, FORMATS, format_of, is_folder, named_format
+from dcrafter.media.video import check_output, encode_video, holds_frames, is_at, places_of, write_video
+from dcrafter.settings import Settings
 
 if TYPE_CHECKING:
     from dcrafter.pipeline import Video
@@ -81,7 +82,7 @@ class Output:
         return path
 
     def _names(self, stem: str) -> Iterator[Path]:
-        suffix = FORMATS[self.format][0]
+        suffix = FORMATS[self.format].suffix
         yield self.folder / f"{stem}{suffix}"
         for number in itertools.count(2):
             yield self.folder / f"{stem}-{number}{suffix}"

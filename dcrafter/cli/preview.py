@@ -137,7 +137,7 @@ def _check(path: Path, overwrite: bool) -> None:
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"the preview {path} is neither PNG nor JPEG", f"Give it a suffix of {', '.join(SUFFIXES)}")
     if path.is_dir() or (path.exists() and not overwrite):
-        raise OutputError(f"{path} exists already", "Choose another name with --save-preview, or pass --overwrite")
+        raise OutputError(f"{path} already exists", "Choose another name with --save-preview, or pass --overwrite")
     if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
         raise OutputError(f"{path.absolute().parent} is not a folder that can be written to", "Choose another")
 

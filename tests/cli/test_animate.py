@@ -80,7 +80,7 @@ def test_an_existing_output_is_kept_unless_told_otherwise(dcrafter: Run, tmp_pat
     kept.write_text("mine")
     outcome = dcrafter("animate", CAT, "--checkpoint", "not looked at", "-o", kept)
     assert (outcome.status, outcome.stdout, kept.read_text()) == (2, b"", "mine")
-    assert "exists already" in outcome.stderr
+    assert "already exists" in outcome.stderr
     assert "--overwrite" in outcome.stderr
     assert dcrafter("animate", CAT, *QUICK, "-o", kept, "--overwrite").lines == [str(kept)]
     assert shown(kept)[0] == 16
@@ -182,8 +182,8 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["bad/huge.png", *QUICK], 2, "100 million pixels"),
         ([CAT, "bad/text.png", *QUICK], 2, "bad/text.png is not a picture"),  # before the first is begun
         (["bad/text.png"], 2, "not a picture"),  # before a model is looked for
-        ([CAT, *QUICK, "-o", "bad/text.png/x.mp4"], 2, "not a folder"),
-        ([CAT, *QUICK, "-o", "/dev/null/x.mp4"], 2, "not a folder"),
+        ([CAT, *QUICK, "-o", "bad/text.png/x.mp4"], 2, "not a writable folder"),
+        ([CAT, *QUICK, "-o", "/dev/null/x.mp4"], 2, "not a writable folder"),
         ([CAT, *QUICK, "-o", "x.avi"], 2, "-f"),
         ([CAT, *QUICK, "--codec", "h265", "-f", "gif"], 2, "codec"),
         ([CAT, *QUICK, "--codec", "cinepaque"], 2, "cinepaque"),

@@ -62,7 +62,7 @@ def test_no_video_takes_the_place_of_a_picture(dcrafter: Run, model: list[str], 
     joined = dcrafter("batch", "m.csv", *model, "--join", "in/cat.gif", "--overwrite")
     for outcome in (named, joined):
         assert outcome.status == 2
-        assert "in/cat.gif would take the place of a picture" in outcome.stderr
+        assert "in/cat.gif would overwrite the input image" in outcome.stderr
     assert picture.read_bytes() == before
 
 
@@ -154,9 +154,9 @@ def test_a_manifest_mixes_modes_and_is_joined(dcrafter: Run, model: list[str], f
     ("more", "message"),
     [
         (("--crossfade", "9"), "--crossfade must be 0 to 0.25 seconds"),
-        (("--join", "mine.apng"), "mine.apng exists already"),
+        (("--join", "mine.apng"), "mine.apng already exists"),
         (("--shard", "1/2"), "a shard has not all of a story"),
-        (("--join", "story.xyz"), "tells no format"),
+        (("--join", "story.xyz"), "has no known suffix"),
     ],
 )
 def test_a_story_that_cannot_be(

@@ -105,7 +105,7 @@ def test_what_a_file_says_of_the_format_gives_way_to_a_flag(dcrafter: Run, home:
     assert "nonesuch" in dcrafter("animate", CAT, *MODEL, "--dry-run").stderr  # perhaps PyAV's, and not ignored
     (home / "config.toml").write_text('codec = "h264"\n')
     assert planned("-f", "webm") == "cat.webm"
-    assert "a webm holds no h264" in dcrafter("animate", CAT, *MODEL, "-f", "webm", "--codec", "h264").stderr
+    assert "webm cannot hold h264" in dcrafter("animate", CAT, *MODEL, "-f", "webm", "--codec", "h264").stderr
 
 
 def test_a_missing_config_file_is_said(dcrafter: Run) -> None:

@@ -142,7 +142,7 @@ def test_a_whole_picture_is_saved_at_every_step(tmp_path: Path, suffix: str) -> 
 
 def test_places_that_will_not_do_are_refused_beforehand(tmp_path: Path) -> None:
     (tmp_path / "cat.png").write_bytes(b"a cat")
-    with pytest.raises(OutputError, match=r"cat\.png exists already"):
+    with pytest.raises(OutputError, match=r"cat\.png already exists"):
         Preview(4, path=tmp_path / "cat.png")
     with pytest.raises(OutputError, match="nowhere is not a folder"):
         Preview(4, path=tmp_path / "nowhere" / "now.png")

@@ -13,7 +13,8 @@ from PIL import Image
 
 from dcrafter.errors import InputError, OutputError, UsageError
 from dcrafter.media import video
-from dcrafter.media.video import FORMATS, check_output, encode_video, format_of, read_settings, read_video, write_video
+from dcrafter.media.formats import FORMATS, format_of
+from dcrafter.media.video import check_output, encode_video, read_settings, read_video, write_video
 
 SETTINGS = {
     "prompt": 'Katze gähnt\n猫が"あくび"する 🐱\\ \0',
@@ -35,7 +36,7 @@ def moving_square(count: int = 16, height: int = 48, width: int = 64) -> np.ndar
 
 
 def output(folder: Path, format: str) -> Path:
-    return folder / f"cat{FORMATS[format][0]}"
+    return folder / f"cat{FORMATS[format].suffix}"
 
 
 def boxes(data: bytes) -> list[bytes]:
@@ -245,7 +246,7 @@ def test_unknown_formats_name_the_choices(name: str, wanted: str | None) -> None
     [
         ("cat.mp4", {"codec": "nope"}, "h264, h265, vp9, av1"),
         ("cat.mp4", {"codec": "aac"}, "codec 'aac'"),
-        ("cat.webm", {"codec": "h264"}, "a webm holds no h264"),
+        ("cat.webm", {"codec": "h264"}, "webm cannot hold h264"),
         ("cat.webm", {"codec": "libx264"}, "cannot write webm"),
         ("cat.mp4", {"crf": 64}, "crf"),
         ("cat.gif", {"codec": "h264"}, "mp4 and webm"),
@@ -344,7 +345,7 @@ def test_a_file_that_reads_back_wrong_is_not_kept(
 @pytest.mark.parametrize("format", FORMATS)
 def test_existing_results_are_replaced_on_demand_only(tmp_path: Path, format: str) -> None:
     path = write_video(moving_square(4), output(tmp_path, format))
-    with pytest.raises(OutputError, match=r"exists already.*--overwrite"):
+    with pytest.raises(OutputError, match=r"already exists.*--overwrite"):
         write_video(moving_square(6), path)
     assert len(read_video(path)[0]) == 4
     write_video(moving_square(6), path, overwrite=True)
@@ -354,7 +355,7 @@ def test_existing_results_are_replaced_on_demand_only(tmp_path: Path, format: st
 
 def test_a_result_that_appears_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video, "_verify", lambda *_: (tmp_path / "cat.mp4").write_bytes(b"of another process"))
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="already exists"):
         write_video(moving_square(), tmp_path / "cat.mp4")
     assert (tmp_path / "cat.mp4").read_bytes() == b"of another process"
 
@@ -376,7 +377,7 @@ def test_only_its_like_is_replaced(tmp_path: Path) -> None:
 
 def test_places_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="file is not a folder that can be written to"):
+    with pytest.raises(OutputError, match="file is not a writable folder"):
         write_video(moving_square(), tmp_path / "file" / "cat.mp4")
     with pytest.raises(OutputError, match=r"cat\.mp4"):
         write_video(moving_square(), "/proc/cat.mp4")
@@ -384,7 +385,7 @@ def test_places_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.Mo
         check_output(tmp_path / ("cat" * 100), "mp4")
     with monkeypatch.context() as patch:
         patch.setattr(video.os, "access", lambda *_: False)
-        with pytest.raises(OutputError, match="not a folder that can be written to"):
+        with pytest.raises(OutputError, match="not a writable folder"):
             check_output(tmp_path / "new" / "cat.mp4", "mp4")
 
     def forbidden(*_: object, **__: object) -> None:
