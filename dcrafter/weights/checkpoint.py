@@ -11,11 +11,8 @@ import functools
 import hashlib
 import json
 import os
-import pickle
 import re
 import secrets
-import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +26,7 @@ from torch import Tensor, nn
 
 from dcrafter.config import MODELS, Command, ModelConfig
 from dcrafter.errors import OutputError, WeightsError
+from dcrafter.weights import pickles
 from dcrafter.weights.cache import HEADER
 from dcrafter.weights.families import recognize
 from dcrafter.weights.keys import config_from_tree, to_ours, to_published, trailing_ones
@@ -36,14 +34,8 @@ from dcrafter.weights.structure import differences
 from dcrafter.weights.trees import read_tree
 
 MAX_NAMES_IN_ERROR = 3
+MAX_SHARED = 4  # tensors may share storage: this many times the size of the file, all together
 RESCALE_TOLERANCE = 0.1  # the published bases are 0.3 and 0.7; eight-bit types round them
-
-# What published pickles name beside tensors: training settings. An inert stand-in is unpickled in their place;
-# anything else makes a file unsafe.
-HARMLESS = re.compile(
-    r"(omegaconf|numpy|pytorch_lightning|lightning|lightning_fabric|deepspeed|typing|argparse|collections|pathlib|enum)"
-    r"\..+|builtins\.(dict|list|tuple|set|int|float|str|bool|bytes|complex|NoneType)"
-)
 
 
 @dataclass(frozen=True)
@@ -236,7 +228,10 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             with safe_open(path, framework="pt") as file:
                 return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
         if start.startswith((b"PK", b"\x80")):
-            return _state_dict(_unpickle(path, mmap=start.startswith(b"PK"))), {}
+            tensors = _state_dict(pickles.load(path, is_zip=start.startswith(b"PK")))
+            if sum(tensor.nbytes for tensor in tensors.values()) > MAX_SHARED * path.stat().st_size:
+                raise ValueError("its tensors are far larger than the file")  # they repeat few values by a stride of 0
+            return tensors, {}
     except WeightsError:
         raise
     except Exception as error:  # a damaged pickle raises nearly anything
@@ -249,41 +244,6 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         f"{path} is no checkpoint{hint}",
         "Give a published .ckpt or .safetensors file, or one of this package's",
     )
-
-
-def _unpickle(path: Path, mmap: bool) -> Any:
-    # The listing is of names only: nothing is imported or run.
-    found = torch.serialization.get_unsafe_globals_in_checkpoint(path) if mmap else []
-    unsafe = [name for name in found if not HARMLESS.fullmatch(name)]
-    if unsafe:
-        raise _unsafe(path, ", ".join(unsafe[:MAX_NAMES_IN_ERROR]))
-    stand_ins: list[Any] = [(_InertDict if name.lower().endswith("dict") else _Inert, name) for name in found]
-    try:
-        with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", mmap=mmap, weights_only=True)
-    except pickle.UnpicklingError as error:
-        if refused := re.search(r"GLOBAL (\S+)", str(error)):
-            raise _unsafe(path, refused[1]) from error
-        raise ValueError("it cannot be unpickled") from error
-
-
-class _Inert:
-    """Takes the place of a pickled object that we have no use for; ignores all it is given."""
-
-    def __new__(cls, *args: object, **kwargs: object) -> _Inert:
-        return super().__new__(cls)
-
-    def __init__(self, *args: object, **kwargs: object) -> None: ...
-
-    def __setstate__(self, state: object) -> None: ...
-
-
-class _InertDict(_Inert):
-    """The same for dictionaries of other kinds, whose items the unpickler sets one by one."""
-
-    def __new__(cls, *args: object, **kwargs: object) -> Any:
-        return OrderedDict()
 
 
 def _state_dict(content: Any) -> dict[str, Tensor]:
@@ -352,13 +312,6 @@ def _some(names: list[str]) -> str:
 
 def _mismatch(path: Path, found: str, wanted: str) -> WeightsError:
     return WeightsError(f"{path} holds the {found} model, not {wanted}", f"Leave out --model {wanted}, or change it")
-
-
-def _unsafe(path: Path, what: str) -> WeightsError:
-    return WeightsError(
-        f"the checkpoint {path} is unsafe and was not loaded: it would run code ({what})",
-        "Only use weights from people you trust, as safetensors where there is a choice",
-    )
 
 
 def _first_line(error: BaseException) -> str:

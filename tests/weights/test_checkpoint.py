@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import pickle
 import sys
@@ -233,12 +234,25 @@ def test_keys_that_do_not_fit_are_named(
         opened.check(DynamiCrafter.on_meta(opened.config))
 
 
-def meta_published(golden: Path, manifest: str, base: float | None) -> dict[str, torch.Tensor]:
-    """The published keys at full size, each a single stored value, so that a file of them stays small."""
-    shapes = json.loads((golden / f"manifest_{manifest}.json").read_text())
-    tensors = {key: torch.zeros(()).expand(shape) for key, shape in shapes.items()}
-    tensors.pop("scale_arr", None)
-    return tensors if base is None else tensors | {"scale_arr": torch.linspace(1, base, 1400)}
+def write_full_size(golden: Path, path: Path, manifest: str, base: float | None) -> None:
+    """The published keys at full size and in half precision, in a file with a hole where the values would be."""
+    shapes: dict[str, list[int]] = json.loads((golden / f"manifest_{manifest}.json").read_text())
+    shapes.pop("scale_arr", None)
+    header: dict[str, Any] = {}
+    end = 0
+    for key, shape in shapes.items():
+        start, end = end, end + 2 * math.prod(shape)
+        header[key] = {"dtype": "F16", "shape": shape, "data_offsets": [start, end]}
+    tail = b"" if base is None else torch.linspace(1, base, 1400).numpy().tobytes()
+    if tail:
+        header["scale_arr"] = {"dtype": "F32", "shape": [1400], "data_offsets": [end, end + len(tail)]}
+    text = json.dumps(header).encode()
+    text = text.ljust(len(text) + -len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+        file.seek(0, os.SEEK_END)
+        file.write(tail)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +277,7 @@ def test_published_files_tell_their_model(
     command: Any,
     taken: str,
 ) -> None:
-    torch.save(meta_published(golden, manifest, base), tmp_path / file)
+    write_full_size(golden, tmp_path / file, manifest, base)
     opened = open_checkpoint(tmp_path / file, model=model, command=command)
     assert opened.config == MODELS[taken]
     opened.check(DynamiCrafter.on_meta(opened.config))
@@ -272,7 +286,7 @@ def test_published_files_tell_their_model(
 
 
 def test_another_model_than_the_one_asked_for_is_named(golden: Path, tmp_path: Path) -> None:
-    torch.save(meta_published(golden, "512", 0.3), tmp_path / "model.ckpt")
+    write_full_size(golden, tmp_path / "model.ckpt", "512", 0.3)
     with pytest.raises(WeightsError, match="holds the 1024 model, not 256"):
         open_checkpoint(tmp_path / "model.ckpt", model="256")
 
