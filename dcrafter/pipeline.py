@@ -28,8 +28,8 @@ from dcrafter.media.image import ImageSource, fit_image, match_colors, open_imag
 from dcrafter.media.video import write_video
 from dcrafter.models.clip import is_cut, tokenize
 from dcrafter.models.dynamicrafter import DynamiCrafter, References, detail_guidance
-from dcrafter.sampling.ddim import Denoiser, ddim
-from dcrafter.sampling.dpm import dpm
+from dcrafter.sampling import load_sampler
+from dcrafter.sampling.ddim import Denoiser
 from dcrafter.sampling.guidance import guide, guide_multi, rescale_guidance
 from dcrafter.sampling.schedule import sampling_steps
 from dcrafter.settings import DTYPES, MEMORY_PLANS, Options, Settings, resolve
@@ -395,8 +395,7 @@ class Pipeline:
         self.model.unet.set_context_scale(settings.context_scale)
         shape = tuple(conditions.concat_latents.shape)
         table = sampling_steps(self.config.schedule, settings.spacing, settings.steps)
-        sampler = dpm if settings.sampler == "dpm++" else ddim
-        walk = sampler(
+        walk = load_sampler(settings.sampler)(
             self.denoiser(conditions, settings),
             noise(shape).to(self.device),
             table,

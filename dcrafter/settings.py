@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from dcrafter.config import Command, ModelConfig, Spacing
 from dcrafter.errors import UsageError
+from dcrafter.sampling import DEFAULT_SAMPLER, SAMPLERS
 
 Fit = Literal["crop", "pad", "stretch"]
-SamplerName = Literal["ddim", "dpm++"]
+if TYPE_CHECKING:
+    SamplerName = str
+else:
+    SamplerName = Literal[*SAMPLERS]
 
 DEFAULT_FPS = 8.0
-DEFAULT_ETA: dict[SamplerName, float] = {"ddim": 1.0, "dpm++": 0.0}
 
 DTYPES = ("float32", "float16", "bfloat16")
 MEMORY_PLANS = ("normal", "low", "min")  # each slower and smaller
@@ -120,8 +123,8 @@ def resolve(
     if portrait and options.get("width") is None and options.get("height") is None:
         width, height = min(width, height), max(width, height)
     image_guidance = options.get("image_guidance")
-    sampler = options.get("sampler") or "ddim"
-    _require(sampler in get_args(SamplerName), "sampler", " or ".join(get_args(SamplerName)), sampler)
+    sampler = options.get("sampler") or DEFAULT_SAMPLER
+    _require(sampler in SAMPLERS, "sampler", " or ".join(SAMPLERS), sampler)
     settings = Settings(
         command=command,
         model=config.name,
@@ -131,7 +134,7 @@ def resolve(
         sampler=sampler,
         steps=chosen("steps", config.steps),
         spacing=config.schedule.spacing,
-        eta=chosen("eta", DEFAULT_ETA[sampler]),
+        eta=chosen("eta", SAMPLERS[sampler].eta),
         guidance=chosen("guidance", config.guidance),
         image_guidance=None if image_guidance is None else chosen("image_guidance", 1.0),
         guidance_rescale=chosen("guidance_rescale", config.guidance_rescale),

@@ -10,6 +10,7 @@ from dcrafter.cli.options import STDIO
 from dcrafter.config import MODELS, Command, ModelConfig, fits
 from dcrafter.errors import InputError
 from dcrafter.media.fetch import is_url
+from dcrafter.sampling import DEFAULT_SAMPLER
 from dcrafter.settings import DTYPES, Options, Settings, resolve
 
 ARGUMENTS = ("images", "inputs")  # the names that commands have for their pictures
@@ -91,7 +92,9 @@ def _asked_for(found: dict[str, Any], before: str, now: str) -> dict[str, Any]:
     if config is None:
         return found
     sampler = found["sampler"]
-    defaults = resolve(config, found["command"], "", 0, Options(sampler=sampler)).to_dict() | {"sampler": "ddim"}
+    defaults = resolve(config, found["command"], "", 0, Options(sampler=sampler)).to_dict() | {
+        "sampler": DEFAULT_SAMPLER
+    }
     kept = {
         name: value
         for name, value in found.items()

@@ -20,6 +20,7 @@ from typer.core import TyperCommand
 from dcrafter.config import MODELS, Command
 from dcrafter.errors import UsageError
 from dcrafter.media.formats import DEFAULT_FORMAT, FORMATS, describe_codecs, describe_formats, named_format
+from dcrafter.sampling import DEFAULT_SAMPLER, SAMPLERS
 from dcrafter.settings import (
     DEFAULT_FPS,
     DTYPES,
@@ -222,8 +223,12 @@ class Request:
     ] = None
     sampler: Annotated[
         SamplerName,
-        _sampling("--sampler", metavar="<name>", help="ddim as published, or dpm++, good from 15 steps on."),
-    ] = "ddim"
+        _sampling(
+            "--sampler",
+            metavar="<name>",
+            help="; ".join(f"{name}: {each.help}" for name, each in SAMPLERS.items()) + ".",
+        ),
+    ] = DEFAULT_SAMPLER
     fast: Annotated[
         bool, _sampling("--fast", metavar=FLAG, help=f"Short for --sampler dpm++ --steps {FAST_STEPS}.")
     ] = False
@@ -241,7 +246,11 @@ class Request:
     ] = None
     eta: Annotated[
         float | None,
-        _sampling("--eta", help="Noise in each step: 0 none, 1 as published.", show_default="1, dpm++ 0"),
+        _sampling(
+            "--eta",
+            help="Noise in each step: 0 none, 1 as published.",
+            show_default=", ".join(f"{name} {each.eta:g}" for name, each in SAMPLERS.items()),
+        ),
     ] = None
     context_scale: Annotated[
         str,

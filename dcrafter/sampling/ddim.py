@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -21,6 +21,25 @@ class Sampled(NamedTuple):
     x: Tensor
 
 
+class SamplerFunction(Protocol):
+    """What a sampler is: it walks `steps` from pure noise `x_T` and yields after each.
+
+    It calls `noise()` once a step, whatever eta is, in the last step too: the order of draws, and so what a seed
+    means, is the same for every sampler and every eta.
+    """
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        x_T: Tensor,
+        steps: Sequence[SamplingStep],
+        noise: Callable[[], Tensor],
+        *,
+        prediction: Prediction,
+        eta: float,
+    ) -> Iterator[Sampled]: ...
+
+
 def sigma(step: SamplingStep, eta: float) -> float:
     """Standard deviation of the noise that a step adds (equation 16)."""
     a, a_prev = step.alpha, step.alpha_prev
@@ -36,11 +55,7 @@ def ddim(
     prediction: Prediction,
     eta: float = 1.0,
 ) -> Iterator[Sampled]:
-    """Walk `steps` from pure noise `x_T`, yielding behind each.
-
-    `noise()` is called once a step, whatever eta is, and in the last step too: it keeps the order of draws,
-    and so what a seed means, the same for every eta.
-    """
+    """See `SamplerFunction`."""
     x = x_T
     for step in steps:
         eps, x0 = to_eps_and_x0(prediction, denoiser(x, step.t), x, step.alpha)

@@ -31,7 +31,7 @@ def dpm(
     prediction: Prediction,
     eta: float = 0.0,
 ) -> Iterator[Sampled]:
-    """Walk `steps` from pure noise `x_T`, yielding behind each; `noise()` is called once a step, whatever eta is.
+    """See `SamplerFunction`.
 
     The first step is DDIM's, and so is the last, whose long way in λ no line should be drawn over; with zero
     terminal SNR the second too: its predecessor came from λ = −∞.
