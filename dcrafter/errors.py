@@ -42,6 +42,12 @@ class OutputError(DCrafterError):
     exit_status = 2
 
 
+class WriteError(OutputError):
+    """Writing began and failed, as on a full disk."""
+
+    exit_status = 1
+
+
 class WeightsError(DCrafterError):
     """Weights that are missing, unreachable, damaged, unsafe or of another model."""
 

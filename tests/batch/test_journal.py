@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+
+import pytest
 
 from dcrafter.batch.journal import Journal, Record, journal_path, read_journals
 
@@ -43,6 +46,44 @@ def test_what_was_done_once_is_remembered(tmp_path: Path) -> None:
     for status, finished in (("failed", 1.0), ("done", 2.0), ("failed", 3.0)):
         journal.append(replace(record("a.mp4", finished), status=status))  # type: ignore[arg-type]
     assert read_journals(tmp_path)["a.mp4"].finished == 2.0
+
+
+def test_order_counts_and_not_the_clock(tmp_path: Path) -> None:
+    journal = Journal(journal_path(tmp_path))
+    for finished in (5.0, 1.0):
+        journal.append(record("a.mp4", finished))
+    assert read_journals(tmp_path)["a.mp4"].finished == 1.0
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[]", "3", "null", "{}", "[" * 100_000, '{"a":' * 100_000, "\xff",
+        json.dumps(asdict(record("b.mp4")) | {"output": 3}),
+        json.dumps(asdict(record("b.mp4")) | {"status": ["done"]}),
+        json.dumps(asdict(record("b.mp4")) | {"inputs": [1]}),
+        json.dumps(asdict(record("b.mp4")) | {"finished": "noon"}),
+        json.dumps(asdict(record("b.mp4")) | {"settings": None}),
+    ],
+)  # fmt: skip
+def test_a_line_that_is_no_record_costs_itself_only(tmp_path: Path, line: str) -> None:
+    journal = Journal(journal_path(tmp_path))
+    journal.append(record("a.mp4"))
+    with journal.path.open("a", encoding="latin-1") as file:
+        file.write(line + "\n")
+    journal.append(record("c.mp4"))
+    assert sorted(read_journals(tmp_path)) == ["a.mp4", "c.mp4"]
+
+
+def test_a_later_versions_records_are_read(tmp_path: Path) -> None:
+    journal_path(tmp_path).write_text(json.dumps(asdict(record("a.mp4")) | {"more": 1}))
+    assert read_journals(tmp_path) == {"a.mp4": record("a.mp4")}
+
+
+def test_a_users_notes_are_no_journal(tmp_path: Path) -> None:
+    for name in ("batch-notes.jsonl", "batches.jsonl", "batch.1-of-x.jsonl"):
+        Journal(tmp_path / name).append(record("a.mp4"))
+    assert read_journals(tmp_path) == {}
 
 
 def test_threads_do_not_mix_their_lines(tmp_path: Path) -> None:
