@@ -29,6 +29,7 @@ from dcrafter.weights import hub
 from dcrafter.weights.checkpoint import Checkpoint, open_checkpoint
 
 MAX_BYTES = 1_000_000_000  # of an image file
+KEPT = "kept, since it is not what a batch wrote; --overwrite replaces it"
 WRITING = 2  # videos that may wait to be written
 
 
@@ -119,7 +120,7 @@ class Batch:
                     case Result():
                         writing.append(writer.submit(self.store.save, tasks.pop(each.key), each))
                     case Record(status="failed"):
-                        self.store.journal.append(each)
+                        self.store.append(each)
                         yield each
                     case _:
                         yield each
@@ -151,9 +152,13 @@ class Batch:
             weights = self.weights.fingerprint(item.model)
         except (InputError, UsageError) as error:
             return failure(item, error_line(error), inputs=inputs)
-        if self.resume and self.store.is_done(item, settings, inputs, weights, self.weights.models.dtype):
-            return replace(self.store.records[item.output], status="skipped")
-        return Task(item, settings, contents, tuple(inputs), caption, self.captioner.name if self.captioner else "")
+        task = Task(item, settings, contents, tuple(inputs), caption, self.captioner.name if self.captioner else "")
+        done = self.store.find_done(task, weights, self.weights.models.dtype) if self.resume else None
+        if done is not None:
+            return replace(done, status="skipped")
+        if not self.store.overwrite and self.store.is_changed(item.output):
+            return replace(failure(item, KEPT, inputs=inputs), status="skipped")
+        return task
 
     def _settings(self, item: Item, prompt: str = "", portrait: bool = False) -> Settings:
         return resolve(

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dcrafter.batch.items import Item
-from dcrafter.batch.journal import Journal, Record, journal_path, read_journals
-from dcrafter.errors import DCrafterError, OutputError
-from dcrafter.media.fetch import is_url
+from dcrafter.batch.journal import Journal, Record, journal_path, read_records
+from dcrafter.errors import DCrafterError, InputError, OutputError
+from dcrafter.media.fetch import is_url, public_name
 from dcrafter.media.formats import FORMATS
-from dcrafter.media.video import check_output, places_of, write_video
-from dcrafter.settings import Settings
+from dcrafter.media.video import check_output, places_of, read_settings, write_video
+from dcrafter.settings import DTYPES
 
 if TYPE_CHECKING:
     from dcrafter.batch.worker import Result, Task
@@ -49,7 +49,7 @@ class Store:
     ) -> None:
         self.folder, self.writing, self.overwrite = folder, writing, overwrite
         self.journal = Journal(journal_path(folder, shard))
-        self.records = read_journals(folder)
+        self.records = read_records(folder)
         self.unfinished = folder / f".{self.journal.path.stem}{UNFINISHED}"
         self._lock: Any = None
 
@@ -61,34 +61,91 @@ class Store:
         return self.folder / item.output
 
     def check(self, items: Sequence[Item]) -> None:
-        """Raises OutputError where something in the way may not be replaced, or nothing could be written."""
+        """Raises OutputError where somebody else's file is in the way, or nothing could be written."""
         kept = images_of(items)
         for item in items:
-            check_output(self.path(item), self.writing.format, self._may_replace(item), kept)
+            check_output(self.path(item), self.writing.format, self._seems_ours(item), kept)
+
+    def _seems_ours(self, item: Item) -> bool:
+        """Whether an output may be a batch's work, as far as can be told without reading it all."""
+        if self.overwrite or any(record.source == source_of(item) for record in self.records.get(item.output, ())):
+            return True
+        settings = _embedded_settings(self.path(item))
+        return settings.items() >= _identity(item).items()
 
     def _may_replace(self, item: Item) -> bool:
-        """What this batch has made before from the same image, it may make anew."""
-        record = self.records.get(item.output)
-        return self.overwrite or (record is not None and record.source == source_of(item))
+        return self.overwrite or not self.is_changed(item.output)
 
-    def is_done(self, item: Item, settings: Settings, inputs: Sequence[str], checkpoint: str, dtype: str) -> bool:
-        """Whether the item was made with these settings, of these images, and is unharmed."""
-        record = self.records.get(item.output)
-        return (
-            record is not None
-            and record.status == "done"
-            and record.key == item.key
-            and record.settings == settings.to_dict()
-            and record.inputs == list(inputs)
-            and record.checkpoint == checkpoint
-            and dtype in ("auto", record.dtype)
-            and record.writing == asdict(self.writing)
-            and record.output_hash == hash_output(self.path(item))
+    def is_changed(self, output: str) -> bool:
+        """Whether there is an output that no batch has written as it is now: then it is the user's."""
+        content = hash_output(self.folder / output)
+        return bool(content) and content not in {record.output_hash for record in self.records.get(output, ())}
+
+    def find_done(self, task: Task, checkpoint: str, dtype: str) -> Record | None:
+        """The record of a task's output if it was made with these settings, of these images, and is unharmed.
+
+        A record that was lost is made anew from the settings in the video.
+
+        Args:
+            task: What is wanted.
+            checkpoint: Fingerprint of the model's weights.
+            dtype: One of `DTYPES`, or "auto" for any of them.
+        """
+        item, output_hash = task.item, hash_output(self.path(task.item))
+        if not output_hash:
+            return None
+        for record in reversed(self.records.get(item.output, ())):
+            if (
+                record.status == "done"
+                and record.key == item.key
+                and record.settings == task.settings.to_dict()
+                and record.inputs == list(task.inputs)
+                and record.checkpoint == checkpoint
+                and dtype in ("auto", record.dtype)
+                and record.writing == asdict(self.writing)
+                and record.output_hash == output_hash
+            ):
+                return record
+        return None if item.output in self.records else self._recover(task, checkpoint, dtype, output_hash)
+
+    def _recover(self, task: Task, checkpoint: str, dtype: str, output_hash: str) -> Record | None:
+        """Make a lost record anew, unless the video was made of other images, or with other settings."""
+        settings = _embedded_settings(self.path(task.item))
+        wanted = {**task.settings.to_dict(), **_identity(task.item), "checkpoint": checkpoint}
+        if not settings.items() >= wanted.items() or settings.get("dtype") not in DTYPES:
+            return None
+        if dtype not in ("auto", settings["dtype"]) or self._is_older_than_images(task.item):
+            return None
+        record = Record(
+            **_about(task.item),
+            status="done",
+            inputs=list(task.inputs),
+            settings=task.settings.to_dict(),
+            checkpoint=checkpoint,
+            dtype=settings["dtype"],
+            writing=asdict(self.writing),
+            caption=task.caption,
+            captioner=task.captioner,
+            output_hash=output_hash,
+            finished=time.time(),
         )
+        if self._lock is not None:  # not in a dry run
+            self.append(record)
+        return record
+
+    def _is_older_than_images(self, item: Item) -> bool:
+        written = self.path(item).stat().st_mtime
+        return any(not is_url(image) and Path(image).stat().st_mtime > written for image in item.images)
+
+    def append(self, record: Record) -> None:
+        """Add a record to the journal. Raises WriteError."""
+        self.journal.append(record)
+        self.records.setdefault(record.output, []).append(record)
 
     def caption(self, inputs: Sequence[str], name: str) -> str | None:
-        """The caption that the captioner `name` gave a image before, if it did."""
-        same = (r for r in self.records.values() if r.captioner == name and r.inputs[:1] == list(inputs[:1]))
+        """The caption that the captioner `name` gave an image before, if it did."""
+        known = (record for records in self.records.values() for record in records)
+        same = (record for record in known if record.captioner == name and record.inputs[:1] == list(inputs[:1]))
         return next((record.caption for record in same), None)
 
     def __enter__(self) -> Store:
@@ -107,7 +164,8 @@ class Store:
         for left in self.unfinished.iterdir():
             if left.name != "lock":
                 _remove(left)
-        self.records = read_journals(self.folder)  # nobody else adds to ours any more
+        self.records = read_records(self.folder)  # nobody else adds to ours any more
+        self.journal.read()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -128,7 +186,7 @@ class Store:
             path = self.path(task.item)
             reason = error.message if isinstance(error, DCrafterError) else f"cannot write {path} ({error.strerror})"
             record = failure(task.item, reason, seconds=result.seconds, attempts=result.attempts, inputs=task.inputs)
-            self.journal.append(record)
+            self.append(record)
             return record
 
     def _save(self, task: Task, result: Result, video: Video) -> Record:
@@ -144,6 +202,7 @@ class Store:
                 codec=self.writing.codec,
                 crf=self.writing.crf,
             )
+            _sync(part)
             check_output(path, self.writing.format, overwrite=self._may_replace(task.item))
             record = Record(
                 **_about(task.item),
@@ -161,7 +220,7 @@ class Store:
                 latents_hash=hashlib.sha256(video.latents.contiguous().numpy().tobytes()).hexdigest(),
                 finished=time.time(),
             )
-            self.journal.append(record)
+            self.append(record)
             _move(part, path, aside=part.with_suffix(".old"))
             return record
         finally:
@@ -215,6 +274,27 @@ def hash_output(path: Path) -> str:
     except OSError:
         return ""
     return digest.hexdigest()
+
+
+def _identity(item: Item) -> dict[str, Any]:
+    """What a video says of its item, whatever the other settings are."""
+    names = [public_name(image) for image in item.images]
+    return {"command": item.command, "seed": item.seed, "images": names}
+
+
+def _embedded_settings(path: Path) -> dict[str, Any]:
+    """The settings in a video; empty if there are none."""
+    try:
+        return read_settings(path) or {}
+    except InputError:
+        return {}
+
+
+def _sync(path: Path) -> None:
+    """Have a file, or a folder's files, reach the disk."""
+    for file in path.iterdir() if path.is_dir() else [path]:
+        with file.open("rb") as written:
+            os.fsync(written.fileno())
 
 
 def _move(part: Path, path: Path, aside: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -46,6 +47,7 @@ dcrafter batch photos/ --shard auto -o videos/
 dcrafter batch photos/ --ray -o videos/
 """
 
+STORY = "--join"  # in the place of an item, in the journal
 CLUSTER = re.compile(r"auto|local|ray://.+|[\w.-]+:\d+")  # what can follow --ray as its address
 
 
@@ -146,7 +148,7 @@ def batch(
             acquire(model, console, offline=request.offline)
     _run(work, engine, console, request)
     if join:
-        path = _write_story(work, join, settings[0].fps, overlap, crossfade, request)
+        path = _write_story(work, join, settings[0].fps, overlap, crossfade, request, console)
         console.result_json(path=str(path), story=len(items)) if request.json else console.result(str(path))
 
 
@@ -344,9 +346,13 @@ def _check_story(
     return fade_frames(settings, crossfade)
 
 
-def _write_story(work: Batch, path: Path, fps: float, overlap: int, crossfade: float, request: Request) -> Path:
-    """Joins the shots, unless that is done."""
+def _write_story(
+    work: Batch, path: Path, fps: float, overlap: int, crossfade: float, request: Request, console: Console
+) -> Path:
+    """Join the shots, unless that is done or the story was edited since."""
     from dcrafter.batch.join import join, read_story
+    from dcrafter.batch.journal import Record
+    from dcrafter.batch.runner import KEPT
     from dcrafter.batch.store import hash_output
     from dcrafter.media.formats import FORMATS, format_of
     from dcrafter.media.video import write_video
@@ -354,11 +360,15 @@ def _write_story(work: Batch, path: Path, fps: float, overlap: int, crossfade: f
     shots = [work.store.path(item) for item in work.items]
     story = {"shots": [[shot.name, hash_output(shot)] for shot in shots], "crossfade": crossfade}
     earlier = read_story(path)
+    name = Path(os.path.relpath(path, work.store.folder)).as_posix()
+    if earlier and name in work.store.records and work.store.is_changed(name) and not request.overwrite:
+        console.say(f"{path}: {KEPT}")
+        return path
     if earlier == story:
         return path
     format = format_of(path)
     coded = FORMATS[format].codecs
-    return write_video(
+    write_video(
         join(shots, overlap),
         path,
         format=format,
@@ -368,3 +378,7 @@ def _write_story(work: Batch, path: Path, fps: float, overlap: int, crossfade: f
         crf=request.crf if coded else None,
         overwrite=request.overwrite or earlier is not None,
     )
+    work.store.append(
+        Record(STORY, 1, "done", name, source="", settings=story, output_hash=hash_output(path), finished=time.time())
+    )
+    return path

@@ -131,7 +131,7 @@ class _Bars:
     def record(self, item: Item, record: Record, line: str | None) -> None:
         self.tally.count(record)
         self.bars.update(self.all, completed=self.tally.done, left=self.tally.left())
-        if record.status == "failed":
+        if record.error:
             self._print(f"{item.title}: {describe(record)}")
         if line is None:
             return
@@ -150,6 +150,6 @@ def describe(record: Record) -> str:
         case "done":
             return f"done in {record.seconds:.1f} s"
         case "skipped":
-            return "done already"
+            return record.error or "done already"
         case "failed":
             return f"failed: {record.error}"

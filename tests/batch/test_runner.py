@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
@@ -16,7 +18,7 @@ from dcrafter.batch.inputs import Search
 from dcrafter.batch.items import Defaults, Item, make_items
 from dcrafter.batch.journal import Record, read_journals
 from dcrafter.batch.runner import Batch, Engine, Weights
-from dcrafter.batch.store import Store, Writing
+from dcrafter.batch.store import Store, Writing, hash_output
 from dcrafter.batch.worker import Models, Result, Task, Worker
 from dcrafter.captioner import Captioner
 from dcrafter.errors import InputError, NumericalError, OutputError, UsageError
@@ -103,13 +105,82 @@ def test_what_is_done_is_skipped_and_what_changed_is_made_anew(make: Make, pictu
     assert set(run(make(entries)).values()) == {"skipped"}
     shutil.copy(pictures / "7.png", folder / "0.png")
     (tmp_path / "out" / "1.apng").unlink()
-    with (tmp_path / "out" / "2.apng").open("ab") as damaged:
-        damaged.write(b"x")
     entries[3] = replace(entries[3], prompt="another")
     again = run(make(entries))
-    assert again == {"0.png": "done", "1.png": "done", "2.png": "done", "3.png": "done", "4.png": "skipped"}
+    assert again == {"0.png": "done", "1.png": "done", "2.png": "skipped", "3.png": "done", "4.png": "skipped"}
     assert set(run(make(entries, {"steps": 2})).values()) == {"done"}
     assert set(run(make(entries, {"steps": 2}, resume=False)).values()) == {"done"}
+
+
+@pytest.mark.parametrize("more", [{}, {"options": {"steps": 2}}, {"resume": False}])
+def test_a_video_that_was_edited_is_kept_and_named(make: Make, pictures: Path, tmp_path: Path, more: Any) -> None:
+    run(make(entries_of(pictures, 2)))
+    edited = tmp_path / "out" / "1.apng"
+    shutil.copy(tmp_path / "out" / "0.apng", edited)
+    content = edited.read_bytes()
+    batch = make(entries_of(pictures, 2), **more)
+    records = [each for each in batch.run(Worker(batch.weights.models).run) if isinstance(each, Record)]
+    kept = next(each for each in records if each.item == "1.png")
+    assert (kept.status, "--overwrite replaces it" in kept.error) == ("skipped", True)
+    assert edited.read_bytes() == content
+    assert run(make(entries_of(pictures, 2), overwrite=True, **more))["1.png"] == "done"
+
+
+def test_a_video_that_is_edited_while_its_batch_runs_is_kept(make: Make, pictures: Path, tmp_path: Path) -> None:
+    run(make(entries_of(pictures, 1)))
+    batch, edited = make(entries_of(pictures, 1), {"steps": 2}), tmp_path / "out" / "0.apng"
+
+    def engine(tasks: Iterator[Record | Task]) -> Generator[Any, None, None]:
+        for event in Worker(batch.weights.models).run(tasks):
+            edited.write_text("mine")
+            yield event
+
+    assert run(batch, engine) == {"0.png": "failed"}
+    assert edited.read_text() == "mine"
+
+
+def test_a_lost_journal_is_made_anew_from_the_videos(make: Make, pictures: Path, tmp_path: Path) -> None:
+    folder, journal = tmp_path / "in", tmp_path / "out" / "batch.jsonl"
+    shutil.copytree(pictures, folder)
+    entries = entries_of(folder, 4)
+    run(make(entries))
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(lines[0] + lines[2])
+    assert set(run(make(entries)).values()) == {"skipped"}
+    journal.unlink()
+    assert set(run(make(entries)).values()) == {"skipped"}
+    assert len(read_journals(tmp_path / "out")) == 4
+    journal.unlink()
+    entries[1] = replace(entries[1], prompt="another")
+    later = os.stat(tmp_path / "out" / "2.apng").st_mtime + 10
+    os.utime(folder / "2.png", (later, later))
+    before = hash_output(tmp_path / "out" / "1.apng")
+    assert run(make(entries)) == {"0.png": "skipped", "1.png": "skipped", "2.png": "skipped", "3.png": "skipped"}
+    assert hash_output(tmp_path / "out" / "1.apng") == before
+    assert sorted(read_journals(tmp_path / "out")) == ["0.apng", "3.apng"]  # of the others nobody knows
+
+
+def test_a_clock_that_was_put_back_makes_nothing_anew(
+    make: Make, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = entries_of(pictures, 1)
+    run(make(entries, {"steps": 2}))
+    monkeypatch.setattr(time, "time", lambda: 1.0)
+    assert run(make(entries)) == {"0.png": "done"}
+    assert run(make(entries)) == {"0.png": "skipped"}
+
+
+def test_a_journal_that_is_deleted_while_its_batch_runs_is_written_anew(
+    make: Make, pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    entries, journal = entries_of(pictures, 3), tmp_path / "out" / "batch.jsonl"
+    run(make(entries[:1]))
+    batch = make(entries)
+    for event in batch.run(Worker(batch.weights.models).run):
+        if isinstance(event, Record) and event.item == "1.png":
+            journal.unlink()
+    assert "batch.jsonl was deleted while the batch ran" in caplog.text
+    assert sorted(read_journals(tmp_path / "out")) == ["0.apng", "1.apng", "2.apng"]
 
 
 def test_others_files_are_not_replaced(make: Make, pictures: Path, tmp_path: Path) -> None:

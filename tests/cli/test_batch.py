@@ -148,6 +148,13 @@ def test_a_manifest_mixes_modes_and_is_joined(dcrafter: Run, model: list[str], f
     assert os.stat("story.apng").st_mtime_ns == made
     assert dcrafter(*arguments, "--color-match").status == 0  # other shots, another story
     assert os.stat("story.apng").st_mtime_ns != made
+    edited = Path("story.apng").read_bytes() + b"x"
+    Path("story.apng").write_bytes(edited)
+    kept = dcrafter(*arguments)
+    assert (kept.status, Path("story.apng").read_bytes()) == (0, edited)
+    assert "story.apng: kept, since it is not what a batch wrote" in kept.stderr
+    assert dcrafter(*arguments, "--overwrite").status == 0
+    assert Path("story.apng").read_bytes() != edited
 
 
 @pytest.mark.parametrize(
