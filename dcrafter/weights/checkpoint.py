@@ -240,6 +240,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             "Fetch it again, and compare its size with the original's",
         ) from error
     hint = " (a Git LFS pointer, not the file itself)" if start.startswith(b"version") else ""
+    if start.lstrip().startswith(b"<"):
+        hint = " (a web page, perhaps one to log in to a network)"
     raise WeightsError(
         f"{path} is no checkpoint{hint}",
         "Give a published .ckpt or .safetensors file, or one of this package's",

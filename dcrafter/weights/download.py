@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-from httpx2 import HTTPError, InvalidURL, UnsupportedProtocol
 from huggingface_hub import constants, get_hf_file_metadata, get_session, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -30,6 +29,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import hf_raise_for_status, parse_ratelimit_headers
 from huggingface_hub.utils._runtime import is_xet_available
@@ -41,6 +41,9 @@ from dcrafter.weights.cache import Progress, hash_file, writing_to
 TRIES = 6  # in a row, without a byte more than before
 TRIES_TO_LOOK_UP = 3
 LONGEST_WAIT = 300.0  # seconds that a server may ask for
+MAX_SIZE = 10**12  # bytes; no model is as large
+MAX_WORDS = 2_000  # bytes of an answer that is not the file's, and
+MAX_SHOWN = 80  # characters of it that are shown
 
 logger = logging.getLogger(__name__)
 Sleep = Callable[[float], None]
@@ -48,7 +51,10 @@ Sleep = Callable[[float], None]
 
 @dataclass(frozen=True)
 class Remote:
-    """A file on the hub, at one moment. `key` names its content: the SHA-256 where the hub gives it, or an ETag's."""
+    """A file on the hub, at one moment. `key` names its content: the SHA-256 where the hub gives it, or an ETag's.
+
+    `needs_token`: the hub gives it to those only who say who they are.
+    """
 
     repository: str
     file: str
@@ -58,6 +64,8 @@ class Remote:
     key: str
     commit: str
     xet: XetFileData | None
+    etag: str = ""
+    needs_token: bool = False
 
 
 def look_up(
@@ -72,18 +80,60 @@ def look_up(
     endpoint = endpoint or os.environ.get("HF_ENDPOINT") or None
     patience = _Patience(TRIES_TO_LOOK_UP, sleep)
     what = f"{file} of {repository}"
+    needs_token = False
     while True:
         try:
             url = hf_hub_url(repository, file, revision=revision, endpoint=endpoint)
-            found = get_hf_file_metadata(url, endpoint=endpoint)
+            found = get_hf_file_metadata(url, endpoint=endpoint, token=None if needs_token else False)
             break
         except _FAILURES as error:
-            patience.wait(error, what)
-    if found.commit_hash is None or found.etag is None or not found.size:
-        raise WeightsError(f"{urlsplit(url).netloc} does not answer as a Hugging Face hub does", "Check --endpoint")
-    sha256 = found.etag if re.fullmatch(r"[0-9a-f]{64}", found.etag) else None
+            is_refused = isinstance(error, HfHubHTTPError) and error.response.status_code == 401
+            if is_refused and not needs_token and _may_have_token(url):
+                needs_token = True
+            else:
+                patience.wait(error, what)
+        except ValueError as error:  # a size that is no number
+            raise _no_hub(url) from error
+    if found.commit_hash is None or found.etag is None or found.size is None or not 0 < found.size < MAX_SIZE:
+        raise _no_hub(found.location or url)
+    etag = found.etag.lower()
+    sha256 = etag if re.fullmatch(r"[0-9a-f]{64}", etag) else None
     key = sha256 or "etag-" + hashlib.sha256(found.etag.encode()).hexdigest()
-    return Remote(repository, file, url, found.size, sha256, key, found.commit_hash, found.xet_file_data)
+    xet = found.xet_file_data
+    return Remote(
+        repository, file, url, found.size, sha256, key, found.commit_hash, xet, etag=found.etag, needs_token=needs_token
+    )
+
+
+def _may_have_token(url: str) -> bool:
+    """Whether the user's token may go there: to the configured hub, and encrypted."""
+    hub = urlsplit(os.environ.get("HF_ENDPOINT") or constants.HUGGINGFACE_CO_URL_HOME)
+    to = urlsplit(url)
+    return to.scheme == "https" and (to.scheme, to.netloc) == (hub.scheme, hub.netloc)
+
+
+def _no_hub(url: str) -> WeightsError:
+    """The error where something else answers in the hub's place, with what it says."""
+    try:
+        with get_session().stream("GET", url, timeout=constants.HF_HUB_ETAG_TIMEOUT) as response:
+            said = _first_words(response)
+    except Exception:  # the answer alone is what matters
+        said = ""
+    host = urlsplit(url).netloc
+    return WeightsError(
+        f"{host} does not answer as a Hugging Face hub does" + (f": it sends {said}" if said else ""),
+        "Log in to the network in a browser if it asks for that, or check --endpoint",
+    )
+
+
+def _first_words(response: httpx.Response) -> str:
+    """What kind of thing an answer is, and its first words, tags left out."""
+    kind = response.headers.get("Content-Type", "").partition(";")[0]
+    start = next(response.iter_bytes(MAX_WORDS), b"").decode(errors="replace")
+    text = re.sub(r"<(script|style)\b.*?(</\1>|\Z)|<[^>]*>?", " ", start, flags=re.DOTALL | re.IGNORECASE)
+    words = "".join(char if char.isprintable() else " " for char in text).split()
+    said = " ".join(words)[:MAX_SHOWN]
+    return f"{kind or 'something'} that begins “{said}”" if said else kind
 
 
 def download(remote: Remote, part: Path, *, sleep: Sleep = time.sleep) -> Generator[Progress, None, None]:
@@ -171,19 +221,30 @@ class _XetError(Exception):
     """The content-addressed way does not work here."""
 
 
-_FAILURES = (HTTPError, InvalidURL, HFValidationError, OfflineModeIsEnabled)
+_FINAL = (httpx.UnsupportedProtocol, httpx.InvalidURL, HFValidationError, OfflineModeIsEnabled)
+_FAILURES = (httpx.HTTPError, *_FINAL)
 
 
 def _over_http(remote: Remote, start: int) -> Generator[bytes, None, None]:
     """The bytes from `start` on. Each call asks the hub anew: its links to storage expire."""
-    headers = build_hf_headers() | {"Accept-Encoding": "identity"}
+    headers = build_hf_headers(token=None if remote.needs_token else False) | {"Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
+        if remote.sha256 is None:  # no hash will tell whether the file became another
+            headers["If-Range"] = f'"{remote.etag}"'
     timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
     with get_session().stream("GET", remote.url, headers=headers, timeout=timeout) as response:
         if start and (response.status_code in (200, 416) or not _begins_at(start, response.headers)):
             raise _StartAgainError
         hf_raise_for_status(response)
+        if response.headers.get("Content-Type", "").startswith("text/html"):
+            raise WeightsError(
+                f"{response.url.host} sends {_first_words(response)} in place of {remote.file}",
+                "Log in to the network in a browser if it asks for that, then run the same again",
+            )
+        now = response.headers.get("ETag", "").removeprefix("W/").strip('"')
+        if remote.sha256 is None and now not in ("", remote.etag):
+            raise WeightsError(f"{remote.file} has changed on the hub meanwhile", "Run the same again")
         yield from response.iter_bytes()
 
 
@@ -199,7 +260,9 @@ def _over_xet(remote: Remote, start: int) -> Generator[bytes, None, None]:
     from huggingface_hub.utils._xet import get_xet_session, refresh_xet_connection_info, xet_headers_without_auth
 
     assert remote.xet is not None
-    headers = build_hf_headers()
+    if remote.needs_token and not _may_have_token(remote.xet.refresh_route):
+        raise _XetError(f"{urlsplit(remote.xet.refresh_route).netloc} is not the hub, and gets no token")
+    headers = build_hf_headers(token=None if remote.needs_token else False)
     try:
         connection = refresh_xet_connection_info(file_data=remote.xet, headers=headers)
         session = get_xet_session()  # type: ignore[no-untyped-call]
@@ -235,7 +298,9 @@ class _Patience:
         """Sleep before the next try; raises WeightsError where another would be in vain."""
         self.failures += 1
         status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
-        is_final = isinstance(error, UnsupportedProtocol | InvalidURL | HFValidationError | OfflineModeIsEnabled)
+        is_final = isinstance(
+            error, httpx.UnsupportedProtocol | httpx.InvalidURL | HFValidationError | OfflineModeIsEnabled
+        )
         is_final |= status not in (0, 408, 429) and status < 500
         pause = min(2.0 ** (self.failures - 1), 30.0)
         if isinstance(error, HfHubHTTPError):

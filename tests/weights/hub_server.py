@@ -78,6 +78,8 @@ class Hub:
         self.head_faults: deque[Fault] = deque()
         self.sha256: str | None = None  # instead of the true one
         self.plain_etag: str | None = None  # of a file that is not in LFS
+        self.size: str | None = None  # in the metadata, instead of the true one
+        self.portal: bytes | None = None  # the page that answers every request
         self.piece = PIECE
         self.holding, self.release = threading.Event(), threading.Event()
         self.requests: list[Asked] = []
@@ -136,6 +138,9 @@ class _Handler(BaseHTTPRequestHandler):
         hub = self.hub
         path = urlsplit(self.path).path  # a proxy is asked for the whole address
         hub.requests.append(Asked(self.command, path, self.headers["Range"], self.headers["Authorization"]))
+        if hub.portal is not None:
+            self._page(hub.portal)
+            return
         if path.startswith("/storage/"):
             self._storage(hub.files[path.removeprefix("/storage/")])
             return
@@ -156,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {
             "X-Repo-Commit": COMMIT,
             "X-Linked-Etag": f'"{hub.etag(content)}"',
-            "X-Linked-Size": str(len(content)),
+            "X-Linked-Size": hub.size or str(len(content)),
             "Location": f"{hub.storage}/storage/{name}",
         }
         self._send(302, headers)
@@ -168,7 +173,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(fault.code, fault.headers)
             return
         start, headers, code = 0, {}, 200
-        if (asked := self.headers["Range"]) and not isinstance(fault, Whole):
+        etag = f'"{hub.etag(content)}"'
+        is_same = self.headers["If-Range"] in (None, etag)
+        if (asked := self.headers["Range"]) and is_same and not isinstance(fault, Whole):
             start = int(asked.removeprefix("bytes=").removesuffix("-"))
             if start >= len(content):
                 self._send(416, {"Content-Range": f"bytes */{len(content)}"})
@@ -177,7 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(fault, Corrupt):
             content = content[: fault.at] + bytes([content[fault.at] ^ 1]) + content[fault.at + 1 :]
         self.send_response(code)
-        for name, value in (headers | {"Content-Length": str(len(content) - start)}).items():
+        for name, value in (headers | {"ETag": etag, "Content-Length": str(len(content) - start)}).items():
             self.send_header(name, value)
         self.end_headers()
         stop = max(fault.at, start) if isinstance(fault, Cut | Hold) else len(content)
@@ -193,6 +200,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         if isinstance(fault, Cut):
             self._end(fault)
+
+    def _page(self, content: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
 
     def _send(self, code: int, headers: dict[str, str]) -> None:
         self.send_response(code)

@@ -173,6 +173,7 @@ def test_a_plain_pickle_is_refused(tmp_path: Path) -> None:
         (b"", "no checkpoint"),
         (b"hello, this is text", "no checkpoint"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
+        (b"<!DOCTYPE html><html>", "web page"),
         (b"PK\x03\x04 not really a zip file", "damaged"),
         (b"\x80\x02 not really a pickle", "damaged"),
         ((10**15).to_bytes(8, "little") + b'{"x":', "damaged"),

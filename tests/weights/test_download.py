@@ -14,7 +14,7 @@ from weights.hub_server import COMMIT, Corrupt, Cut, Fault, Hold, Hub, Status, W
 
 from dcrafter.errors import WeightsError
 from dcrafter.weights.cache import Progress
-from dcrafter.weights.download import TRIES, Remote, download, look_up
+from dcrafter.weights.download import TRIES, Remote, _may_have_token, download, look_up
 
 REPOSITORY, FILE = "someone/model", "model.ckpt"
 CONTENT = random.Random(0).randbytes(300_000)
@@ -48,9 +48,8 @@ def ranges(hub: Hub) -> list[str | None]:
 
 def test_metadata(hub: Hub) -> None:
     found = look_up(REPOSITORY, FILE)
-    assert found == Remote(
-        REPOSITORY, FILE, f"{hub.endpoint}/{REPOSITORY}/resolve/main/{FILE}", len(CONTENT), SHA256, SHA256, COMMIT, None
-    )
+    url = f"{hub.endpoint}/{REPOSITORY}/resolve/main/{FILE}"
+    assert found == Remote(REPOSITORY, FILE, url, len(CONTENT), SHA256, SHA256, COMMIT, None, etag=SHA256)
     hub.plain_etag = "../../etc/passwd"
     strange = look_up(REPOSITORY, FILE)
     assert strange.sha256 is None
@@ -234,13 +233,123 @@ def test_offline_mode(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
         look_up(REPOSITORY, FILE)
 
 
-def test_a_token_goes_to_the_hub_and_no_further(
-    hub: Hub, part: Path, naps: list[float], monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def trusted(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """The hub of these tests is as good as one behind https."""
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setattr("dcrafter.weights.download._may_have_token", lambda url: url.startswith(hub.endpoint))
+    return hub
+
+
+def authorizations(hub: Hub) -> set[str | None]:
+    return {each.authorization for each in hub.requests}
+
+
+def test_a_token_stays_here_unless_it_is_asked_for(trusted: Hub, part: Path, naps: list[float]) -> None:
+    fetch(part, naps)
+    assert authorizations(trusted) == {None}
+
+
+def test_a_token_that_is_asked_for_goes_to_the_hub_and_no_further(trusted: Hub, part: Path, naps: list[float]) -> None:
+    trusted.head_faults.append(Status(401, {"X-Error-Code": "GatedRepo"}))
+    fetch(part, naps)
+    assert [each.authorization for each in trusted.asked("HEAD", "/")] == [None, "Bearer hf_secret"]
+    assert {each.authorization for each in trusted.asked("GET", f"/{REPOSITORY}")} == {"Bearer hf_secret"}
+    assert {each.authorization for each in trusted.asked("GET", "/storage/")} == {None}
+    assert naps == []
+
+
+def test_a_mirror_that_asks_for_the_token_does_not_get_it(
+    hub: Hub, naps: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    hub.head_faults.append(Status(401))
+    with pytest.raises(WeightsError, match="no such repository"):
+        look_up(REPOSITORY, FILE, endpoint=hub.endpoint, sleep=naps.append)
+    assert authorizations(hub) == {None}
+
+
+@pytest.mark.parametrize(
+    ("configured", "url", "may"),
+    [
+        ("", "https://huggingface.co/a/b", True),
+        ("", "http://huggingface.co/a/b", False),
+        ("", "https://mirror.example/a/b", False),
+        ("", "https://huggingface.co.mirror.example/a/b", False),
+        ("", "https://user@huggingface.co/a/b", False),
+        ("https://hub.example", "https://hub.example/a/b", True),
+        ("https://hub.example", "https://huggingface.co/a/b", False),
+        ("http://hub.example", "http://hub.example/a/b", False),
+    ],
+)
+def test_who_may_have_the_token(configured: str, url: str, may: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", configured)
+    assert _may_have_token(url) == may
+
+
+def test_a_host_that_a_xet_header_names_gets_no_token(
+    trusted: Hub, part: Path, naps: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**given: object) -> None:
+        raise AssertionError(given)
+
+    monkeypatch.setattr("huggingface_hub.utils._xet.refresh_xet_connection_info", refuse)
+    trusted.head_faults.append(Status(401, {"X-Error-Code": "GatedRepo"}))
+    xet = XetFileData("0" * 64, "https://elsewhere.example/token")
+    list(download(replace(look_up(REPOSITORY, FILE), xet=xet), part, sleep=naps.append))
+    assert part.read_bytes() == CONTENT  # over plain HTTP
+
+
+def test_a_hash_in_capitals_is_one(hub: Hub, part: Path, naps: list[float]) -> None:
+    hub.sha256 = SHA256.upper()
+    assert look_up(REPOSITORY, FILE).sha256 == SHA256
+    hub.faults.append(Corrupt(7))
     fetch(part, naps)
-    assert {each.authorization for each in hub.asked("GET", f"/{REPOSITORY}")} == {"Bearer hf_secret"}
-    assert {each.authorization for each in hub.asked("GET", "/storage/")} == {None}
+    assert part.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("size", ["-5", "0", "many", "1" * 30])
+def test_sizes_that_no_file_has(hub: Hub, naps: list[float], size: str) -> None:
+    hub.size = size
+    with pytest.raises(WeightsError, match="does not answer as a Hugging Face hub does"):
+        look_up(REPOSITORY, FILE, sleep=naps.append)
+
+
+def test_a_file_without_a_hash_that_changes_is_not_mixed(hub: Hub, part: Path, naps: list[float]) -> None:
+    """The first part comes of one file, and the server then has another of the same size."""
+    hub.plain_etag = "one"
+    remote = look_up(REPOSITORY, FILE)
+    part.write_bytes(CONTENT[:100_000])
+    hub.plain_etag, hub.files[f"{REPOSITORY}/{FILE}"] = "two", CONTENT[::-1]
+    with pytest.raises(WeightsError, match="has changed on the hub"):
+        list(download(remote, part, sleep=naps.append))
+    assert CONTENT[:100_000] not in part.read_bytes()
+    part.write_bytes(CONTENT[:100_000])
+    hub.plain_etag, hub.files[f"{REPOSITORY}/{FILE}"] = "one", CONTENT
+    list(download(remote, part, sleep=naps.append))
+    assert part.read_bytes() == CONTENT
+    assert ranges(hub)[-1] == "bytes=100000-"
+
+
+PORTAL = b"<html><head><title>Hotel</title><script>evil()</script></head><body>Welcome!\x1b[2J Room number?</body>"
+
+
+def test_a_captive_portal_in_place_of_the_hub(hub: Hub, naps: list[float]) -> None:
+    hub.portal = PORTAL
+    with pytest.raises(WeightsError) as caught:
+        look_up(REPOSITORY, FILE, sleep=naps.append)
+    host = hub.endpoint.removeprefix("http://")
+    assert f"{host} does not answer as a Hugging Face hub does: it sends text/html" in caught.value.message
+    assert "“Hotel Welcome! [2J Room number?”" in caught.value.message
+    assert "Log in to the network" in caught.value.advice
+
+
+def test_a_captive_portal_in_place_of_the_file(hub: Hub, part: Path, naps: list[float]) -> None:
+    remote = look_up(REPOSITORY, FILE)
+    hub.portal = PORTAL
+    with pytest.raises(WeightsError, match=r"127\.0\.0\.1 sends text/html that begins “Hotel Welcome!.*model\.ckpt"):
+        list(download(remote, part, sleep=naps.append))
+    assert part.read_bytes() == b""
 
 
 def test_a_proxy(hub: Hub, part: Path, naps: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
