@@ -221,16 +221,24 @@ class _Task:
         from dcrafter.weights import hub
 
         entries = {entry.model: entry for entry in hub.entries(self.options.folder)}
+        failures: list[WeightsError] = []
         for model in models or entries:
             if model not in entries:
                 raise WeightsError(f"{model} is not on this machine", f"Fetch it with dcrafter download {model}")
             entry = entries[model]
             good = follow(hub.verify(entry), self.console, model)
             self.console.say(f"{model}: {'good' if good else 'DAMAGED'}, {entry.path}")
-            if not good and not self.dry_run:
-                self._replace(entry)
             if self.json:
                 self.console.result_json(model=model, path=str(entry.path), good=good)
+            if not good and not self.dry_run:
+                try:
+                    self._replace(entry)
+                except WeightsError as error:  # the others are looked at too
+                    failures.append(error)
+        for failure in failures[:-1]:
+            self.console.say(f"error: {failure}")
+        if failures:
+            raise failures[-1]
 
     def _replace(self, entry: Entry) -> None:
         """Fetch a damaged file again."""

@@ -20,8 +20,9 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, Literal, cast
 
 from dcrafter.errors import UsageError, WeightsError
 
@@ -62,12 +63,24 @@ def downloads(folder: Path, model: str) -> Path:
     return folder / "downloads" / model
 
 
+def models(folder: Path) -> list[str]:
+    """The names of the models that have a file of ours in a folder. What else lies there is passed over."""
+    files = (path for path in folder.glob(f"*{SUFFIX}") if NAME.fullmatch(path.stem) and path.is_file())
+    return sorted(path.stem for path in files)
+
+
+def originals(folder: Path, model: str) -> list[Path]:
+    """A model's downloaded files, whole or in part. A link in the folder's place is not followed."""
+    place = downloads(folder, model)
+    return [] if place.is_symlink() else sorted(file for file in place.glob("*") if file.is_file() or file.is_symlink())
+
+
 def remove(folder: Path, model: str) -> int:
-    """Delete all files of a model in our cache; returns the number of bytes."""
+    """Delete all files of a model in our cache, and of links only these; returns the number of bytes."""
     path = weights_path(folder, model)
     files = [path, *(path.with_name(path.name + suffix) for suffix in (".part", ".damaged"))]
-    files += [file for file in downloads(folder, model).glob("*") if file.is_file()]
-    freed = sum(file.stat().st_size for file in files if file.is_file())
+    files += originals(folder, model)
+    freed = sum(file.lstat().st_size for file in files if file.is_file())
     try:
         for file in files:
             file.unlink(missing_ok=True)
@@ -80,12 +93,21 @@ def remove(folder: Path, model: str) -> int:
 def clear_downloads(folder: Path, model: str, but: Path | None = None) -> None:
     """Delete a model's originals and parts, all but one, and folders that are then empty."""
     place = downloads(folder, model)
-    for file in place.glob("*"):
+    for file in originals(folder, model):
         if file != but:
             file.unlink()
+    if place.is_symlink():
+        place.unlink()
     for empty in (place, place.parent):
         with suppress(OSError):
             empty.rmdir()
+
+
+def open_own(path: Path, mode: Literal["ab", "wb"]) -> BinaryIO | FileIO:
+    """Open a file of ours for writing. What a link in its place leads to is not ours: the link is replaced."""
+    if path.is_symlink():
+        path.unlink()
+    return path.open(mode, buffering=0) if mode == "ab" else path.open(mode)
 
 
 @contextmanager
@@ -121,7 +143,7 @@ def lock(folder: Path, model: str) -> Generator[Progress, None, Any]:
         try:
             return held.acquire(timeout=1).lock
         except Timeout:
-            come = sum(part.stat().st_size for part in downloads(folder, model).glob("*.part"))
+            come = sum(part.lstat().st_size for part in originals(folder, model) if part.suffix == ".part")
             yield Progress("another process has it", come, 0)
 
 
@@ -185,6 +207,16 @@ def hash_file(path: Path, start: int = 0) -> Generator[Progress, None, Any]:
             done += len(block)
             yield Progress("checking", done, total)
     return digest
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a safetensors file has a header, and ends where that says."""
+    try:
+        header, start = read_header(path)
+        ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+        return path.stat().st_size == start + max(ends, default=0)
+    except (WeightsError, KeyError, TypeError, IndexError):
+        return False
 
 
 def is_intact(path: Path) -> Generator[Progress, None, bool]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dcrafter.errors import WeightsError
-from dcrafter.weights.cache import DIGEST, HEADER, SOURCE, Progress, check_space, seal, writing_to
+from dcrafter.weights.cache import DIGEST, HEADER, SOURCE, Progress, check_space, open_own, seal, writing_to
 from dcrafter.weights.checkpoint import Checkpoint
 from dcrafter.weights.families import family
 
@@ -94,7 +94,7 @@ def _write(
     room += -(8 + room) % ALIGNMENT
     digest = hashlib.sha256()
     read = written = 0
-    with part.open("wb") as file:
+    with open_own(part, "wb") as file:
         file.seek(8 + room)  # the header comes last: only then the types are known
         for name, tensor in tensors.items():
             values = tensor.reshape(-1)

@@ -36,7 +36,7 @@ from huggingface_hub.utils._runtime import is_xet_available
 from huggingface_hub.utils._xet import XetFileData
 
 from dcrafter.errors import WeightsError
-from dcrafter.weights.cache import Progress, hash_file, writing_to
+from dcrafter.weights.cache import Progress, hash_file, open_own, writing_to
 
 TRIES = 6  # in a row, without a byte more than before
 TRIES_TO_LOOK_UP = 3
@@ -160,7 +160,7 @@ def download(remote: Remote, part: Path, *, sleep: Sleep = time.sleep) -> Genera
 def _complete(remote: Remote, part: Path, sleep: Sleep) -> Generator[Progress, None, str]:
     """Fetch what is missing; the SHA-256 of the whole is the generator's return value."""
     digest = hashlib.sha256()
-    done = part.stat().st_size if part.exists() else 0
+    done = part.stat().st_size if part.exists() and not part.is_symlink() else 0
     if done > remote.size:
         part.unlink()
         done = 0
@@ -172,7 +172,7 @@ def _complete(remote: Remote, part: Path, sleep: Sleep) -> Generator[Progress, N
     if remote.xet is not None and is_xet_available():
         sources.append(_over_xet)
     with writing_to(part.parent):
-        file = part.open("ab", buffering=0)
+        file = open_own(part, "ab")
     with file:
         while done < remote.size:
             yield Progress("downloading", done, remote.size)

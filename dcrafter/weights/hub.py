@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import shutil
 import time
 from collections.abc import Callable, Generator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +94,7 @@ def find(model: str, folder: Path | None = None) -> Path | None:
 def entries(folder: Path | None = None) -> list[Entry]:
     """Every model on this machine: those of the registry, then imported ones."""
     folder = folder or cache_dir()
-    mine = sorted(path.stem for path in folder.glob(f"*{cache.SUFFIX}") if path.stem not in MODELS)
+    mine = [name for name in cache.models(folder) if name not in MODELS]
     found = []
     for model in (*MODELS, *mine):
         if path := find(model, folder):
@@ -244,11 +247,21 @@ def import_checkpoint(
 def verify(entry: Entry) -> Generator[Progress, None, bool]:
     """Whether a file is bit for bit what it was when it came, as the generator's return value."""
     if entry.place == "package":
-        return True  # the package's installer has compared it
+        return (yield from _is_as_installed(entry.path))
     if entry.place == "cache":
         return (yield from cache.is_intact(entry.path))
     digest = yield from cache.hash_file(entry.path)
     return bool(entry.path.resolve().name == digest.hexdigest())  # they are called by their SHA-256 there
+
+
+def _is_as_installed(path: Path) -> Generator[Progress, None, bool]:
+    """Whether a file of the package has the hash that its installer noted, or, where none was, is whole."""
+    digest = yield from cache.hash_file(path)
+    with suppress(PackageNotFoundError):
+        for file in files("dcrafter") or ():
+            if file.hash and file.hash.mode == "sha256" and Path(str(file.locate())).resolve() == path.resolve():
+                return bool(file.hash.value == base64.urlsafe_b64encode(digest.digest()).decode().rstrip("="))
+    return cache.is_whole(path)
 
 
 def options_of(entry: Entry, options: DownloadOptions) -> DownloadOptions:
@@ -295,7 +308,8 @@ def _original(model: str, source: HubFile, options: DownloadOptions) -> Path | N
     """The published file, whole: left in our cache by an earlier run, or in Hugging Face's."""
     if options.revision:
         return None
-    left = next(cache.downloads(options.folder, model).glob(f"*{Path(source.file).suffix}"), None)
+    kept = cache.originals(options.folder, model)
+    left = next((file for file in kept if file.suffix == Path(source.file).suffix and not file.is_symlink()), None)
     return left or (None if options.variant else _in_hugging_faces_cache(model))
 
 
@@ -348,10 +362,12 @@ def _fetch_original(
     whole = place / f"{remote.key}{Path(source.file).suffix}"
     part = whole.with_suffix(".part")
     with cache.writing_to(options.folder):
+        if place.is_symlink():
+            place.unlink()
         place.mkdir(parents=True, exist_ok=True)
-        for other in place.iterdir():  # of another version
-            if other not in (part, whole):
-                other.unlink()
+        for other in cache.originals(options.folder, model):
+            if other not in (part, whole) or other.is_symlink():
+                other.unlink()  # of another version, or not ours
         if whole.exists():
             return whole
         missing = remote.size - (part.stat().st_size if part.exists() else 0)

@@ -89,6 +89,17 @@ def test_verification(dcrafter: Run, cache: Path, server: Hub) -> None:  # noqa:
     assert files(cache) == ["512.safetensors"]
 
 
+def test_verification_goes_on_after_a_damaged_file(dcrafter: Run, cache: Path) -> None:
+    cache.mkdir()
+    for name in ("a", "b"):
+        (cache / f"{name}.safetensors").write_bytes(b"x")
+    (cache / "._512.safetensors").write_bytes(b"x")
+    outcome = dcrafter("download", "--verify", "--json")
+    assert outcome.status == 4
+    assert [json.loads(line)["model"] for line in outcome.lines] == ["a", "b"]
+    assert outcome.stderr.count("is damaged") == 2
+
+
 def test_removal(dcrafter: Run, cache: Path) -> None:
     dcrafter("download", "512")
     assert "would be removed" in dcrafter("download", "--remove", "512", "--dry-run").stderr

@@ -145,11 +145,19 @@ def test_an_interrupted_conversion_leaves_what_was_there(tmp_path: Path) -> None
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("x.safetensors", "before")]
 
 
-def test_a_full_disk(tmp_path: Path) -> None:
-    (tmp_path / "x.safetensors.part").symlink_to("/dev/full")
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convert_module, "open_own", lambda *_: Path("/dev/full").open("wb"))  # noqa: SIM115
     with pytest.raises(WeightsError, match=r"No space left on device.*GB are free"):
         list(convert(Checkpoint(Path("x"), CONFIG, {"a": normal}), tmp_path / "x.safetensors"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_in_the_place_of_the_part_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "letter").write_text("dear")
+    (tmp_path / "cache" / "x.safetensors.part").symlink_to(tmp_path / "letter")
+    written({"a": normal}, tmp_path / "cache")
+    assert (tmp_path / "letter").read_text() == "dear"
 
 
 def test_a_pruned_file_and_types_for_something_else(tmp_path: Path) -> None:

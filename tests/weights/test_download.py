@@ -376,10 +376,19 @@ def test_silence_is_a_cut(hub: Hub, part: Path, naps: list[float], monkeypatch: 
     assert len(naps) == 1
 
 
-def test_a_full_disk(hub: Hub, part: Path, naps: list[float]) -> None:
-    part.symlink_to("/dev/full")
+def test_a_full_disk(hub: Hub, part: Path, naps: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dcrafter.weights.download.open_own", lambda *_: Path("/dev/full").open("ab", buffering=0))  # noqa: SIM115
     with pytest.raises(WeightsError, match=r"No space left on device.*GB are free.*--cache-dir"):
         fetch(part, naps)
+
+
+def test_a_link_in_the_place_of_a_part_is_not_followed(hub: Hub, part: Path, naps: list[float], tmp_path: Path) -> None:
+    (tmp_path / "letter").write_text("dear")
+    part.symlink_to(tmp_path / "letter")
+    fetch(part, naps)
+    assert (tmp_path / "letter").read_text() == "dear"
+    assert not part.is_symlink()
+    assert part.read_bytes() == CONTENT
 
 
 def test_an_interrupt_keeps_what_has_come(hub: Hub, part: Path, naps: list[float]) -> None:

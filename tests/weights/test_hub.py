@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
@@ -11,6 +12,7 @@ import textwrap
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
@@ -396,6 +398,72 @@ def test_entries(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert entry("512").used > 1e9
     assert entry("512").path.stat().st_mtime == 1e9
     assert (entry("512").place, entry("512").size) == ("cache", (folder / "512.safetensors").stat().st_size)
+
+
+def test_strays_in_the_cache_are_passed_over(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "EMBEDDED", folder / "none")
+    folder.mkdir(exist_ok=True)
+    for name in ("._512.safetensors", "my model.safetensors", "a" * 99 + ".safetensors"):
+        (folder / name).write_bytes(b"x")
+    (folder / "folder.safetensors").mkdir()
+    (folder / "mine.safetensors").write_bytes(b"x")
+    assert [entry.model for entry in hub.entries(folder)] == ["mine"]
+
+
+@pytest.mark.parametrize("linked", ["folder", "part", "weights"])
+def test_links_in_the_cache_go_and_what_they_lead_to_stays(folder: Path, tmp_path: Path, linked: str) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "letter.part").write_text("dear")
+    place = cache.downloads(folder, "512")
+    if linked == "folder":
+        place.parent.mkdir(parents=True)
+        place.symlink_to(outside)
+    elif linked == "part":
+        place.mkdir(parents=True)
+        (place / "x.part").symlink_to(outside / "letter.part")
+    else:
+        folder.mkdir(exist_ok=True)
+        (folder / "512.safetensors").symlink_to(outside / "letter.part")
+    cache.remove(folder, "512")
+    assert (outside / "letter.part").read_text() == "dear"
+    assert not place.is_symlink()
+    assert not place.exists()
+    assert not (folder / "512.safetensors").is_symlink()
+
+
+def test_a_download_does_not_go_through_a_link(server: Hub, folder: Path, tmp_path: Path, ckpt: bytes) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "letter").write_text("dear")
+    place = cache.downloads(folder, "512")
+    place.parent.mkdir(parents=True)
+    place.symlink_to(outside)
+    server.files[CKPT] = ckpt
+    run(acquire("512"))
+    assert [file.name for file in outside.iterdir()] == ["letter"]
+
+
+def test_the_model_of_the_package_is_read_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def entry(path: Path) -> hub.Entry:
+        return hub.Entry("tiny", path, "package", 0, 0, {})
+
+    assert run(hub.verify(entry(hub.EMBEDDED)))
+    content = hub.EMBEDDED.read_bytes()
+    copy = tmp_path / "tiny.safetensors"
+    copy.write_bytes(content[:-1])
+    assert not run(hub.verify(entry(copy)))
+    copy.write_bytes(content)
+    recorded = SimpleNamespace(locate=lambda: copy, hash=SimpleNamespace(mode="sha256", value=_record_hash(content)))
+    monkeypatch.setattr(hub, "files", lambda _: [recorded])
+    assert run(hub.verify(entry(copy)))
+    copy.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert not run(hub.verify(entry(copy)))
+
+
+def _record_hash(content: bytes) -> str:
+    """As a wheel's RECORD has it."""
+    return base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
 
 
 def test_removal_takes_all_of_it(folder: Path) -> None:
