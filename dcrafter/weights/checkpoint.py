@@ -47,6 +47,7 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
     is_published: bool = False  # its keys are the published ones, which messages then name
     assumption: str = ""  # what was taken for granted where keys do not tell, for people to read
+    size: int = 0  # of the file in bytes, when it was opened; 0 where there is none
 
     def check(self, model: nn.Module) -> None:
         """Hold every key and shape against a model's (on the meta device will do), strictly.
@@ -79,6 +80,18 @@ class Checkpoint:
                 "A model of another size needs its configuration: --model-config FILE",
             )
 
+    def check_unchanged(self) -> None:
+        """Raises WeightsError where the file has shrunk since: reading what was mapped would end the process."""
+        try:
+            size = self.path.stat().st_size if self.size else 0
+        except OSError:
+            return  # deleted or replaced: what is mapped stays until it is let go
+        if size < self.size:
+            raise WeightsError(
+                f"{self.path} was cut to {size} bytes while it was in use",
+                "Wait until the program that writes it has ended, then run the same again",
+            )
+
     def load(
         self,
         model: nn.Module,
@@ -101,6 +114,7 @@ class Checkpoint:
         state = {}
         with self._reading() as read:
             for key, name in names.items():
+                self.check_unchanged()
                 state[key] = read(name).to(dtype).to(device)  # not every device has every type
                 done += state[key].numel()
                 yield done, total
@@ -152,11 +166,12 @@ def open_checkpoint(
         WeightsError: the file is missing, damaged, unsafe, or of another model.
     """
     raw, header = _read(path)
+    size = path.stat().st_size
     if HEADER in header:
         config = _config_from_header(path, header[HEADER])
         if model is not None and model != config.name:
             raise _mismatch(path, config.name, model)
-        return _checked(Checkpoint(path, config, raw))
+        return _checked(Checkpoint(path, config, raw, size=size))
     assumption = ""
     if model_config is not None:
         config = config_from_tree(read_tree(model_config), model, command)
@@ -175,7 +190,7 @@ def open_checkpoint(
         if ours in tensors:
             raise WeightsError(f"{path} has two tensors for one, of which {key} is the second")
         tensors[ours] = _drop_ones(value, trailing_ones(key))
-    return _checked(Checkpoint(path, config, tensors, is_published=True, assumption=assumption))
+    return _checked(Checkpoint(path, config, tensors, is_published=True, assumption=assumption, size=size))
 
 
 def _checked(opened: Checkpoint) -> Checkpoint:
@@ -282,7 +297,8 @@ def _config_from_header(path: Path, text: str) -> ModelConfig:
 
 def _rescale_base(tensors: Mapping[str, Tensor]) -> float | None:
     """What the dynamic rescale falls to, where the file says so."""
-    return float(tensors["scale_arr"][-1]) if "scale_arr" in tensors else None
+    table = tensors.get("scale_arr")
+    return float(table.reshape(-1)[-1]) if table is not None and table.numel() else None
 
 
 def _identify(path: Path, tensors: Mapping[str, Tensor], model: str | None, command: Command) -> tuple[str, str]:

@@ -97,7 +97,9 @@ def _write(
     with open_own(part, "wb") as file:
         file.seek(8 + room)  # the header comes last: only then the types are known
         for name, tensor in tensors.items():
+            checkpoint.check_unchanged()
             values = tensor.reshape(-1)
+            _check_finite(checkpoint.path, name, values)
             dtype = _stored_type(values, width)
             size = values.numel() * dtype.itemsize
             header[name] = _entry(tensor, dtype, written, size)
@@ -113,6 +115,15 @@ def _write(
         file.write(room.to_bytes(8, "little") + json.dumps(header).encode().ljust(room))
         file.flush()
         os.fsync(file.fileno())
+
+
+def _check_finite(path: Path, name: str, values: Tensor) -> None:
+    for chunk in torch.split(values, CHUNK):
+        known = chunk if chunk.dtype.itemsize > 1 else chunk.float()  # isfinite knows no eight-bit types
+        if not known.isfinite().all():
+            raise WeightsError(
+                f"{path} holds values that are no numbers, in {name}", "Its training diverged, or it is damaged"
+            )
 
 
 def _entry(tensor: Tensor, dtype: torch.dtype, start: int, size: int) -> dict[str, Any]:

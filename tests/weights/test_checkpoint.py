@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pickle
+import subprocess
 import sys
 import types
 import zipfile
@@ -454,3 +455,35 @@ def test_a_tree_of_absurd_values(golden: Path, tmp_path: Path, tree: Path, where
     (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.raises(WeightsError):
         open_checkpoint(golden / "dc512" / "model.safetensors", model_config=tmp_path / "config.json")
+
+
+CUT_WHILE_IN_USE = """
+import os, sys
+from pathlib import Path
+import torch
+from dcrafter.errors import WeightsError
+from dcrafter.models.dynamicrafter import DynamiCrafter
+from dcrafter.weights.checkpoint import open_checkpoint
+from dcrafter.weights.convert import convert
+
+path = Path(sys.argv[1])
+opened = open_checkpoint(path)
+os.truncate(path, 4096)
+model = DynamiCrafter.on_meta(opened.config)
+for steps in (
+    opened.load(model, "unet", device=torch.device("cpu"), dtype=torch.float32),
+    convert(opened, path.with_name("copy.safetensors")),
+):
+    try:
+        list(steps)
+    except WeightsError as error:
+        print(error.message)
+"""
+
+
+def test_a_file_that_is_cut_while_in_use_does_not_end_the_process(tmp_path: Path, reference: Checkpoint) -> None:
+    save_checkpoint(reference.tensors, reference.config, tmp_path / "mine.safetensors")
+    command = [sys.executable, "-c", CUT_WHILE_IN_USE, str(tmp_path / "mine.safetensors")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("was cut to 4096 bytes while it was in use") == 2
