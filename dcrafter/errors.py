@@ -7,6 +7,11 @@ import re
 INTERRUPTED = 130  # the exit status behind Ctrl-C
 
 
+def printable(text: str) -> str:
+    """Text as a terminal shows it and no more: names out of files may hold escape sequences and line ends."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 class DCrafterError(Exception):
     """Anything this package refuses or fails at.
 
@@ -17,8 +22,8 @@ class DCrafterError(Exception):
 
     def __init__(self, message: str, advice: str = "") -> None:
         super().__init__(message)
-        self.message = message
-        self.advice = advice
+        self.message = printable(message)
+        self.advice = printable(advice)
 
     def __str__(self) -> str:
         return f"{self.message}. {self.advice}" if self.advice else self.message

@@ -34,6 +34,7 @@ from dcrafter.weights.structure import differences
 from dcrafter.weights.trees import read_tree
 
 MAX_NAMES_IN_ERROR = 3
+MAX_NAME = 120  # characters of each
 MAX_SHARED = 4  # tensors may share storage: this many times the size of the file, all together
 RESCALE_TOLERANCE = 0.1  # the published bases are 0.3 and 0.7; eight-bit types round them
 
@@ -188,7 +189,7 @@ def open_checkpoint(
         if (ours := to_ours(key)) is None:
             continue
         if ours in tensors:
-            raise WeightsError(f"{path} has two tensors for one, of which {key} is the second")
+            raise WeightsError(f"{path} has two tensors for one, of which {_short(key)} is the second")
         tensors[ours] = _drop_ones(value, trailing_ones(key))
     return _checked(Checkpoint(path, config, tensors, is_published=True, assumption=assumption, size=size))
 
@@ -325,7 +326,11 @@ def _identify(path: Path, tensors: Mapping[str, Tensor], model: str | None, comm
 
 def _some(names: list[str]) -> str:
     more = len(names) - MAX_NAMES_IN_ERROR
-    return ", ".join(names[:MAX_NAMES_IN_ERROR]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(_short(name) for name in names[:MAX_NAMES_IN_ERROR]) + (f" and {more} more" if more > 0 else "")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MAX_NAME else f"{text[:MAX_NAME]}…"
 
 
 def _mismatch(path: Path, found: str, wanted: str) -> WeightsError:

@@ -180,7 +180,7 @@ class _Reader:
 
     def _call(self, called: _Value, arguments: _Value) -> _Value:
         if called.name not in CALLED and (NAMED.fullmatch(called.name) or not HARMLESS.fullmatch(called.name)):
-            raise _unsafe(self.path, f"it would call {called.name[:MAX_NAME] or 'what is no function'}")
+            raise _unsafe(self.path, f"it would run code ({called.name[:MAX_NAME] or 'what is no function'})")
         self._count(arguments)
         return _Value(arguments.size)
 

@@ -457,6 +457,19 @@ def test_a_tree_of_absurd_values(golden: Path, tmp_path: Path, tree: Path, where
         open_checkpoint(golden / "dc512" / "model.safetensors", model_config=tmp_path / "config.json")
 
 
+def test_a_key_is_shown_in_short_and_without_what_a_terminal_acts_on(
+    tmp_path: Path, published: dict[str, torch.Tensor], tree: Path
+) -> None:
+    keys = ("model.diffusion_model.\x1b[2J\n", "model.diffusion_model." + "x" * 100_000)
+    save_file(published | {key: torch.zeros(1) for key in keys}, tmp_path / "model.safetensors")
+    opened = open_checkpoint(tmp_path / "model.safetensors", model_config=tree)
+    with pytest.raises(WeightsError) as caught:
+        opened.check(DynamiCrafter.on_meta(opened.config))
+    assert caught.value.message.isprintable()
+    assert r"\x1b[2J\n" in caught.value.message
+    assert len(caught.value.message) < 1000
+
+
 CUT_WHILE_IN_USE = """
 import os, sys
 from pathlib import Path
