@@ -37,7 +37,7 @@ NAME = re.compile(r"\w[\w.+-]{0,63}")
 
 @dataclass(frozen=True)
 class Progress:
-    """So many bytes of so many; a `total` of 0 is not known."""
+    """Bytes done, and in total; a `total` of 0 means unknown."""
 
     phase: str
     done: int
@@ -52,7 +52,7 @@ def cache_dir() -> Path:
 
 
 def weights_path(folder: Path, model: str) -> Path:
-    """Where our file of a model is, or would be. Raises UsageError for what is no name."""
+    """The path of a model's converted file. Raises UsageError for an invalid name."""
     if not NAME.fullmatch(model):
         raise UsageError(f"{model!r} is no name for a model", "Use letters, digits, and . _ - within")
     return folder / f"{model}{SUFFIX}"
@@ -112,7 +112,7 @@ def open_own(path: Path, mode: Literal["ab", "wb"]) -> BinaryIO | FileIO:
 
 @contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Turns the failures of writing into the cache into WeightsErrors that say what to do."""
+    """Turn OSErrors from writing into the cache into WeightsErrors that say what to do."""
     try:
         yield
     except OSError as error:
@@ -124,7 +124,7 @@ def writing_to(folder: Path) -> Iterator[None]:
 
 
 def check_space(folder: Path, download: int, convert: int) -> None:
-    """Raises WeightsError unless so many bytes of each kind fit on the disk."""
+    """Raises WeightsError unless the disk has room for the bytes to download and to convert."""
     free = shutil.disk_usage(folder).free
     if free < download + convert:
         raise WeightsError(
@@ -135,7 +135,7 @@ def check_space(folder: Path, download: int, convert: int) -> None:
 
 
 def lock(folder: Path, model: str) -> Generator[Progress, None, Any]:
-    """Take a model's lock, waiting for as long as another process has it; gives what `unlock` takes."""
+    """Take a model's lock, waiting while another process has it. Returns what `unlock` takes."""
     from filelock import FileLock, Timeout
 
     held = FileLock(folder / f".{model}.lock")
@@ -143,8 +143,8 @@ def lock(folder: Path, model: str) -> Generator[Progress, None, Any]:
         try:
             return held.acquire(timeout=1).lock
         except Timeout:
-            come = sum(part.lstat().st_size for part in originals(folder, model) if part.suffix == ".part")
-            yield Progress("another process has it", come, 0)
+            downloaded = sum(part.lstat().st_size for part in originals(folder, model) if part.suffix == ".part")
+            yield Progress("another process has it", downloaded, 0)
 
 
 def unlock(held: Any) -> None:
@@ -154,7 +154,7 @@ def unlock(held: Any) -> None:
 
 
 def touch(path: Path) -> None:
-    """Note that a file of ours was used now: many file systems do not."""
+    """Set the access time of a file to now: many file systems do not."""
     with suppress(OSError):
         os.utime(path, (time.time(), path.stat().st_mtime))
 
@@ -163,7 +163,7 @@ def touch(path: Path) -> None:
 
 
 def read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The header of a safetensors file, and where its data begins. Raises WeightsError where there is none."""
+    """The header of a safetensors file, and the offset of its data. Raises WeightsError where there is none."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")

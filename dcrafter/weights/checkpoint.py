@@ -51,7 +51,7 @@ class Checkpoint:
     size: int = 0  # of the file in bytes, when it was opened; 0 where there is none
 
     def check(self, model: nn.Module) -> None:
-        """Hold every key and shape against a model's (on the meta device will do), strictly.
+        """Compare every key and shape with a model's (it may be on the meta device), strictly.
 
         Raises WeightsError naming what is missing, unexpected or of another shape.
         """
@@ -64,20 +64,20 @@ class Checkpoint:
                 f"{self.path} has no {' and no '.join(absent)}", "It is a pruned copy; use the whole checkpoint"
             )
         keys = [*expected, *(key for key in found if key not in expected)]
-        said_as = to_published(keys, self.config.name) if self.is_published else dict(zip(keys, keys, strict=True))
+        shown_as = to_published(keys, self.config.name) if self.is_published else dict(zip(keys, keys, strict=True))
         complaints = {
-            "lacks": [said_as[key] for key in expected if key not in found],
-            "has unexpected": [said_as[key] for key in found if key not in expected],
+            "lacks": [shown_as[key] for key in expected if key not in found],
+            "has unexpected": [shown_as[key] for key in found if key not in expected],
             "has other shapes:": [
-                f"{said_as[key]} is {found[key]}, not {shape}"
+                f"{shown_as[key]} is {found[key]}, not {shape}"
                 for key, shape in expected.items()
                 if found.get(key, shape) != shape
             ],
         }
-        said = "; ".join(f"{verb} {_some(keys)}" for verb, keys in complaints.items() if keys)
-        if said:
+        found_wrong = "; ".join(f"{verb} {_some(keys)}" for verb, keys in complaints.items() if keys)
+        if found_wrong:
             raise WeightsError(
-                f"{self.path} is not the {self.config.name} model: it {said}",
+                f"{self.path} is not the {self.config.name} model: it {found_wrong}",
                 "A model of another size needs its configuration: --model-config FILE",
             )
 
@@ -102,11 +102,20 @@ class Checkpoint:
         dtype: torch.dtype,
         leave_out: tuple[str, ...] = (),
     ) -> Iterator[tuple[int, int]]:
-        """Give a component (a module of the model, by its path) its weights, in that type on that device.
+        """Load the weights of one component.
 
-        Its parts that `leave_out` names stay as they are.
+        Args:
+            model: what gets the weights.
+            component: the path of a module in it.
+            device: where they go.
+            dtype: the type they get.
+            leave_out: parts of the component that stay as they are.
 
-        Yields how many values are loaded, and of how many.
+        Yields:
+            The number of values loaded so far, and of all.
+
+        Raises:
+            WeightsError: the file was cut short since it was opened.
         """
         module = model.get_submodule(component)
         prefixes = tuple(f"{part}." for part in leave_out)
@@ -135,7 +144,7 @@ class Checkpoint:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A name for the file's content, cheap to compute: 64 hexadecimal digits.
+        """A hash that identifies the file's content and is cheap to compute: 64 hexadecimal digits.
 
         SHA-256 of the size and of 256 blocks spread evenly; a file up to 4 MB is hashed whole.
         """
@@ -156,7 +165,7 @@ def open_checkpoint(
     model_config: Path | None = None,
     command: Command = "animate",
 ) -> Checkpoint:
-    """Open a file and tell what it holds. `Checkpoint.check` then holds it against the model, key by key.
+    """Open a checkpoint and tell which model it holds. `Checkpoint.check` then compares it key by key.
 
     Args:
         model: the registry name it must be of; None takes what the keys say.
@@ -205,18 +214,24 @@ def _checked(opened: Checkpoint) -> Checkpoint:
     found = list(differences(config, opened.tensors))
     if found:
         named = to_published([key for key, *_ in found], config.name) if opened.is_published else {}
-        said = _some([f"{named.get(key, key)} is {is_}, not {wanted}" for key, is_, wanted in found])
+        found_wrong = _some([f"{named.get(key, key)} is {is_}, not {wanted}" for key, is_, wanted in found])
         raise WeightsError(
-            f"{opened.path} is not the {config.name} model: it has other shapes: {said}",
+            f"{opened.path} is not the {config.name} model: it has other shapes: {found_wrong}",
             "Its configuration is that of another model",
         )
     return opened
 
 
 def save_checkpoint(tensors: Mapping[str, Tensor], config: ModelConfig, path: Path) -> None:
-    """Write our own file: `tensors` under our names, the configuration in the header.
+    """Write our own file.
 
-    Raises OutputError; what was at `path` is then untouched.
+    Args:
+        tensors: under our names.
+        config: goes into the header.
+        path: what is there stays untouched until the new file is complete.
+
+    Raises:
+        OutputError: the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}.part")
     try:

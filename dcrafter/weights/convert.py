@@ -41,7 +41,7 @@ TYPES = {
 
 
 def check_whole(checkpoint: Checkpoint) -> None:
-    """Raises WeightsError where a component is missing, or a tensor is of no type that we could write."""
+    """Check that all components are there. Raises WeightsError for a missing one and for types we cannot write."""
     present = {key.partition(".")[0] for key in checkpoint.tensors}
     absent = [name for name in family(checkpoint.config.name).components if name not in present]
     if absent:
@@ -59,11 +59,17 @@ def convert(
     """Write a checkpoint as our own file, whole or not at all.
 
     Args:
+        checkpoint: what to convert.
+        path: where to write.
         width: float32, float16 or bfloat16. None makes wider types float16 and leaves others. A tensor that would
             overflow or lose its small values stays as it is.
-        source: where it came from, for the header, which also gets the types it had.
+        source: where it came from, for the header.
 
-    Raises WeightsError where the file cannot be written.
+    Yields:
+        Progress after every chunk.
+
+    Raises:
+        WeightsError: the file cannot be written, or holds NaN or infinite weights.
     """
     values = sum(tensor.numel() for tensor in checkpoint.tensors.values())
     part = path.with_name(f"{path.name}.part")
@@ -79,7 +85,7 @@ def convert(
 def _write(
     checkpoint: Checkpoint, part: Path, width: str | None, source: dict[str, Any]
 ) -> Generator[Progress, None, None]:
-    # Tensors of odd length are tiny; behind the others they leave those at multiples of four bytes.
+    # Tensors of odd length are tiny; after the others they leave those at multiples of four bytes.
     tensors = dict(sorted(checkpoint.tensors.items(), key=lambda item: item[1].numel() % 2))
     total = sum(tensor.nbytes for tensor in tensors.values())
     types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})
@@ -122,7 +128,7 @@ def _check_finite(path: Path, name: str, values: Tensor) -> None:
         known = chunk if chunk.dtype.itemsize > 1 else chunk.float()  # isfinite knows no eight-bit types
         if not known.isfinite().all():
             raise WeightsError(
-                f"{path} holds values that are no numbers, in {name}", "Its training diverged, or it is damaged"
+                f"{path} holds NaN or infinite values, in {name}", "Its training diverged, or it is damaged"
             )
 
 

@@ -1,4 +1,4 @@
-"""Bytes from the hub into a `.part` file, which a later run goes on with, and the proof that they are the right ones.
+"""Downloads from the hub into a `.part` file that a later run resumes, checked by their SHA-256.
 
 huggingface_hub gives the addresses, metadata, authentication, proxies and connections; its own download begins from
 the start after every interruption and compares no hash.
@@ -76,9 +76,20 @@ def look_up(
     endpoint: str | None = None,
     sleep: Sleep = time.sleep,
 ) -> Remote:
-    """What the hub says about a file. Raises WeightsError where it does not have it, or cannot be reached."""
+    """Ask the hub about a file.
+
+    Args:
+        repository: "owner/name".
+        file: a path in the repository.
+        revision: a branch, tag or commit. None: main.
+        endpoint: a mirror of the hub. None: $HF_ENDPOINT, or the hub itself.
+        sleep: waits before another try.
+
+    Raises:
+        WeightsError: the hub does not have the file, or cannot be reached.
+    """
     endpoint = endpoint or os.environ.get("HF_ENDPOINT") or None
-    patience = _Patience(TRIES_TO_LOOK_UP, sleep)
+    retries = _Retries(TRIES_TO_LOOK_UP, sleep)
     what = f"{file} of {repository}"
     needs_token = False
     while True:
@@ -91,7 +102,7 @@ def look_up(
             if is_refused and not needs_token and _may_have_token(url):
                 needs_token = True
             else:
-                patience.wait(error, what)
+                retries.wait(error, what)
         except ValueError as error:  # a size that is no number
             raise _no_hub(url) from error
     if found.commit_hash is None or found.etag is None or found.size is None or not 0 < found.size < MAX_SIZE:
@@ -116,12 +127,12 @@ def _no_hub(url: str) -> WeightsError:
     """The error where something else answers in the hub's place, with what it says."""
     try:
         with get_session().stream("GET", url, timeout=constants.HF_HUB_ETAG_TIMEOUT) as response:
-            said = _first_words(response)
+            content = _first_words(response)
     except Exception:  # the answer alone is what matters
-        said = ""
+        content = ""
     host = urlsplit(url).netloc
     return WeightsError(
-        f"{host} does not answer as a Hugging Face hub does" + (f": it sends {said}" if said else ""),
+        f"{host} does not answer as a Hugging Face hub does" + (f": it sends {content}" if content else ""),
         "Log in to the network in a browser if it asks for that, or check --endpoint",
     )
 
@@ -132,14 +143,23 @@ def _first_words(response: httpx.Response) -> str:
     start = next(response.iter_bytes(MAX_WORDS), b"").decode(errors="replace")
     text = re.sub(r"<(script|style)\b.*?(</\1>|\Z)|<[^>]*>?", " ", start, flags=re.DOTALL | re.IGNORECASE)
     words = "".join(char if char.isprintable() else " " for char in text).split()
-    said = " ".join(words)[:MAX_SHOWN]
-    return f"{kind or 'something'} that begins “{said}”" if said else kind
+    shown = " ".join(words)[:MAX_SHOWN]
+    return f"{kind or 'something'} that begins “{shown}”" if shown else kind
 
 
 def download(remote: Remote, part: Path, *, sleep: Sleep = time.sleep) -> Generator[Progress, None, None]:
-    """Fetch what `part` still lacks, and hold the whole against the hub's SHA-256.
+    """Download a file into `part`, resuming from what is there, and compare it with the hub's SHA-256.
 
-    Raises WeightsError where that fails. `part` then keeps what has come, unless it is wrong.
+    Args:
+        remote: what `look_up` found.
+        part: where to write. It keeps what has arrived, unless the hash is wrong.
+        sleep: waits before another try.
+
+    Yields:
+        Progress after every chunk.
+
+    Raises:
+        WeightsError: the download failed for good, or the hash is wrong twice.
     """
     for last_try in (False, True):
         digest = yield from _complete(remote, part, sleep)
@@ -149,11 +169,11 @@ def download(remote: Remote, part: Path, *, sleep: Sleep = time.sleep) -> Genera
         if digest == remote.sha256:
             return
         part.unlink()
-        said = f"{remote.file} came with the SHA-256 {digest[:12]}…, not {remote.sha256[:12]}… as the hub has it"
+        reason = f"{remote.file} came with the SHA-256 {digest[:12]}…, not {remote.sha256[:12]}… as the hub has it"
         if not last_try:
-            logger.warning("%s; fetching it again", said)
+            logger.warning("%s; fetching it again", reason)
     raise WeightsError(
-        f"{said}, twice", "The connection or the mirror changes files: try another one (--endpoint, HF_ENDPOINT)"
+        f"{reason}, twice", "The connection or the mirror changes files: try another one (--endpoint, HF_ENDPOINT)"
     )
 
 
@@ -167,7 +187,7 @@ def _complete(remote: Remote, part: Path, sleep: Sleep) -> Generator[Progress, N
     if done:
         digest = yield from hash_file(part)
     best = done
-    patience = _Patience(TRIES, sleep)
+    retries = _Retries(TRIES, sleep)
     sources = [_over_http]
     if remote.xet is not None and is_xet_available():
         sources.append(_over_xet)
@@ -201,13 +221,13 @@ def _complete(remote: Remote, part: Path, sleep: Sleep) -> Generator[Progress, N
             if done < remote.size:
                 if done > best:
                     best = done
-                    patience.renew()
-                come = (
+                    retries.reset()
+                progress = (
                     f"{100 * done // remote.size} % of it have come, the same command goes on from there"
                     if done
                     else ""
                 )
-                patience.wait(error, f"{remote.file} of {remote.repository}", come)
+                retries.wait(error, f"{remote.file} of {remote.repository}", progress)
         with writing_to(part.parent):
             os.fsync(file.fileno())
     return digest.hexdigest()
@@ -250,8 +270,8 @@ def _over_http(remote: Remote, start: int) -> Generator[bytes, None, None]:
 
 def _begins_at(start: int, headers: Any) -> bool:
     """Whether what a server sends, if it says where that begins, begins there."""
-    said = re.match(r"bytes (\d+)-", headers.get("Content-Range", ""))
-    return said is None or int(said[1]) == start
+    first = re.match(r"bytes (\d+)-", headers.get("Content-Range", ""))
+    return first is None or int(first[1]) == start
 
 
 def _over_xet(remote: Remote, start: int) -> Generator[bytes, None, None]:
@@ -281,21 +301,21 @@ def _over_xet(remote: Remote, start: int) -> Generator[bytes, None, None]:
         raise _XetError(f"Xet storage failed ({_first_line(error)})") from error
 
 
-# --- patience ---
+# --- retries ---
 
 
-class _Patience:
-    """How often, and after which pauses, something that failed is tried again."""
+class _Retries:
+    """Counts failures in a row, and waits longer after each."""
 
     def __init__(self, tries: int, sleep: Sleep) -> None:
         self.tries, self.sleep = tries, sleep
-        self.renew()
+        self.reset()
 
-    def renew(self) -> None:
+    def reset(self) -> None:
         self.failures = 0
 
-    def wait(self, error: Exception | None, what: str, come: str = "") -> None:
-        """Sleep before the next try; raises WeightsError where another would be in vain."""
+    def wait(self, error: Exception | None, what: str, progress: str = "") -> None:
+        """Sleep before the next try. Raises WeightsError where there is no use in another."""
         self.failures += 1
         status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
         is_final = isinstance(
@@ -304,15 +324,15 @@ class _Patience:
         is_final |= status not in (0, 408, 429) and status < 500
         pause = min(2.0 ** (self.failures - 1), 30.0)
         if isinstance(error, HfHubHTTPError):
-            pause = max(pause, _asked_to_wait(error.response.headers))
+            pause = max(pause, _retry_after(error.response.headers))
         if is_final or self.failures >= self.tries or pause > LONGEST_WAIT:
-            _give_up(error, what, pause, come)
+            _give_up(error, what, pause, progress)
         logger.info("%s: trying again in %.0f s (%s)", what, pause, _first_line(error))
         self.sleep(pause)
 
 
-def _asked_to_wait(headers: Any) -> float:
-    """Seconds that an answer asks to wait: Retry-After, as a number or a date, or the hub's own rate limit."""
+def _retry_after(headers: Any) -> float:
+    """Seconds that a response asks to wait: Retry-After, a number or a date, or the hub's own rate limit."""
     limit = parse_ratelimit_headers(headers)
     if limit is not None and limit.remaining == 0:
         return float(limit.reset_in_seconds)
@@ -325,31 +345,31 @@ def _asked_to_wait(headers: Any) -> float:
         return 0.0
 
 
-def _give_up(error: Exception | None, what: str, pause: float, come: str) -> NoReturn:
-    """The failure in words that say what to do."""
+def _give_up(error: Exception | None, what: str, pause: float, progress: str) -> NoReturn:
+    """Raise the failure as an error that says what to do."""
     advice = "Another copy of the file can be given with --checkpoint, or a mirror with --endpoint"
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
     if isinstance(error, GatedRepoError) or status == 403:
-        said = "the hub does not give it to you"
+        reason = "the hub does not give it to you"
         advice = "Ask for access on its page, then log in with `hf auth login` or set HF_TOKEN"
     elif isinstance(error, RevisionNotFoundError):
-        said, advice = "the repository has no such revision", "Leave out --revision, or check it"
+        reason, advice = "the repository has no such revision", "Leave out --revision, or check it"
     elif isinstance(error, RemoteEntryNotFoundError):
-        said = "the repository has no such file"
+        reason = "the repository has no such file"
     elif isinstance(error, RepositoryNotFoundError) or status == 401:
-        said = "there is no such repository, or only for those who may see it"
+        reason = "there is no such repository, or only for those who may see it"
         advice = "Check HF_TOKEN or `hf auth login` if you need one. " + advice
     elif status == 429:
-        said, advice = f"the hub asks to wait {pause:.0f} s", "Try later, or log in with `hf auth login`"
+        reason, advice = f"the hub asks to wait {pause:.0f} s", "Try later, or log in with `hf auth login`"
     elif status:
-        said = f"the hub answers {status}"
+        reason = f"the hub answers {status}"
     elif isinstance(error, OfflineModeIsEnabled):
-        said, advice = "HF_HUB_OFFLINE is set", "Unset it"
+        reason, advice = "HF_HUB_OFFLINE is set", "Unset it"
     elif error is None:
-        said = "the connection ends too early"
+        reason = "the connection ends too early"
     else:
-        said = _first_line(error) or type(error).__name__
-    raise WeightsError(f"cannot download {what}: {said}" + (f"; {come}" if come else ""), advice) from error
+        reason = _first_line(error) or type(error).__name__
+    raise WeightsError(f"cannot download {what}: {reason}" + (f"; {progress}" if progress else ""), advice) from error
 
 
 def _first_line(error: Exception | None) -> str:

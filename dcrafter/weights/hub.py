@@ -1,4 +1,4 @@
-"""Models by their names: where their weights are on this machine, and how they come there."""
+"""Models by name: finds their weights on this machine, downloads, converts, imports and verifies them."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def fetch(model: str, *, offline: bool = False) -> Path:
 
 
 def announcement(model: str) -> str:
-    """What a download that nobody asked for in so many words says of itself."""
+    """The line that announces an automatic download."""
     source = PUBLISHED[model]
     return (
         f"the model {model} is not on this machine yet: downloading {source.size / 1e9:.1f} GB "
@@ -220,7 +220,7 @@ def plan(model: str, options: DownloadOptions) -> Plan:
 def import_checkpoint(
     checkpoint: Checkpoint, name: str, options: DownloadOptions | None = None
 ) -> Generator[Progress, None, Path]:
-    """Write a checkpoint of the user's into our cache as the model `name`; the path is the generator's return value.
+    """Convert a user's checkpoint into our cache as the model `name`; the path is the generator's return value.
 
     The checkpoint stays as it is. Raises UsageError for a name that cannot be one or is taken.
     """
@@ -245,7 +245,7 @@ def import_checkpoint(
 
 
 def verify(entry: Entry) -> Generator[Progress, None, bool]:
-    """Whether a file is bit for bit what it was when it came, as the generator's return value."""
+    """Whether a file is unchanged since it was written, as the generator's return value."""
     if entry.place == "package":
         return (yield from _is_as_installed(entry.path))
     if entry.place == "cache":
@@ -265,7 +265,7 @@ def _is_as_installed(path: Path) -> Generator[Progress, None, bool]:
 
 
 def options_of(entry: Entry, options: DownloadOptions) -> DownloadOptions:
-    """The options on which a file that is here was had."""
+    """The options that a file on this machine was downloaded with."""
     return replace(options, variant=entry.source.get("variant"), store=entry.source.get("store"))
 
 
@@ -276,19 +276,19 @@ def set_aside(path: Path) -> None:
 
 
 def _here(model: str, options: DownloadOptions) -> Path | None:
-    """The file that is here, if it is what is asked for."""
+    """The file on this machine, if it matches the options."""
     path = find(model, options.folder)
     if path is None or options.revision:
         return None
     if path.parent != options.folder:
         return None if options.store or options.variant else path
-    if not _is_as_asked(cache.source_of(path), options):
+    if not _matches(cache.source_of(path), options):
         return None
     cache.touch(path)
     return path
 
 
-def _is_as_asked(source: Mapping[str, Any], options: DownloadOptions) -> bool:
+def _matches(source: Mapping[str, Any], options: DownloadOptions) -> bool:
     return options.store in (None, source.get("store")) and options.variant in (None, source.get("variant"))
 
 
@@ -327,8 +327,8 @@ def _acquire(
         )
         origin |= {"commit": remote.commit, "revision": options.revision or "main"}
         if path.is_file():  # of another revision, perhaps
-            had = cache.source_of(path)
-            if had.get("sha256") == remote.key and _is_as_asked(had, options):
+            present = cache.source_of(path)
+            if present.get("sha256") == remote.key and _matches(present, options):
                 return path
         original = yield from _fetch_original(model, source, remote, options, sleep)
 
