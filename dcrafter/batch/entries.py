@@ -11,6 +11,7 @@ from dcrafter.config import Command
 from dcrafter.media.fetch import is_url
 from dcrafter.settings import Options
 
+NAMELESS = "video"
 NUMBERED = re.compile(r"(.+)_(\d+)", re.DOTALL)  # a keyframe: cat_01.png
 
 
@@ -32,9 +33,16 @@ class Entry:
     @property
     def stem(self) -> str:
         """Name of the first image without suffix, and without its number if it is one of several."""
-        name = PurePosixPath(unquote(urlsplit(self.path).path) if is_url(self.path) else self.path)
+        name = PurePosixPath(_url_path(self.path) if is_url(self.path) else self.path)
         numbered = NUMBERED.fullmatch(name.stem) if len(self.images) > 1 else None
-        return numbered[1] if numbered else name.stem
+        return numbered[1] if numbered else name.stem or NAMELESS
+
+
+def _url_path(url: str) -> str:
+    try:
+        return unquote(urlsplit(url).path)
+    except ValueError:
+        return ""
 
 
 def printable(text: str) -> str:

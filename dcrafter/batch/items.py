@@ -9,25 +9,21 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import string
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from dcrafter.batch.entries import Entry, printable
+from dcrafter.batch.names import check_template, folded, output_path, problem_of, slug
 from dcrafter.config import Command
 from dcrafter.errors import UsageError
 from dcrafter.media.fetch import is_url
 from dcrafter.media.formats import FORMATS
 from dcrafter.settings import Options
 
-NAME = "{stem}_{seed}"
-LONGEST_NAME = 255  # bytes a part of a path, on most file systems
-SLUG = 40  # characters of a prompt in a name
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+SHORT, LONG = "{stem}", "{stem}_{seed}"  # names by default
 
 
 @dataclass(frozen=True)
@@ -60,67 +56,116 @@ class Item:
 
 @dataclass(frozen=True)
 class Defaults:
-    """What holds for items that do not say otherwise."""
+    """What holds for items whose entries do not say otherwise."""
 
     command: Command = "animate"
     prompt: str = ""
     model: str = "auto"
-    seed: int = 0  # of the batch
+    seed: int | None = None  # of the batch; 0 if it is left out
     count: int = 1  # videos an item
-    name: str = NAME
+    name: str | None = None  # template; by default {stem}, with the seed where several would be alike
     format: str = "mp4"
     options: Options = field(default_factory=lambda: Options())
+    folder: Path = Path()  # of outputs
+    earlier: Mapping[str, tuple[str, int]] = field(default_factory=dict)  # outputs in the journal: keys of their items
 
 
 def make_items(entries: Iterable[Entry], defaults: Defaults) -> list[Item]:
-    """Items: numbered, seeded, named. Raises UsageError where two would have one name, or a name cannot be."""
+    """Items: numbered, seeded, named. What is wrong with a manifest's row is its items' problem.
+
+    Raises:
+        UsageError: Two would have one name, or what the command line says cannot be.
+    """
+    entries = list(entries)
+    if defaults.name is not None:
+        check_template(defaults.name)
     seen: Counter[str] = Counter()
     items: list[Item] = []
+    names: list[list[str]] = []  # that an item could have, the best first
     for entry in entries:
-        command = entry.command or defaults.command
-        prompt = defaults.prompt if entry.prompt is None else entry.prompt
-        _check_images(entry, command)
-        for copy in range(defaults.count):
+        problem = _problem(entry, defaults)
+        for copy in range(defaults.count if entry.images else 1):
             seen[entry.path] += 1
-            index, position = seen[entry.path], len(items) + 1
-            seed = item_seed(defaults.seed, entry.path, index) if entry.seed is None else entry.seed + copy
-            fields = {
-                "stem": entry.stem,
-                "seed": seed,
-                "index": position,
-                "copy": index,
-                "parent": "" if is_url(entry.path) else Path(entry.images[0]).absolute().parent.name,
-                "prompt": slug(prompt),
-            }
-            problem = entry.problem
-            output = _output(entry.path, entry.name or defaults.name, fields, FORMATS[defaults.format].suffix)
-            if any(len(os.fsencode(part)) > LONGEST_NAME for part in PurePosixPath(output).parts):
-                problem = problem or "the name of its output would be too long; see --name"
-            items.append(
-                Item(
-                    path=entry.path,
-                    index=index,
-                    position=position,
-                    images=entry.images,
-                    where=entry.where,
-                    problem=problem,
-                    prompt=prompt,
-                    command=command,
-                    model=entry.model or defaults.model,
-                    seed=seed,
-                    options={**defaults.options, **entry.options},
-                    output=output,
-                )
-            )
+            item = _make_item(entry, defaults, seen[entry.path], copy, len(items) + 1, problem)
+            items.append(item)
+            names.append(_outputs(item, entry, defaults) if entry.images and problem == entry.problem else [])
+    images = {os.path.realpath(image) for entry in entries for image in entry.images if not is_url(image)}
+    items = _name(items, names, defaults, images)
     _check_names(items)
     return items
+
+
+def _problem(entry: Entry, defaults: Defaults) -> str:
+    """What is wrong with an entry. Raises UsageError if it is not a manifest's."""
+    try:
+        if not entry.problem:
+            _check_images(entry, entry.command or defaults.command)
+            check_template(entry.name or LONG)
+        return entry.problem
+    except UsageError as error:
+        if not entry.where:
+            raise
+        return error.message
+
+
+def _make_item(entry: Entry, defaults: Defaults, index: int, copy: int, position: int, problem: str) -> Item:
+    seed = entry.seed + copy if entry.seed is not None else item_seed(defaults.seed or 0, entry.path, index)
+    return Item(
+        path=entry.path,
+        index=index,
+        position=position,
+        images=entry.images,
+        where=entry.where,
+        problem=problem,
+        prompt=defaults.prompt if entry.prompt is None else entry.prompt,
+        command=entry.command or defaults.command,
+        model=entry.model or defaults.model,
+        seed=seed,
+        options={**defaults.options, **entry.options},
+        output="",
+    )
+
+
+def _outputs(item: Item, entry: Entry, defaults: Defaults) -> list[str]:
+    """What an item's output may be called."""
+    values: dict[str, str | int] = {
+        "stem": entry.stem,
+        "seed": item.seed,
+        "index": item.position,
+        "copy": item.index,
+        "parent": "" if is_url(entry.path) else Path(entry.images[0]).absolute().parent.name,
+        "prompt": slug(item.prompt),
+    }
+    template = entry.name or defaults.name
+    seeded = defaults.count > 1 or defaults.seed is not None or entry.seed is not None
+    templates = [template] if template else [LONG] if seeded else [SHORT, LONG]
+    folder = PurePosixPath() if is_url(entry.path) else PurePosixPath(entry.path).parent
+    return [output_path(each, values, folder, FORMATS[defaults.format].suffix) for each in templates]
+
+
+def _name(items: list[Item], names: list[list[str]], defaults: Defaults, images: Collection[str]) -> list[Item]:
+    """Give each item the name that it had before, or the best that nobody else has."""
+    wanted = Counter(folded(each[0]) for each in names if each)
+
+    def is_free(name: str, item: Item) -> bool:
+        taken = os.path.realpath(defaults.folder / name) in images
+        return wanted[folded(name)] == 1 and not taken and defaults.earlier.get(name, item.key) == item.key
+
+    named = []
+    for item, candidates in zip(items, names, strict=True):
+        before = [name for name in candidates if defaults.earlier.get(name) == item.key]
+        free = [name for name in candidates if is_free(name, item)]
+        output = next(iter(before + free + candidates[-1:]), "")
+        named.append(replace(item, output=output, problem=item.problem or problem_of(output)))
+    return named
 
 
 def _check_images(entry: Entry, command: Command) -> None:
     given = len(entry.images)
     if (given < 2) if command == "interpolate" else (given != 1):
         needs = "two images or more" if command == "interpolate" else "one image"
-        raise UsageError(f"{entry.where or printable(entry.path)}: to {command} takes {needs}, not {given}")
+        place = "" if entry.where else f"{printable(entry.path)}: "
+        raise UsageError(f"{place}to {command} takes {needs}, not {given}")
 
 
 def item_seed(seed: int, path: str, index: int) -> int:
@@ -129,39 +174,15 @@ def item_seed(seed: int, path: str, index: int) -> int:
     return int.from_bytes(hashlib.sha256(identity.encode("utf-8", "surrogateescape")).digest()[:4], "big")
 
 
-def _output(path: str, template: str, fields: dict[str, Any], suffix: str) -> str:
-    """An output's path in the output folder, POSIX: in the same folders as its image in the input folder."""
-    try:
-        used = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
-        name = template.format_map(fields)
-    except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
-        raise UsageError(
-            f"the name {template!r} cannot be filled in ({error})", f"Its fields are {', '.join(fields)}, in {{}}"
-        ) from error
-    name = _CONTROL.sub("_", name)  # a line of results stays a line
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or name.endswith("/") or not name:
-        raise UsageError(f"the name {template!r} leads to {name!r}", "Names stay in the output folder")
-    where = PurePosixPath(_CONTROL.sub("_", path)).parent
-    if "parent" in used or is_url(path) or where.is_absolute() or ".." in where.parts:
-        where = PurePosixPath()
-    return (where / f"{name}{suffix}").as_posix()
-
-
 def _check_names(items: list[Item]) -> None:
-    """Names that differ only in case, or in how accents are written, are one on some file systems."""
     owners: dict[str, Item] = {}
     for item in items:
-        other = owners.setdefault(unicodedata.normalize("NFC", item.output).casefold(), item)
+        other = owners.setdefault(folded(item.output), item) if item.output else item
         if other is not item:
             raise UsageError(
                 f"{other.title} and {item.title} would both become {printable(item.output)}",
                 "Tell them apart with --name, by {seed}, {index} or {copy}",
             )
-
-
-def slug(text: str) -> str:
-    """A prompt as part of a file name."""
-    return re.sub(r"\W+", "-", text.casefold()).strip("-")[:SLUG].rstrip("-")
 
 
 def shard_of(text: str, environment: Mapping[str, str]) -> tuple[int, int]:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from dcrafter.batch.entries import Entry
-from dcrafter.batch.items import Defaults, in_shard, item_seed, make_items, shard_of
+from dcrafter.batch.items import Defaults, Item, in_shard, item_seed, make_items, shard_of
 from dcrafter.errors import UsageError
 
 
@@ -65,11 +67,75 @@ def test_names(path: str, template: str, output: str) -> None:
     assert make_items([entry], Defaults(prompt="A cat; it's red!", name=template))[0].output == output
 
 
-@pytest.mark.parametrize("template", ["{nope}", "{", "{stem:q}", "/tmp/{stem}", "../{stem}", "", "{stem}/", "{0}"])
+BAD_TEMPLATES = [
+    "{nope}", "{", "}", "{stem:q}", "{stem:>1500000000}", "{index:0999}", "{stem:02}", "{stem.__class__}", "{stem!r}",
+    "{seed:c}", "{stem[0]}", "/tmp/{stem}", "../{stem}", "x/../../y", "", ".", "{stem}/", "{0}", "{}", "a" * 2000,
+    "CON", "con.{seed}", "x/nul", "lpt1.a", "\\..\\x", "C:{stem}", "a\nb", ".batch.part/{stem}",
+    ".BATCH.1-of-2.part/{stem}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("template", BAD_TEMPLATES)
 def test_names_that_cannot_be(template: str) -> None:
-    entry = Entry("a.png", ("a.png",), name=template or "x/../../y")
     with pytest.raises(UsageError, match="the name"):
-        make_items([entry], Defaults())
+        make_items([Entry("a.png", ("a.png",))], Defaults(name=template))
+    if template:
+        row = Entry("b.png", ("b.png",), "m.csv, line 3", name=template)
+        good, bad = make_items([Entry("a.png", ("a.png",)), row], Defaults())
+        assert (good.problem, bad.problem[:8]) == ("", "the name")
+
+
+@pytest.mark.parametrize(
+    ("path", "template", "output"),
+    [
+        ("aux.png", "{stem}", "aux_.mp4"),
+        ("con/cat.png", "{stem}", "con_/cat.mp4"),
+        ("nul.x.png", "{stem}", "nul_.x.mp4"),
+        ("console.png", "{stem}", "console.mp4"),
+        ("C:x.png", "{stem}", "C_x.mp4"),
+        ("a:b.png", "{stem}", "a_b.mp4"),
+        ("cat: 1.png", "{stem}", "cat: 1.mp4"),
+        ("\\..\\x.png", "{stem}", "_.._x.mp4"),
+        ("https://example.org/..%2F..%2Fx.png", "{stem}", "x.mp4"),
+        ("https://example.org/%5C..%5Cx.png", "{stem}", "_.._x.mp4"),
+        ("http://[::1/x", "{stem}", "video.mp4"),
+        ("cat.png", "{{{stem}}}-{seed:012}", "{cat}-000000000007.mp4"),
+    ],
+)
+def test_a_name_is_one_on_every_platform(path: str, template: str, output: str) -> None:
+    entry = Entry(path, (path,), seed=7)
+    assert make_items([entry], Defaults(name=template))[0].output == output
+
+
+def test_no_output_is_where_unfinished_ones_are() -> None:
+    entry = Entry(".batch.part/a.png", (".batch.part/a.png",))
+    assert "unfinished" in make_items([entry], Defaults())[0].problem
+
+
+def outputs(items: list[Item]) -> list[str]:
+    return [item.output for item in items]
+
+
+def test_a_seed_is_in_a_name_where_it_tells_something_apart() -> None:
+    assert outputs(make_items(entries("a.png", "d/a.png"), Defaults())) == ["a.mp4", "d/a.mp4"]
+    a, b, c = make_items(entries("a.png", "a.jpg", "b.png"), Defaults())
+    assert [a.output, b.output, c.output] == [f"a_{a.seed}.mp4", f"a_{b.seed}.mp4", "b.mp4"]
+    for defaults in (Defaults(count=2), Defaults(seed=0)):
+        for item in make_items(entries("a.png"), defaults):
+            assert item.output == f"a_{item.seed}.mp4"
+    assert outputs(make_items([Entry("a.png", ("a.png",), seed=5)], Defaults())) == ["a_5.mp4"]
+
+
+def test_an_item_keeps_the_name_that_it_has_in_the_journal() -> None:
+    (a,) = make_items(entries("a.png"), Defaults())
+    earlier = {f"a_{a.seed}.mp4": a.key, "b.mp4": ("b.png", 1), "c.mp4": ("c.gif", 1)}
+    items = make_items(entries("a.png", "b.png", "b.jpg", "c.png"), Defaults(earlier=earlier))
+    assert outputs(items) == [f"a_{a.seed}.mp4", "b.mp4", f"b_{items[2].seed}.mp4", f"c_{items[3].seed}.mp4"]
+
+
+def test_no_default_name_is_an_images(tmp_path: Path) -> None:
+    (item,) = make_items([Entry("a.gif", (str(tmp_path / "a.gif"),))], Defaults(format="gif", folder=tmp_path))
+    assert item.output == f"a_{item.seed}.gif"
 
 
 @pytest.mark.parametrize("paths", [("a.png", "a.jpg"), ("a.png", "A.png"), ("é.png", "e\u0301.png")])
@@ -94,8 +160,9 @@ def test_a_name_that_no_file_can_have_is_the_items_problem() -> None:
 @pytest.mark.parametrize(("command", "pictures"), [("interpolate", 1), ("animate", 2), ("loop", 3)])
 def test_the_number_of_pictures_fits_the_mode(command: str, pictures: int) -> None:
     entry = Entry("a.png", ("a.png",) * pictures, where="m.csv, line 4", command=command)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=f"m.csv, line 4: to {command} takes"):
-        make_items([entry], Defaults())
+    assert f"to {command} takes" in make_items([entry], Defaults())[0].problem
+    with pytest.raises(UsageError, match=rf"a\.png: to {command} takes"):
+        make_items([replace(entry, where="")], Defaults())
 
 
 @pytest.mark.parametrize("of", range(1, 8))
