@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 from dcrafter.batch.entries import NUMBERED, Entry, printable
 from dcrafter.batch.manifest import is_manifest, parse_manifest, read_manifest
@@ -23,7 +24,7 @@ IMAGE_SUFFIXES = frozenset(
         "ppm", "pgm", "tga",
     )
 )  # fmt: skip
-MANIFESTS = (".csv", ".jsonl")
+MANIFESTS = (".csv", ".tsv", ".jsonl", ".json")
 PROMPT_LIST = ".txt"
 SIDECAR = ".txt"  # cat.txt beside cat.png
 PUBLISHED_PROMPTS = "*prompts.txt"  # beside the images, in the published examples
@@ -61,7 +62,7 @@ class Search:
             if given == STDIN:
                 manifest, paths = _sniff(stdin)
                 groups.append(manifest)
-                loose += [Entry(_identity(path), (path,)) for path in paths]
+                loose += map(_loose, paths)
             else:
                 self._read(given, loose, groups, found)
         groups[0] = self._pair(loose)
@@ -77,7 +78,7 @@ class Search:
 
     def _read(self, given: str, loose: list[Entry], groups: list[list[Entry]], found: Found) -> None:
         if is_url(given):
-            loose.append(Entry(given, (given,)))
+            loose.append(_loose(given))
             return
         path = Path(given)
         suffix = path.suffix.lower()
@@ -85,6 +86,8 @@ class Search:
             groups.append(self._folder(path, found))
         elif suffix in MANIFESTS and path.is_file():
             groups.append(read_manifest(path))
+        elif suffix == PROMPT_LIST and path.is_file() and (images := _listed_images(path)):
+            loose += images
         elif suffix == PROMPT_LIST and path.is_file():
             groups.append(self._folder(path.parent, found, prompts=path))
         elif os.path.lexists(path):
@@ -153,6 +156,8 @@ class Search:
         return [together for each in folders.values() for together in _keyframes(each)]
 
     def _prompted(self, entry: Entry) -> Entry:
+        if entry.problem:
+            return entry
         if self.prompt_from == "filename":
             return replace(entry, prompt=" ".join(re.sub(r"[_\W]+", " ", entry.stem).split()))
         sidecar = Path(entry.images[0]).with_suffix(SIDECAR)
@@ -171,22 +176,46 @@ def _sniff(text: str) -> tuple[list[Entry], list[str]]:
     return [], [path for path in text.split(separator) if path.strip()]
 
 
-def _identity(path: str) -> str:
-    return path if is_url(path) else Path(path).name
+def _loose(path: str) -> Entry:
+    """A file or an address that is named by itself."""
+    if not is_url(path):
+        return Entry(Path(path).name, (path,))
+    try:
+        urlsplit(path).port  # noqa: B018 (raises)
+    except ValueError:
+        return Entry(path, (path,), problem="this is no address")
+    return Entry(path, (path,))
+
+
+def _listed_images(path: Path) -> list[Entry]:
+    """The images that a text file names, a line each; none if it holds prompts."""
+    lines = [line.strip() for line in _read_lines(path) if line.strip()]
+    if not all(is_url(line) or PurePosixPath(line).suffix.lower() in IMAGE_SUFFIXES for line in lines):
+        return []
+    files = {line: str(path.parent / line) for line in lines if not is_url(line)}
+    return [_loose(files[line] if line in files and os.path.exists(files[line]) else line) for line in lines]
 
 
 def _prompts(path: Path, wanted: int) -> list[str]:
     """A file of prompts: a line each, without empty ones."""
-    try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {path} ({error})", "Give a text file in UTF-8") from error
-    prompts = [line.strip() for line in lines if line.strip()]
+    prompts = [line.strip() for line in _read_lines(path) if line.strip()]
+    if not wanted:
+        raise UsageError(
+            f"{path} holds prompts, but there are no images for them", "Images listed in it end in .png, .jpg, …"
+        )
     if len(prompts) != wanted:
         raise UsageError(
             f"{path} has {len(prompts)} prompts for {wanted} items", "It needs a line for each, in sorted order"
         )
     return prompts
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        return path.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise UsageError(f"cannot read {path} ({reason})", "Give a text file in UTF-8") from error
 
 
 def _keyframes(entries: list[Entry]) -> list[Entry]:
@@ -205,4 +234,11 @@ def _keyframes(entries: list[Entry]) -> list[Entry]:
         )
     else:
         groups = [entries[i : i + 2] for i in range(0, len(entries), 2)]
-    return [replace(group[0], images=tuple(each.images[0] for each in group)) for group in groups]
+    return [
+        replace(
+            group[0],
+            images=tuple(each.images[0] for each in group),
+            problem=next((each.problem for each in group if each.problem), ""),
+        )
+        for group in groups
+    ]

@@ -16,7 +16,7 @@ from PIL import Image
 
 from dcrafter.batch.items import Item
 from dcrafter.batch.journal import Record
-from dcrafter.batch.manifest import fail
+from dcrafter.batch.manifest import raise_errors
 from dcrafter.batch.store import Store, failure
 from dcrafter.batch.worker import Key, Models, Progress, Result, Task, WorkerEvent, error_line
 from dcrafter.captioner import Captioner
@@ -81,17 +81,26 @@ class Batch:
     captioner: Captioner | None = None
 
     def check(self) -> list[Settings]:
-        """Each item's settings, as far as they are known before its images are read.
+        """The settings of items, as far as they are known before their images are read.
 
-        Raises UsageError where items ask for what their model cannot do, OutputError where outputs cannot be.
+        What is wrong with a row of a manifest costs that row only, unless there is something wrong with each.
+
+        Raises:
+            UsageError: Items ask for what their model cannot do.
+            OutputError: Outputs cannot be written.
         """
-        settings, errors = [], []
+        settings, errors, fatal = [], [], False
         for item in self.items:
+            if item.problem:
+                errors += [f"{item.where}: {item.problem}"] if item.where else []
+                continue
             try:
                 settings.append(self._settings(item))
             except UsageError as error:
                 errors.append(f"{item.where or item.title}: {error.message}")
-        fail(errors)
+                fatal |= not item.where
+        if fatal or len(errors) == len(self.items):
+            raise_errors(errors)
         self.store.check(self.items)
         return settings
 
@@ -151,7 +160,8 @@ class Batch:
             settings = self._settings(item, prompt, portrait)
             weights = self.weights.fingerprint(item.model)
         except (InputError, UsageError) as error:
-            return failure(item, error_line(error), inputs=inputs)
+            where = f"{item.where}: " if item.where not in ("", item.path) else ""
+            return failure(item, where + error_line(error), inputs=inputs)
         task = Task(item, settings, contents, tuple(inputs), caption, self.captioner.name if self.captioner else "")
         done = self.store.find_done(task, weights, self.weights.models.dtype) if self.resume else None
         if done is not None:
@@ -186,3 +196,5 @@ def _read(image: str, offline: bool) -> bytes:
         return Path(image).read_bytes()
     except OSError as error:
         raise InputError(f"cannot read the file: {error.strerror}") from error
+    except ValueError as error:  # NUL, or broken Unicode
+        raise InputError("no file has such a name") from error

@@ -64,6 +64,8 @@ class Store:
         """Raises OutputError where somebody else's file is in the way, or nothing could be written."""
         kept = images_of(items)
         for item in items:
+            if item.problem:
+                continue
             check_output(self.path(item), self.writing.format, self._seems_ours(item), kept)
 
     def _seems_ours(self, item: Item) -> bool:
@@ -252,6 +254,8 @@ def _about(item: Item) -> dict[str, Any]:
 
 def source_of(item: Item) -> str:
     """Where its first image is, whatever the current folder."""
+    if not item.images:
+        return ""
     image = item.images[0]
     return image if is_url(image) else str(Path(image).absolute())
 

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from dcrafter.batch.entries import printable
 from dcrafter.batch.inputs import Search
-from dcrafter.batch.items import NAME, Defaults, in_shard, make_items, shard_of
+from dcrafter.batch.items import Defaults, in_shard, make_items, shard_of
 from dcrafter.cli.bars import acquire
 from dcrafter.cli.batch_view import describe, view
 from dcrafter.cli.console import Console, logger
 from dcrafter.cli.options import FLAG, STDIO, Request, ToolCommand, argument, option, takes_request
 from dcrafter.config import Command
-from dcrafter.errors import BatchError, UsageError
+from dcrafter.errors import BatchError, DCrafterError, UsageError
 
 if TYPE_CHECKING:
     from dcrafter.batch.items import Item
@@ -45,6 +45,11 @@ dcrafter batch pairs/ --mode interpolate -o between/
 dcrafter batch photos/ --shard auto -o videos/
 
 dcrafter batch photos/ --ray -o videos/
+
+[bold]Manifests[/bold]
+
+CSV under a header line such as `image,image2,mode,prompt,steps`, or JSON objects with these keys: image, image2, …
+(relative to the manifest), prompt, mode, model, name, seed, and options of pictures and sampling by their long names.
 """
 
 STORY = "--join"  # in the place of an item, in the journal
@@ -86,8 +91,14 @@ def batch(
         ),
     ] = None,
     name: Annotated[
-        str, option("--name", metavar="<name>", help="By {stem}, {seed}, {index}, {copy}, {parent}, {prompt}.")
-    ] = NAME,
+        str | None,
+        option(
+            "--name",
+            metavar="<name>",
+            help="By {stem}, {seed}, {index}, {copy}, {parent}, {prompt}.",
+            show_default="{stem}, or {stem}_{seed} with --seed or -n",
+        ),
+    ] = None,
     resume: Annotated[bool, option("--resume/--no-resume", help="Skip what is done with the same settings.")] = True,
     retries: Annotated[int, option("--retries", metavar="<int>", min=0, help="More tries of what fails.")] = 1,
     fail_fast: Annotated[bool, option("--fail-fast", metavar=FLAG, help="Stop when an item fails.")] = False,
@@ -131,7 +142,7 @@ def batch(
     store = _store(request, output, part)
     outputs = store.outputs() | ({join.absolute()} if join else set())
     search = Search(mode, recursive, prompts, prompt_from, implied_prompts=not prompt, outputs=outputs)
-    items = _items(search, inputs, stdin, _defaults(request, mode, prompt, name, output.format), part, console)
+    items = _items(search, inputs, stdin, _defaults(request, mode, prompt, name, output, store), part, console)
 
     with console.status("starting"):  # importing torch takes seconds
         work = _work(items, store, request, console, retries, resume, fail_fast, turned=join is None)
@@ -144,7 +155,7 @@ def batch(
         _dry_run(work, console, request)
         return
     if request.checkpoint is None:
-        for model in dict.fromkeys(item.model for item in work.items):
+        for model in dict.fromkeys(item.model for item in work.items if not item.problem):
             acquire(model, console, offline=request.offline)
     _run(work, engine, console, request)
     if join:
@@ -159,16 +170,18 @@ def _store(request: Request, output: Output, part: tuple[int, int] | None) -> St
     return Store(output.folder, writing, shard=part, overwrite=request.overwrite)
 
 
-def _defaults(request: Request, mode: Command, prompt: str, name: str, format: str) -> Defaults:
+def _defaults(request: Request, mode: Command, prompt: str, name: str | None, output: Output, store: Store) -> Defaults:
     return Defaults(
         command=mode,
         prompt=prompt,
         model=request.model,
-        seed=request.seed or 0,
+        seed=request.seed,
         count=request.count,
         name=name,
-        format=format,
+        format=output.format,
         options=request.options(),
+        folder=output.folder,
+        earlier={name: records[-1].key for name, records in store.records.items()},
     )
 
 
@@ -260,15 +273,11 @@ def _work(
     from dcrafter.batch.runner import Batch, Weights
     from dcrafter.batch.worker import Models
     from dcrafter.cli.run import ABOUT_TINY, captioner_of
-    from dcrafter.weights import hub
 
-    if request.checkpoint is None:
-        chosen = [hub.choose(item.model, item.command) for item in items]
-        if any((item.model, model) == ("auto", "tiny") for item, model in zip(items, chosen, strict=True)):
-            console.say(ABOUT_TINY)
-        items = [replace(item, model=model) for item, model in zip(items, chosen, strict=True)]
-    elif odd := [item for item in items if item.model != request.model]:
-        raise UsageError(f"{odd[0].where}: with --checkpoint there is one model", "Leave the column model out")
+    chosen = [_with_model(item, request) for item in items]
+    if any((item.model, made.model) == ("auto", "tiny") for item, made in zip(items, chosen, strict=True)):
+        console.say(ABOUT_TINY)
+    items = chosen
     models = Models(
         checkpoint=request.checkpoint,
         model_config=request.model_config,
@@ -282,6 +291,24 @@ def _work(
     )
     captioner = captioner_of(request) if request.auto_prompt else None
     return Batch(items, store, Weights(models), resume, fail_fast, turned, captioner)
+
+
+def _with_model(item: Item, request: Request) -> Item:
+    """The item with its model's name in the place of `auto`; a model that cannot be is a manifest row's problem."""
+    from dcrafter.weights import hub
+
+    try:
+        if item.problem:
+            return item
+        if request.checkpoint is None:
+            return replace(item, model=hub.choose(item.model, item.command))
+        if item.model != request.model:
+            raise UsageError("with --checkpoint there is one model", "Leave the column model out")
+        return item
+    except DCrafterError as error:
+        if not item.where or item.model == request.model:
+            raise
+        return replace(item, problem=error.message)
 
 
 def _engine(work: Batch, address: str | None, cpus_per_worker: int | None) -> Engine:
@@ -311,7 +338,12 @@ def _dry_run(work: Batch, console: Console, request: Request) -> None:
             status = each.status if isinstance(each, Record) else "planned"
             settings = each.settings if isinstance(each, Record) else each.settings.to_dict()
             console.result_json(
-                item=item.path, index=item.index, status=status, path=str(path), seed=item.seed, settings=settings
+                item=item.path,
+                index=item.index,
+                status=status,
+                path=str(path) if item.output else None,
+                seed=item.seed,
+                settings=settings,
             )
     if failed:
         raise BatchError(f"{failed} of {len(work.items)} items would fail")
@@ -319,7 +351,7 @@ def _dry_run(work: Batch, console: Console, request: Request) -> None:
 
 def _result(record: Record, work: Batch, request: Request) -> str | None:
     """An item's line on stdout."""
-    path = str(work.store.folder / record.output)
+    path = str(work.store.folder / record.output) if record.output else None
     if request.json:
         return json.dumps({**asdict(record), "path": path})
     return None if record.status == "failed" else path

@@ -100,6 +100,24 @@ def test_pictures_are_paired(folder: Path, names: tuple[str, ...], pairs: list[t
     assert [(entry.stem, len(entry.images)) for entry in entries] == pairs
 
 
+def test_a_list_of_images(folder: Path) -> None:
+    touch(folder, "in/a.png", "b.png")
+    (folder / "in" / "list.txt").write_text("a.png\n\nb.png\nhttps://example.org/c.JPG\nabsent.png\n")
+    found = Search().find(["in/list.txt"]).entries
+    assert [entry.images for entry in found] == [
+        (os.path.join("in", "a.png"),), ("b.png",), ("https://example.org/c.JPG",), ("absent.png",),
+    ]  # fmt: skip
+    (folder / "no").mkdir()
+    (folder / "no" / "p.txt").write_text("a cat\na dog\n")
+    with pytest.raises(UsageError, match=r"p\.txt holds prompts, but there are no images for them"):
+        Search().find(["no/p.txt"])
+
+
+def test_an_address_that_is_none_costs_itself_only() -> None:
+    bad, good = Search().find(["-"], "http://[::1/x\nhttps://example.org/a.png\n").entries
+    assert (bad.problem, good.problem) == ("this is no address", "")
+
+
 def test_an_odd_picture_is_refused(folder: Path) -> None:
     touch(folder / "in", "a.png", "b.png", "c.png")
     with pytest.raises(UsageError, match=r"3 images cannot be paired, the last is c\.png"):

@@ -257,11 +257,22 @@ def test_fail_fast_stops(make: Make, pictures: Path) -> None:
     assert len(run(make(entries_of(pictures)), engine)) == 8
 
 
-def test_what_cannot_be_is_said_for_all_items_before_any_runs(make: Make, pictures: Path, tmp_path: Path) -> None:
+def test_what_is_wrong_with_a_row_costs_that_row(make: Make, pictures: Path, tmp_path: Path) -> None:
     entries = [Entry(f"{i}.png", (str(pictures / f"{i}.png"),), f"m.csv, line {i + 2}") for i in range(3)]
     entries[0].options["steps"] = 0
-    entries[2].options["fit"] = "squeeze"  # type: ignore[typeddict-item]
-    with pytest.raises(UsageError, match=r"line 2: --steps must be .*; m.csv, line 4: --fit must be"):
+    entries.append(Entry("m.csv, line 5", (), "m.csv, line 5", problem="no image"))
+    batch = make(entries)
+    assert run(batch) == {"0.png": "failed", "1.png": "done", "2.png": "done", "m.csv, line 5": "failed"}
+    failed = [each for each in batch.plan() if isinstance(each, Record) and each.status == "failed"]
+    assert failed[0].error.startswith("m.csv, line 2: --steps must be")
+    assert failed[1].error == "no image"
+
+
+def test_what_is_wrong_with_every_row_is_said_before_any_runs(make: Make, pictures: Path, tmp_path: Path) -> None:
+    entries = [Entry(f"{i}.png", (str(pictures / f"{i}.png"),), f"m.csv, line {i + 2}") for i in range(2)]
+    entries[0].options["steps"] = 0
+    entries[1].options["fit"] = "squeeze"  # type: ignore[typeddict-item]
+    with pytest.raises(UsageError, match=r"line 2: --steps must be .*; m.csv, line 3: --fit must be"):
         run(make(entries))
     assert not (tmp_path / "out").exists()
 

@@ -40,7 +40,7 @@ def test_a_folder_becomes_videos_once(dcrafter: Run, model: list[str], folder: P
     first = dcrafter("batch", "in", "-p", "cat", *model)
     assert first.status == 0, first.stderr
     assert len(first.lines) == 4
-    assert [Path(line).name.split("_")[0] for line in first.lines] == ["0", "1", "2", "3"]
+    assert [Path(line).name for line in first.lines] == ["0.apng", "1.apng", "2.apng", "3.apng"]
     assert "[4/4] 3.png: done in" in first.stderr
     assert read_video(first.lines[0])[0].shape == (4, 32, 32, 3)
     times = {line: os.stat(line).st_mtime_ns for line in first.lines}
@@ -186,7 +186,7 @@ def test_a_story_that_cannot_be(
         (("in", "-o", "video.mp4", "-f", "mp4"), "names one file"),
         (("in", "--prompts", "p.txt"), "2 prompts for 4 items"),
         (("in", "--prompts", "p.txt", "--prompt-from", "sidecar"), "two ways for one thing"),
-        (("bad.csv",), "bad.csv, line 2: unknown column stepz"),
+        (("bad.csv",), "bad.csv, line 1: unknown column stepz"),
         (("worse.jsonl",), "worse.jsonl, line 1: --steps must be 1 to 1000"),
         (("model.jsonl",), "model.jsonl, line 1: with --checkpoint there is one model"),
         (("in", "--shard", "5/4"), "there is no shard 5 of 4"),
