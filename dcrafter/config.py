@@ -305,6 +305,7 @@ MODELS: dict[str, ModelConfig] = {
         steps=25,
         guidance=1.5,
         keeps_ends=True,
+        output_scale=2,
         unet=UNetConfig(
             in_channels=64,
             out_channels=32,

@@ -17,6 +17,7 @@ from typing import Any, Unpack
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL.Image import Resampling
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -328,12 +329,15 @@ class Pipeline:
         """Images at the size of the settings, and at the size of the frames that will be decoded."""
         pictures = [open_image(image) for image in images]
 
-        def fitted(width: int, height: int) -> Tensor:
-            return torch.stack([to_tensor(fit_image(p, width, height, settings.fit)) for p in pictures])
+        def fitted(width: int, height: int, resample: Resampling = Resampling.BILINEAR) -> Tensor:
+            fitting = (fit_image(p, width, height, settings.fit, resample=resample) for p in pictures)
+            return torch.stack([to_tensor(picture) for picture in fitting])
 
         given = fitted(settings.width, settings.height)
         output = self.config.output_size(settings.width, settings.height)
-        return Keyframes(given, given if output == (settings.width, settings.height) else fitted(*output))
+        return Keyframes(
+            given, given if output == (settings.width, settings.height) else fitted(*output, Resampling.LANCZOS)
+        )
 
     def encode(self, keyframes: Tensor, settings: Settings, noise: Noise) -> Generator[Event, None, Conditions]:
         """Keyframes (n, 3, H, W) in [-1, 1] → Conditions, as the generator's return value."""
@@ -545,7 +549,7 @@ def _references(images: Tensor, command: Command, length: int) -> References:
     if command == "animate":
         return References(images[None], (None, 0)[-len(images) :])
     if command == "interpolate":
-        return References(images[None], (0, length - 1))
+        return References(images[None, :length], (0, length - 1)[:length])
     return References(images.expand(2, -1, -1, -1)[None], (0, length))
 
 

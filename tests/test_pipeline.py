@@ -11,6 +11,7 @@ import pytest
 import torch
 from golden import open_golden
 from PIL import Image
+from PIL.Image import Resampling
 
 import dcrafter
 from dcrafter import estimate
@@ -321,7 +322,7 @@ def test_frames_are_decoded_beside_their_keyframes_at_the_output_size(
     assert done.video.frames.shape[1:] == (128, 128, 3)
     assert [references.frames for references in given] == frames
     assert {x.shape[1:] for x in encoded} == {(3, 64, 64)}
-    large = [to_tensor(fit_image(open_image(image), 128, 128)) for image in images]
+    large = [to_tensor(fit_image(open_image(i), 128, 128, resample=Resampling.LANCZOS)) for i in images]
     assert given[0].images[0, 0].equal(large[0])
     if command == "animate":
         second = given[1].images[0]

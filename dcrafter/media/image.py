@@ -174,7 +174,13 @@ def _apply_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def fit_image(
-    image: Image.Image, width: int, height: int, fit: str = "crop", *, background: Colour = (0, 0, 0)
+    image: Image.Image,
+    width: int,
+    height: int,
+    fit: str = "crop",
+    *,
+    background: Colour = (0, 0, 0),
+    resample: Image.Resampling = Image.Resampling.BILINEAR,
 ) -> Image.Image:
     """Brings an RGB image to `width` by `height` pixels.
 
@@ -198,7 +204,7 @@ def fit_image(
             "Crop it first, or use --fit pad",
         )
     canvas = Image.new("RGB", (width, height), background)
-    scaled = image.resize(size, Image.Resampling.BILINEAR)
+    scaled = image.resize(size, resample)
     canvas.paste(scaled, (round((width - size[0]) / 2), round((height - size[1]) / 2)))
     return canvas
 

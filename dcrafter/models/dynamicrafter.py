@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import repeat
 from torch import Tensor, nn
 
 from dcrafter.config import ModelConfig
 from dcrafter.models.autoencoder import AutoencoderKL
 from dcrafter.models.clip import ImageEncoder, TextEncoder, clip_pixels
 from dcrafter.models.projector import QueryTransformer
+from dcrafter.models.reference_decoder import Reference, compose
 from dcrafter.models.unet import UNet3D
 
 
@@ -74,14 +75,30 @@ class DynamiCrafter(nn.Module):
     def refine(self, frames: Tensor, references: References) -> Tensor:
         """Decoded clips (B, 3, T, h, w) in [-1, 1] → the same at the output size, (B, 3, T, H, W).
 
-        A model whose output is as large as its input returns them unchanged.
+        A model whose output is as large as its input returns them unchanged; one of a larger output takes detail from
+        the references. Uses autoencoder.
         """
-        scale = self.config.output_scale
-        if scale == 1:
+        if self.config.output_scale == 1:
             return frames
-        clips = rearrange(frames, "b c t h w -> (b t) c h w")
-        larger = F.interpolate(clips, scale_factor=scale, mode="bicubic", align_corners=False).clamp(-1, 1)
-        return rearrange(larger, "(b t) c h w -> b c t h w", b=len(frames))
+        clips = []
+        for clip, images in zip(frames, references.images, strict=True):
+            coarse = clip.transpose(0, 1).add(1) / 2
+            used = []
+            for image, frame in zip(images[:, None], references.frames, strict=True):
+                # The frame after a loop's last is its first again.
+                shown = self._coarse(image) if frame is None else coarse[frame % len(coarse)][None]
+                used.append(Reference((image + 1) / 2, shown, frame))
+            clips.append(compose(coarse, used).mul(2).sub(1).transpose(0, 1))
+        return torch.stack(clips)
+
+    def _coarse(self, image: Tensor) -> Tensor:
+        """An image (1, 3, H, W) in [-1, 1] at the output size → its decoding at the input's, (1, 3, h, w) in [0, 1]."""
+        small = F.avg_pool2d(image, self.config.output_scale).to(self.autoencoder.quant_conv.weight.device)
+        factor = self.config.autoencoder.downsampling
+        noise = small.new_zeros(
+            1, self.config.autoencoder.latent_channels, small.shape[-2] // factor, small.shape[-1] // factor
+        )
+        return ((self.decode(self.encode_frames(small, noise)) + 1) / 2).to(image)
 
 
 def detail_guidance(latents: Tensor, frames: int) -> Tensor:

@@ -29,6 +29,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of the tiny one's kind, smaller still, of random weights."""
     config = replace(
         MODELS["tiny"],
+        output_scale=1,
         height=32,
         width=32,
         frames=FRAMES,
