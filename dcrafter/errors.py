@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import re
 
 INTERRUPTED = 130  # the exit status behind Ctrl-C
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 def printable(text: str) -> str:
@@ -51,6 +53,15 @@ class WriteError(OutputError):
     """Writing began and failed, as on a full disk."""
 
     exit_status = 1
+
+    @classmethod
+    def means(cls, error: BaseException | None) -> bool:
+        """True if an exception, or one that it comes from, says that there is no room left."""
+        while error is not None:
+            if isinstance(error, OSError) and error.errno in _FULL:
+                return True
+            error = error.__cause__
+        return False
 
 
 class WeightsError(DCrafterError):

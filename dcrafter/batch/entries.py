@@ -43,8 +43,3 @@ def _url_path(url: str) -> str:
         return unquote(urlsplit(url).path)
     except ValueError:
         return ""
-
-
-def printable(text: str) -> str:
-    """Replace control characters and broken Unicode by question marks."""
-    return "".join(c if c.isprintable() else "?" for c in text)

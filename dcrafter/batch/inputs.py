@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from dcrafter.batch.entries import NUMBERED, Entry, printable
+from dcrafter.batch.entries import NUMBERED, Entry
 from dcrafter.batch.manifest import is_manifest, parse_manifest, read_manifest
 from dcrafter.config import Command
-from dcrafter.errors import UsageError
+from dcrafter.errors import UsageError, printable
 from dcrafter.media.fetch import is_url
 
 STDIN = "-"

@@ -15,10 +15,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from dcrafter.batch.entries import Entry, printable
+from dcrafter.batch.entries import Entry
 from dcrafter.batch.names import check_template, folded, output_path, problem_of, slug
 from dcrafter.config import Command
-from dcrafter.errors import UsageError
+from dcrafter.errors import UsageError, printable
 from dcrafter.media.fetch import is_url
 from dcrafter.media.formats import FORMATS
 from dcrafter.settings import Options

@@ -7,6 +7,7 @@ the clock.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -94,7 +95,7 @@ class Journal:
             elif end > 0 and _last_byte(file, end) != b"\n":  # torn
                 line = b"\n" + line
             if os.write(file, line) < len(line):
-                raise OSError("the disk is full")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(file)
         finally:
             os.close(file)

@@ -21,9 +21,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast, get_args, get_type_hints
 
-from dcrafter.batch.entries import Entry, printable
+from dcrafter.batch.entries import Entry
 from dcrafter.config import Command
-from dcrafter.errors import UsageError
+from dcrafter.errors import UsageError, printable
 from dcrafter.media.fetch import is_url
 from dcrafter.settings import Options
 

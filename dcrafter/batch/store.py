@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dcrafter.batch.items import Item
 from dcrafter.batch.journal import Journal, Record, journal_path, read_records
-from dcrafter.errors import DCrafterError, InputError, OutputError
+from dcrafter.errors import DCrafterError, InputError, OutputError, WriteError
 from dcrafter.media.fetch import is_url, public_name
 from dcrafter.media.formats import FORMATS
 from dcrafter.media.video import check_output, places_of, read_settings, write_video
@@ -162,7 +162,8 @@ class Store:
                 f"another batch is writing into {self.folder}", "Wait for it, write elsewhere with -o, or use --shard"
             ) from None
         except OSError as error:
-            raise OutputError(f"cannot write into {self.folder} ({error.strerror})", "Use -o") from error
+            kind = WriteError if WriteError.means(error) else OutputError
+            raise kind(f"cannot write into {self.folder} ({error.strerror})", "Use -o") from error
         for left in self.unfinished.iterdir():
             if left.name != "lock":
                 _remove(left)
@@ -178,13 +179,17 @@ class Store:
         """Write a result's video and its line in the journal: a failure if there is no video, or it cannot be written.
 
         Raises:
-            OutputError: The journal cannot be written.
+            WriteError: The disk is full, or the journal cannot be written.
         """
         try:
             if result.video is None:
                 raise OutputError(result.error)
             return self._save(task, result, result.video)
         except (DCrafterError, OSError) as error:
+            if WriteError.means(error):
+                raise WriteError(
+                    f"no room left in {self.folder}", "Make room, and run the same command again"
+                ) from error
             path = self.path(task.item)
             reason = error.message if isinstance(error, DCrafterError) else f"cannot write {path} ({error.strerror})"
             record = failure(task.item, reason, seconds=result.seconds, attempts=result.attempts, inputs=task.inputs)

@@ -13,7 +13,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from dcrafter.batch.entries import printable
 from dcrafter.batch.inputs import Search
 from dcrafter.batch.items import Defaults, in_shard, make_items, shard_of
 from dcrafter.cli.bars import acquire
@@ -21,7 +20,8 @@ from dcrafter.cli.batch_view import describe, view
 from dcrafter.cli.console import Console, logger
 from dcrafter.cli.options import FLAG, STDIO, Request, ToolCommand, argument, option, takes_request
 from dcrafter.config import Command
-from dcrafter.errors import BatchError, DCrafterError, UsageError
+from dcrafter.errors import BatchError, DCrafterError, UsageError, printable
+from dcrafter.media.formats import named_format
 
 if TYPE_CHECKING:
     from dcrafter.batch.items import Item
@@ -147,7 +147,7 @@ def batch(
     with console.status("starting"):  # importing torch takes seconds
         work = _work(items, store, request, console, retries, resume, fail_fast, turned=join is None)
         settings = work.check()
-        overlap = _check_story(join, work.items, settings, crossfade, request) if join else 0
+        overlap = _check_story(join, work.items, settings, crossfade, request) if join and settings else 0
         if settings:
             output.try_encoding(settings[0])
         engine = _engine(work, ray, cpus_per_worker)
@@ -236,9 +236,15 @@ def _check_usage(
     crossfade: float,
 ) -> None:
     if not inputs:
-        raise UsageError("no input is named", "Try dcrafter batch --help")
+        raise UsageError("no input given", "Try dcrafter batch --help")
+    if request.output == STDIO:
+        raise UsageError("a batch cannot write to stdout", "Give a folder with -o")
+    if named_format(request.output) and not os.path.isdir(request.output or ""):
+        raise UsageError(f"{request.output} names one file, and a batch needs a folder", "Put / at its end")
+    if prompts and prompts.is_dir():
+        raise UsageError(f"{prompts} is a folder", "--prompts needs a text file")
     if prompts and prompt_from:
-        raise UsageError("--prompts and --prompt-from are two ways for one thing", "Leave out one of them")
+        raise UsageError("--prompts and --prompt-from are mutually exclusive", "Leave out one of them")
     if join and shard:
         raise UsageError("a shard has not all of a story", "Use --join without --shard when all shards are done")
     if crossfade and not join:
@@ -252,7 +258,7 @@ def _check_usage(
 def _read_stdin(request: Request, inputs: list[str]) -> tuple[str, str]:
     """The prompt, and the text that is the input `-`; at most one of them is stdin."""
     if inputs.count(STDIO) + (request.prompt == STDIO) > 1:
-        raise UsageError("stdin can be only one thing", "Give the prompt outright")
+        raise UsageError("only one argument can be -", "Write out the prompt")
     text = ""
     if STDIO in (*inputs, request.prompt):
         text = sys.stdin.buffer.read().decode("utf-8-sig", "surrogateescape")

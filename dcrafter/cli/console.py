@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dcrafter.errors import OutputError
+from dcrafter.errors import WriteError
 
 if TYPE_CHECKING:
     from dcrafter.cli.preview import Preview
@@ -60,7 +60,7 @@ class Console:
             raise
         except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again when it ends
-            raise OutputError(f"cannot write to stdout ({error.strerror})", "Write to a file with -o") from error
+            raise WriteError(f"cannot write to stdout ({error.strerror})", "Write to a file with -o") from error
 
     @contextmanager
     def status(self, text: str) -> Iterator[None]:

@@ -22,7 +22,7 @@ import numpy as np
 from av.video.reformatter import Interpolation
 from PIL import ExifTags, Image
 
-from dcrafter.errors import InputError, OutputError, UsageError
+from dcrafter.errors import InputError, OutputError, UsageError, WriteError
 from dcrafter.media.containers import CODECS
 from dcrafter.media.encoding import EncoderError, Encoding, Frames
 from dcrafter.media.fetch import is_url
@@ -197,7 +197,8 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, av.error.FFmpegError) as error:
         advice = "Check the folder's permissions and free space, or write elsewhere with -o"
-        raise OutputError(f"cannot write {path}: {reason(error)}", advice) from error
+        kind = WriteError if WriteError.means(error) else OutputError
+        raise kind(f"cannot write {path}: {reason(error)}", advice) from error
 
 
 def _verify(path: Path, frames: Frames, fps: float) -> None:
@@ -205,12 +206,12 @@ def _verify(path: Path, frames: Frames, fps: float) -> None:
     try:
         shown = [(frame.shape, seconds) for frame, seconds in _stored_frames(path)]
     except InputError as error:
-        raise OutputError("the video was written but does not read back", "Is the disk full?") from error
+        raise WriteError("the video was written but does not read back", "Is the disk full?") from error
     right_time = abs(sum(seconds for _, seconds in shown) * fps - len(frames)) < 0.5
     # Identical frames are merged to one, which has no duration in APNG and WebP.
     right_time |= len(shown) == 1 and bool((frames == frames[0]).all())
     if not right_time or {shape for shape, _ in shown} != {frames.shape[1:]}:
-        raise OutputError("the video reads back with another length or size", "Is the disk full?")
+        raise WriteError("the video reads back with another length or size", "Is the disk full?")
 
 
 def read_video(path: str | Path) -> tuple[Frames, float]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -179,13 +180,13 @@ def test_a_story_that_cannot_be(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "no input is named"),
+        ((), "no input given"),
         (("nowhere",), "there is no nowhere"),
         (("empty",), "there is no picture"),
         (("in", "-o", "-"), "stdout"),
-        (("in", "-o", "video.mp4", "-f", "mp4"), "names one file"),
+        (("in", "-o", "video.mp4", "-f", "mp4"), "video.mp4 names one file, and a batch needs a folder"),
         (("in", "--prompts", "p.txt"), "2 prompts for 4 items"),
-        (("in", "--prompts", "p.txt", "--prompt-from", "sidecar"), "two ways for one thing"),
+        (("in", "--prompts", "p.txt", "--prompt-from", "sidecar"), "mutually exclusive"),
         (("bad.csv",), "bad.csv, line 1: unknown column stepz"),
         (("worse.jsonl",), "worse.jsonl, line 1: --steps must be 1 to 1000"),
         (("model.jsonl",), "model.jsonl, line 1: with --checkpoint there is one model"),
@@ -195,7 +196,7 @@ def test_a_story_that_cannot_be(
         (("in", "--name", "{nope}"), "cannot be filled in"),
         (("in", "--mode", "dance"), "--mode"),
         (("in", "--noise", "n.safetensors"), "for one video"),
-        (("-", "-p", "-"), "stdin can be only one thing"),
+        (("-", "-p", "-"), "only one argument can be -"),
         (("in", "--crf", "9"), "neither codec nor crf"),
     ],
 )
@@ -273,6 +274,44 @@ def test_it_may_write_where_it_reads(dcrafter: Run, model: list[str], folder: Pa
     for _ in range(2):
         outcome = dcrafter("batch", "in", *model[:-1], "in")
         assert (outcome.status, len(outcome.lines)) == (0, 4)
+
+
+def test_a_full_disk_ends_it_and_it_goes_on_later(
+    dcrafter: Run, model: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, room = os.write, [4096]
+
+    def writing(file: int, content: bytes) -> int:  # of the journal
+        if len(content) > room[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        room[0] -= len(content)
+        return write(file, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", writing)
+        full = dcrafter("batch", "in", *model)
+    assert full.status == 1, full.stderr
+    assert "no room left in out. Make room, and run the same command again" in full.stderr
+    assert 0 < len(full.lines) < 4
+    assert not list(Path("out").glob(".*"))
+    again = dcrafter("batch", "in", *model)
+    assert (again.status, len(again.lines), again.stderr.count("done already")) == (0, 4, len(full.lines))
+
+
+@pytest.mark.parametrize("where", ["write_video", "_sync"])
+def test_a_full_disk_is_no_wrong_usage(
+    dcrafter: Run, model: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"dcrafter.batch.store.{where}", full)
+        outcome = dcrafter("batch", "in", *model)
+    assert (outcome.status, outcome.lines) == (1, [])
+    assert "no room left in out" in outcome.stderr
+    assert list(Path("out").iterdir()) == []
+    assert len(dcrafter("batch", "in", *model).lines) == 4
 
 
 def test_the_first_failure_ends_it_if_asked(dcrafter: Run, model: list[str], folder: Path) -> None:

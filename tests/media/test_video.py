@@ -11,7 +11,7 @@ import pytest
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from PIL import Image
 
-from dcrafter.errors import InputError, OutputError, UsageError
+from dcrafter.errors import InputError, OutputError, UsageError, WriteError
 from dcrafter.media import video
 from dcrafter.media.formats import FORMATS, format_of
 from dcrafter.media.video import check_output, encode_video, read_settings, read_video, write_video
@@ -286,7 +286,7 @@ def small_disk() -> Iterator[None]:
 @pytest.mark.usefixtures("small_disk")
 def test_a_full_disk_leaves_nothing(tmp_path: Path, format: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
-    with pytest.raises(OutputError) as caught:
+    with pytest.raises(WriteError) as caught:
         write_video(noise, output(tmp_path / "a" / "b", format), settings=SETTINGS)
     assert caught.value.advice
     assert "\n" not in str(caught.value)
