@@ -14,9 +14,8 @@ from PIL import Image, ImageOps
 from dcrafter.config import MODELS
 from dcrafter.media.image import fit_image, open_image
 from dcrafter.media.video import read_settings, read_video
-from dcrafter.metrics.pixels import frame_difference, loop_gap, psnr
+from dcrafter.metrics.pixels import as_input, frame_difference, loop_gap, psnr
 from dcrafter.models.dynamicrafter import DynamiCrafter
-from dcrafter.training.data import as_input
 from dcrafter.weights import hub
 from dcrafter.weights.checkpoint import open_checkpoint
 

@@ -1,8 +1,19 @@
-"""Figures that compare pixels with pixels."""
+"""Pixels as a model takes them, and figures that compare pixels with pixels."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+
+
+def as_input(pixels: Tensor) -> Tensor:
+    """(n, H, W, 3) uint8 → (n, 3, H, W) in [-1, 1]."""
+    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def as_pixels(pictures: Tensor) -> Tensor:
+    """What `as_input` was given, from a tensor of any shape in [-1, 1]."""
+    return ((pictures + 1) * 127.5).round().to(torch.uint8)
 
 
 def psnr(made: Tensor, true: Tensor) -> float:

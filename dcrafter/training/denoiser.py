@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import Dataset, default_collate
 
-from dcrafter.config import ModelConfig, ScheduleConfig
-from dcrafter.metrics.pixels import frame_difference, psnr
+from dcrafter.config import ScheduleConfig
+from dcrafter.metrics.pixels import as_input, as_pixels, frame_difference, psnr
 from dcrafter.models.clip import tokenize
 from dcrafter.models.dynamicrafter import DynamiCrafter
 from dcrafter.models.layers import DualCrossAttention
@@ -28,10 +28,9 @@ from dcrafter.models.unet import Stage as UNetStage
 from dcrafter.sampling.ddim import ddim
 from dcrafter.sampling.guidance import guide, rescale_guidance
 from dcrafter.sampling.schedule import alphas_cumprod, rescale_factors, sampling_steps
-from dcrafter.training.data import Source, as_input, as_pixels, swing
 from dcrafter.training.plan import kept_bytes
-from dcrafter.training.recipe import Conditioning, Recipe, StageName
-from dcrafter.training.trainer import Stage
+from dcrafter.training.recipe import Conditioning, Recipe
+from dcrafter.training.stage import TrainingStage
 from dcrafter.training.videos import Videos
 
 logger = logging.getLogger(__name__)
@@ -43,14 +42,38 @@ PIXELS = 2**22  # that the autoencoder gets at once: seven frames of the 1024 mo
 
 Group = Literal["temporal", "spatial", "image attention", "embeddings"]
 
-TRAINED: dict[StageName, tuple[Group, ...]] = {
-    "text-to-video": ("temporal", "spatial", "embeddings"),
-    "context": ("image attention",),
-    "adaptation": ("spatial", "image attention"),
-    "detail": ("spatial", "image attention"),
-    "motion": ("spatial", "image attention", "embeddings"),
+
+@dataclass(frozen=True)
+class StageParts:
+    """What a stage trains of the UNet, and what the denoiser is given in it.
+
+    With `context` it trains the query transformer too.
+    """
+
+    groups: tuple[Group, ...]
+    context: bool = True  # the image context stream
+    detail: bool = False  # visual detail guidance
+    single_frames: bool = False  # one frame a clip: the temporal layers are left out
+    needed: tuple[str, ...] = (
+        "text_encoder",
+        "autoencoder",
+        "unet",
+        "image_encoder",
+        "projector",
+    )  # components trained before
+
+
+STAGES: dict[str, StageParts] = {
+    "text-to-video": StageParts(
+        ("temporal", "spatial", "embeddings"), context=False, needed=("text_encoder", "autoencoder")
+    ),
+    "context": StageParts(
+        ("image attention",), single_frames=True, needed=("text_encoder", "autoencoder", "unet", "image_encoder")
+    ),
+    "adaptation": StageParts(("spatial", "image attention")),
+    "detail": StageParts(("spatial", "image attention"), detail=True),
 }
-"""Which parts of the UNet a stage trains. All but the first train the query transformer too."""
+"""The paper's stages by their names in recipes (section 3.3)."""
 
 
 def parameter_groups(unet: UNet3D) -> dict[str, Group]:
@@ -167,28 +190,28 @@ class Drawn:
         return Drawn(condition * ~ends, ~without_text, ~without_image, ends)
 
 
-class DenoiserStage(Stage):
-    """Trains the UNet's groups that `TRAINED` names, and the query transformer; all else stays as it was found."""
+class DenoiserStage(TrainingStage):
+    """Trains the parts that `STAGES` names; all else stays as it was found."""
 
     model: DynamiCrafter
+    about = ""  # of the data
+    only_parts: ClassVar[StageParts | None] = None  # of a subclass for one stage, whatever its name
 
     def __init__(self, recipe: Recipe, data: Path, *, plan_only: bool = False) -> None:
         """With `plan_only` the model has no memory, and no data is looked at: enough for `activations`."""
         super().__init__()
         self.config, self.options = recipe.model_config, recipe.conditioning
-        self.stage = recipe.stage
+        self.parts = self.only_parts or STAGES[recipe.stage]
         torch.manual_seed(recipe.seed)
         with torch.device("meta" if plan_only else "cpu"):
             self.model = DynamiCrafter(self.config)
         self.unet = self.model.unet
         initialise(self.unet)
-        self.has_context = self.stage != "text-to-video" and self.options.context
-        self.has_detail = self.stage in ("detail", "motion") and self.options.detail
-        self.needed = ("text_encoder", "autoencoder")
-        if self.stage != "text-to-video":
-            self.needed += ("unet", *(["image_encoder"] if self.has_context else []))
-        if self.has_context and self.stage != "context":
-            self.needed += ("projector",)
+        self.has_context = self.parts.context and self.options.context
+        self.has_detail = self.parts.detail and self.options.detail
+        self.single_frames = self.parts.single_frames
+        without = () if self.has_context else ("image_encoder", "projector")
+        self.needed = tuple(name for name in self.parts.needed if name not in without)
         self._freeze()
         self._scale_context(float(self.has_context))
         if self.options.checkpointing:
@@ -206,20 +229,25 @@ class DenoiserStage(Stage):
         if plan_only:
             return
         items = recipe.train.steps * recipe.train.batch * recipe.train.accumulate
-        self.dataset = self.draws(recipe, data, items)
         held_out = self.draws(replace(recipe, seed=recipe.seed + 1), data, HELD_OUT, held_out=True)
         self.held_out = [held_out[i] for i in range(HELD_OUT)]
+        self.dataset = self.draws(recipe, data, items)
 
-    def draws(self, recipe: Recipe, data: Path, length: int, *, held_out: bool = False) -> Dataset[Any]:
-        """What a run trains on, or is judged by."""
-        return Items(recipe, data, length, held_out=held_out)
+    def draws(self, recipe: Any, data: Path, length: int, *, held_out: bool = False) -> Dataset[Any]:
+        """What a run trains on, or with `held_out` is evaluated on."""
+        config = self.config
+        videos = Videos(
+            data, recipe.videos, recipe.seed, length,
+            height=config.height, width=config.width, frames=config.frames, held_out=held_out,
+        )  # fmt: skip
+        self.about = videos.about()
+        return Items(videos.clip, recipe, length, loops=0.0 if held_out else recipe.conditioning.loop_share)
 
     def unet_stages(self) -> list[UNetStage]:
         return [module for module in self.unet.modules() if isinstance(module, UNetStage)]
 
     def about_data(self) -> str:
-        clips = getattr(self.dataset, "clips", None)
-        return clips.about() if isinstance(clips, Videos) else ""
+        return self.about
 
     def trained_parts(self) -> list[str]:
         groups = parameter_groups(self.unet)
@@ -229,7 +257,7 @@ class DenoiserStage(Stage):
 
     def _freeze(self) -> None:
         groups = parameter_groups(self.unet)
-        trained = set(TRAINED[self.stage])
+        trained = set(self.parts.groups)
         if self.options.train == "everything":
             trained |= {"temporal", "spatial", "embeddings"}
         if not self.has_context:
@@ -261,7 +289,7 @@ class DenoiserStage(Stage):
         """A batch of `Items`."""
         self._note_skipped(batch["skipped"])
         drawn = Drawn.random(batch["loop"].cpu(), batch["frames"].shape[1], self.options, generator)
-        single = self.stage == "context" or bool(torch.rand((), generator=generator) < self.options.single_frames)
+        single = self.single_frames or bool(torch.rand((), generator=generator) < self.options.single_frames)
         inputs = self.inputs(batch, drawn, generator, single=single)
         if self.has_context and self.options.scales:
             inputs = self._at_some_scale(inputs, drawn, generator)
@@ -364,7 +392,7 @@ class DenoiserStage(Stage):
         counts as on a GPU; the plain one that a CPU gets keeps its matrices too.
         """
         config, factor = self.config, self.config.autoencoder.downsampling
-        single = self.stage in ("context", "motion")
+        single = self.single_frames
         frames = 1 if single else config.frames
         tokens = config.unet.image_tokens_per_frame * frames if self.has_context else 1
         size = (batch, config.autoencoder.latent_channels, frames, config.height // factor, config.width // factor)
@@ -396,7 +424,7 @@ class DenoiserStage(Stage):
         for i in range(0, HELD_OUT, self.at_once):
             batch = default_collate(self.held_out[i : i + self.at_once])
             given = Drawn.none(len(batch["frames"]), ends=self.only_ends)
-            inputs = self.inputs(batch, given, generator, single=self.stage == "context")
+            inputs = self.inputs(batch, given, generator, single=self.single_frames)
             losses.append(self._loss(inputs, generator) * len(batch["frames"]))
         shown = self.held_out[:SHOWN]
         parts = [self._sample(shown[i : i + self.at_once], generator) for i in range(0, SHOWN, self.at_once)]
@@ -418,7 +446,7 @@ class DenoiserStage(Stage):
         batch = default_collate(items)
         clips = len(items)
         given = Drawn.none(clips, ends=self.only_ends)
-        single = self.stage == "context"
+        single = self.single_frames
         inputs = self.inputs(batch, given, generator, single=single)
         nothing = replace(given, text=~given.text, image=~given.image)
         without = replace(self.inputs(batch, nothing, generator, single=single), concat_latents=inputs.concat_latents)
@@ -452,38 +480,24 @@ class DenoiserStage(Stage):
 
 
 class Items(Dataset[dict[str, Any]]):
-    """The clips a recipe names: {"frames": (T, H, W, 3) uint8, "caption", "fs", "loop", "skipped"}.
+    """What a denoiser's stage collates: {"frames": (T, H, W, 3) uint8, "caption", "fs", "loop", "skipped"}.
 
-    "fs" is the model's motion condition; a "loop" comes back to its first frame, which held-out clips do not; "skipped"
-    names videos that failed (see `Videos`).
+    "fs" is the model's motion condition; a "loop" comes back to its first frame; "skipped" names videos that failed
+    (see `Videos`).
     """
 
-    def __init__(self, recipe: Recipe, data: Path, length: int, *, held_out: bool = False) -> None:
-        self.config: ModelConfig = recipe.model_config
-        self.seed, self.length = recipe.seed, length
-        self.loops = 0.0 if held_out else recipe.conditioning.loop_share
-        self.clips: Source | Videos
-        if (data / "index.json").exists() or not (data.exists() or data.suffix):
-            self.clips = Source(
-                data, "held-out" if held_out else "train",
-                size=self.config.height, frames=self.config.frames, clips=recipe.clips,
-            )  # fmt: skip
-        else:
-            self.clips = Videos(
-                data, recipe.videos, recipe.seed, length,
-                height=self.config.height, width=self.config.width, frames=self.config.frames, held_out=held_out,
-            )  # fmt: skip
+    def __init__(self, draw: Callable[..., dict[str, Any]], recipe: Recipe, length: int, *, loops: float) -> None:
+        """`draw(index, loop=…)` gives {"frames", "caption", "fps", "stride"}; a share `loops` of items are loops."""
+        self.draw, self.seed, self.length, self.loops = draw, recipe.seed, length, loops
+        self.motion = recipe.model_config.motion
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         loop = bool(np.random.default_rng([self.seed, index, 1]).random() < self.loops)
-        if isinstance(self.clips, Source):
-            clip = self.clips.clip(self.seed, index, loop=loop)
-        else:
-            clip = there_and_back(self.clips[index]) if loop else self.clips[index]
-        fs = clip["fps"] if self.config.motion.unit == "FPS" else clip["stride"]
+        clip = self.draw(index, loop=loop)
+        fs = clip["fps"] if self.motion.unit == "FPS" else clip["stride"]
         return {
             "frames": clip["frames"],
             "caption": clip["caption"],
@@ -491,10 +505,3 @@ class Items(Dataset[dict[str, Any]]):
             "loop": loop,
             "skipped": clip.get("skipped", ""),
         }
-
-
-def there_and_back(clip: dict[str, Any]) -> dict[str, Any]:
-    """A clip of a video played to its end and back to its beginning in the same time."""
-    last = len(clip["frames"]) - 1
-    frames = clip["frames"][np.rint(last * swing(last + 1)).astype(int)]
-    return clip | {"frames": frames, "fps": clip["fps"] / 2, "stride": clip["stride"] * 2}

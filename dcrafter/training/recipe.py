@@ -6,13 +6,11 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from dcrafter.config import MODELS, ModelConfig, build
 from dcrafter.errors import InputError
 from dcrafter.training.videos import VideoData
-
-StageName = Literal["autoencoder", "towers", "text-to-video", "context", "adaptation", "detail", "motion"]
 
 
 @dataclass(frozen=True)
@@ -47,15 +45,6 @@ class TrainerConfig:
         for name, value in (("ema", self.ema), *(("betas", beta) for beta in self.betas)):
             if not 0 <= value < 1:
                 raise ValueError(f"{name} must be in [0, 1), not {value}")
-
-
-@dataclass(frozen=True)
-class AutoencoderLoss:
-    """Weights of the terms beside the mean absolute difference of pixels in [-1, 1]."""
-
-    squared: float = 1.0  # mean squared difference
-    edges: float = 1.0  # absolute difference of neighbouring pixels' differences, at three scales
-    kl: float = 1e-3  # mean over latent elements
 
 
 @dataclass(frozen=True)
@@ -99,35 +88,21 @@ class Conditioning:
 
 
 @dataclass(frozen=True)
-class Clips:
-    """What kinds of clip the prepared data set gives (see `dcrafter.training.data`), as shares."""
-
-    animations: float = 0.4  # of emoji's own animations
-    scenes: float = 0.25  # of emoji scenes under a motion; what is left are pictures under one
-    directed: float = 0.7  # of motions that go one way, beyond their share of all
-    spread: float = 1.0  # of paces and sizes of motion about the middle of what their word means; 0: one a word
-    speed: float = 1.0  # of all motions
-    motions: int = 4  # of one picture in the stage "motion"
-
-
-@dataclass(frozen=True)
 class Recipe:
     """`model` names the registry's configuration, in which `config` changes fields.
 
-    `start` are the files whose weights the run begins from. `data` is the folder that `dcrafter.training.prepare`
+    `start` are the files whose weights the run begins from. `data` is the folder that `dcrafter.tiny.prepare`
     made, or for the denoiser's stages a folder or manifest of videos.
     """
 
-    stage: StageName
+    stage: str
     model: str
     data: str
     train: TrainerConfig
     seed: int = 0
     start: tuple[str, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
-    loss: AutoencoderLoss = AutoencoderLoss()
     conditioning: Conditioning = Conditioning()
-    clips: Clips = Clips()
     videos: VideoData = field(default_factory=VideoData)
 
     @property
@@ -144,21 +119,28 @@ def _merged(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 RECIPES = Path(__file__).parent / "recipes"
+R = TypeVar("R", bound=Recipe)
 
 
-def load_recipe(path: Path) -> Recipe:
-    """Reads a recipe, a file's or by its name one of the package's.
+def load_recipe(path: Path, kind: type[R], folder: Path = RECIPES) -> R:
+    """Read a recipe.
 
-    Raises InputError where the file is missing, is no TOML or says what means nothing.
+    Args:
+        path: a file, or the name of a recipe in `folder`.
+        kind: the recipe's type, which knows its tables.
+        folder: the recipes that go by their names.
+
+    Raises:
+        InputError: the file is missing, is no TOML, or has a field or value that is not allowed.
     """
-    own = RECIPES / f"{path}.toml"
-    path = own if own.exists() and not path.exists() else path
+    named = folder / f"{path}.toml"
+    path = named if named.exists() and not path.exists() else path
     try:
         values = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"The recipe {path} cannot be read: {error}") from error
     try:
-        recipe = build(Recipe, values)
+        recipe = build(kind, values)
         if recipe.model not in MODELS:
             raise InputError(f"{path.name}: there is no model {recipe.model}", f"The models are {', '.join(MODELS)}.")
         model = recipe.model_config

@@ -12,8 +12,7 @@ import math
 import os
 import signal
 import time
-from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,71 +22,15 @@ from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from dcrafter.config import ModelConfig
 from dcrafter.errors import InputError, NumericalError
 from dcrafter.training.muon import Muon
 from dcrafter.training.recipe import TrainerConfig
-from dcrafter.weights.checkpoint import open_checkpoint, save_checkpoint
+from dcrafter.training.stage import TrainingStage
+from dcrafter.weights.checkpoint import save_checkpoint
 
 Say = Callable[[str], None]
-
-
-class Stage(nn.Module):
-    """What one stage trains, and on what. Parameters that stay frozen have `requires_grad` off."""
-
-    config: ModelConfig
-    model: nn.Module  # its children are components of `DynamiCrafter`, by their names there
-    needed: tuple[str, ...] = ()  # the components that an earlier run must have trained
-    dataset: Dataset[Any]  # map-style: item i of a run is always the same
-
-    @abstractmethod
-    def forward(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
-        """The terms of the loss of a collated batch; "loss" is the one to minimise.
-
-        The generator is on the CPU wherever the model is, and so is the batch, unless several GPUs share the work:
-        `DistributedDataParallel` moves its tensors along.
-        """
-
-    @abstractmethod
-    def evaluate(self) -> dict[str, float]:
-        """Metrics on held-out data."""
-
-    @abstractmethod
-    def picture(self) -> Tensor:
-        """What the stage makes of held-out data, to look at: (H, W, 3) uint8."""
-
-    def trained(self) -> dict[str, nn.Parameter]:
-        return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
-
-    def trained_parts(self) -> list[str]:
-        """What trains, in words."""
-        return sorted({name.split(".")[0] for name in self.trained()})
-
-    def about_data(self) -> str:
-        """What there is to train on, in words, where it is a person's own."""
-        return ""
-
-    def begin_from(self, paths: Sequence[Path]) -> None:
-        """Takes weights from checkpoints, published ones or those of earlier runs, the last file's first.
-
-        Raises InputError where shapes differ or a needed component is in no file, WeightsError where a file cannot
-        be read.
-        """
-        found: dict[str, Tensor] = {}
-        for path in paths:
-            found |= open_checkpoint(path, model=self.config.name).tensors
-        own = self.model.state_dict()
-        for name, value in own.items():
-            if name in found and found[name].shape != value.shape:
-                was = tuple(found[name].shape)
-                raise InputError(f"{name} is {was} where this recipe makes it {tuple(value.shape)}")
-            if name in found:
-                value.copy_(found[name])
-        missing = {name.split(".")[0] for name in own.keys() - found.keys()}
-        if absent := [name for name in self.needed if name in missing]:
-            raise InputError(f"this stage needs a trained {' and '.join(absent)}", "Name its file in `start`")
 
 
 def learning_rate(config: TrainerConfig, step: int) -> float:
@@ -137,17 +80,17 @@ class Trainer:
 
     def __init__(
         self,
-        stage: Stage,
+        stage: TrainingStage,
         config: TrainerConfig,
         out: Path,
         *,
         seed: int,
         say: Say,
-        told: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
-        """`told` is all that the run was told, as plain values: where that differs from before, a resume says so."""
+        """`settings` are all of the run's, as plain values; where a resumed run had others, that is said."""
         self.config, self.out, self.seed, self.say = config, out, seed, say
-        self.told = dict(told or {})
+        self.settings = dict(settings or {})
         self.accelerator = Accelerator(
             mixed_precision=config.precision,
             gradient_accumulation_steps=config.accumulate,
@@ -179,7 +122,7 @@ class Trainer:
             "average": self.average.values,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
-            "told": self.told,
+            "settings": self.settings,
         }
         part = self.out / "checkpoint.pt.part"
         torch.save(state, part)
@@ -208,9 +151,9 @@ class Trainer:
         if self.accelerator.scaler and state.get("scaler"):
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
-        before = state.get("told", self.told)
-        for name in sorted(before.keys() | self.told.keys()):
-            was, now = before.get(name), self.told.get(name)
+        before = state.get("settings", self.settings)
+        for name in sorted(before.keys() | self.settings.keys()):
+            was, now = before.get(name), self.settings.get(name)
             if was != now:
                 self.say(f"{name} was {was} until step {self.step} and is {now} from here on")
 

@@ -102,6 +102,10 @@ class Videos(Dataset[dict[str, Any]]):
             said += f", {len(named)} with no .txt beside it: its name is the caption"
         return said
 
+    def clip(self, index: int, *, loop: bool = False) -> dict[str, Any]:
+        """Clip `index`; a loop of it is played to its end and back."""
+        return there_and_back(self[index]) if loop else self[index]
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         rng = np.random.default_rng([self.seed, index])
         failed = 0
@@ -136,6 +140,21 @@ class Videos(Dataset[dict[str, Any]]):
         frames = np.stack([np.asarray(fit_image(picture, self.width, self.height)) for picture in pictures])
         rate = track.rate(first, first + stride * steps)
         return {"frames": torch.from_numpy(frames), "fps": rate / stride, "stride": stride}
+
+
+def swing(frames: int) -> np.ndarray:
+    """How much of the way is behind each frame (T,) of a clip there and back, slow where it turns.
+
+    So a loop passes its picture gently; at an even speed it would seem to bounce off it.
+    """
+    return (1 - np.cos(np.linspace(0, 2 * np.pi, frames))) / 2
+
+
+def there_and_back(clip: dict[str, Any]) -> dict[str, Any]:
+    """A clip of a video played to its end and back to its beginning in the same time."""
+    last = len(clip["frames"]) - 1
+    frames = clip["frames"][np.rint(last * swing(last + 1)).astype(int)]
+    return clip | {"frames": frames, "fps": clip["fps"] / 2, "stride": clip["stride"] * 2}
 
 
 # --- files

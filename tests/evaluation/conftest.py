@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from training.conftest import data  # the micro data set
 
 from dcrafter.config import (
     MODELS,
@@ -18,8 +17,6 @@ from dcrafter.config import (
 )
 from dcrafter.models.dynamicrafter import DynamiCrafter
 from dcrafter.weights.checkpoint import save_checkpoint
-
-__all__ = ["data"]
 
 FRAMES = 4
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dcrafter.metrics.motion import Similarity, has_motion, similarity
-from dcrafter.training.data import DIRECTED, Motion, make_motion, sample, sampling_grid
+from dcrafter.tiny.data import DIRECTED, Motion, make_motion, sample, sampling_grid
 
 SIZE, FRAMES = 128, 16
 STILL = np.zeros(FRAMES)

@@ -1,52 +1,26 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-SIZE = 32
+from dcrafter.media.video import write_video
+
+SIZE, LENGTH = 32, 40
 
 
 @pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A prepared data set of a few coloured discs and smooth random pictures; held-out pixels are all pure green."""
-    folder = tmp_path_factory.mktemp("data")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of four videos, each of a disc that goes its own way over its own colour."""
+    folder = tmp_path_factory.mktemp("videos")
     rng = np.random.default_rng(0)
-    line = np.linspace(-1, 1, SIZE)
-    radius = np.hypot(*np.meshgrid(line, line))
-    emoji, stills, animations = [], [], []
-    for i in range(6):
-        held_out = i == 5
-        colour = np.array([0, 255, 0] if held_out else [200, 0, 40 * i])
-        frames = []
-        for grown in np.linspace(0.4, 0.9, 20):
-            alpha = (radius < grown)[..., None]
-            frames.append(np.concatenate([alpha * colour, alpha * 255], axis=-1).astype(np.uint8))
-        animation = [20 * len(animations), 20] if i % 2 else None
-        if animation:
-            animations.append(np.stack(frames))
-        stills.append(frames[-1])
-        split = "held-out" if held_out else "train"
-        row = {"label": f"disc {'ABCDEF'[i]}", "tags": ["round thing", "up", "shit"], "hexcode": str(i)}
-        emoji.append({**row, "split": split, "still": i, "animation": animation})
-    pictures, offset, pixels = [], 0, []
-    for i in range(4):
-        held_out = i == 3
-        height, width = (150, 200) if i % 2 else (220, 160)
-        small = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)
-        picture = np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)).copy()
-        picture[..., 1] = 0
-        if held_out:
-            picture[:] = [0, 255, 0]
-        row = {"label": f"picture {i}", "photograph": True, "split": "held-out" if held_out else "train"}
-        pictures.append({**row, "offset": offset, "height": height, "width": width})
-        offset += picture.size
-        pixels.append(picture.ravel())
-    (folder / "stills.u8").write_bytes(np.stack(stills).tobytes())
-    (folder / "animations.u8").write_bytes(np.concatenate(animations).tobytes())
-    (folder / "pictures.u8").write_bytes(np.concatenate(pixels).tobytes())
-    (folder / "index.json").write_text(json.dumps({"emoji_size": SIZE, "emoji": emoji, "pictures": pictures}))
+    rows, columns = np.mgrid[:SIZE, :SIZE]
+    for name in ("red sun", "green ball", "blue moon", "grey stone"):
+        ground, disc, start, way = *rng.integers(0, 256, (2, 3)), *rng.uniform(0, SIZE, (2, 2))
+        frames = np.empty((LENGTH, SIZE, SIZE, 3), np.uint8)
+        for frame, passed in zip(frames, np.linspace(0, 1, LENGTH), strict=True):
+            y, x = start + passed * (way - start)
+            frame[:] = np.where(np.hypot(rows - y, columns - x)[..., None] < SIZE / 4, disc, ground)
+        write_video(frames, folder / f"{name}.mp4")
     return folder

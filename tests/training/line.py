@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 
 from dcrafter.config import MODELS
 from dcrafter.training.recipe import TrainerConfig
-from dcrafter.training.trainer import Stage, Trainer
+from dcrafter.training.stage import TrainingStage
+from dcrafter.training.trainer import Trainer
 
 CONFIG = TrainerConfig(
     steps=12, batch=2, learning_rate=0.05, warmup=2, ema=0.9, precision="no", log_every=4, evaluate_every=6
@@ -43,7 +44,7 @@ class Broken(Numbers):
         return super().__getitem__(index)
 
 
-class Line(Stage):
+class Line(TrainingStage):
     """Learns y = 2x through a noisy linear layer; a second layer is frozen. Optionally interrupts itself."""
 
     def __init__(self, interrupt_at: int | None = None) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dcrafter.training.denoiser import DenoiserStage
-from dcrafter.training.recipe import Conditioning, Recipe, StageName, TrainerConfig
-from dcrafter.training.trainer import Stage, Trainer
+from dcrafter.training.recipe import Conditioning, Recipe, TrainerConfig
+from dcrafter.training.stage import TrainingStage
+from dcrafter.training.trainer import Trainer
 
 MICRO: dict[str, Any] = {
     "height": 32,
@@ -31,11 +33,11 @@ TRAIN = TrainerConfig(
 )
 
 
-def recipe(stage: StageName, trainer: TrainerConfig = TRAIN, **conditioning: Any) -> Recipe:
+def recipe(stage: str, trainer: TrainerConfig = TRAIN, **conditioning: Any) -> Recipe:
     return Recipe(stage, "tiny", "", trainer, config=MICRO, conditioning=Conditioning(**conditioning))
 
 
-def run(stage: Stage, out: Path, train: TrainerConfig = TRAIN) -> Trainer:
+def run(stage: TrainingStage, out: Path, train: TrainerConfig = TRAIN) -> Trainer:
     out.mkdir(exist_ok=True)
     trainer = Trainer(stage, train, out, seed=0, say=lambda _: None)
     trainer.run()
@@ -50,3 +52,20 @@ def awake(stage: DenoiserStage) -> DenoiserStage:
             if parameter.ndim != 1:
                 parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
     return stage
+
+
+def recipe_file(path: Path, stage: str, data: str = "", **tables: dict[str, Any]) -> Path:
+    """Writes a recipe of the micro model as TOML; `tables` change its fields."""
+    train = {"steps": 2, "batch": 2, "learning_rate": 1e-2, "precision": "no", **tables.pop("train", {})}
+    text = f'stage = "{stage}"\nmodel = "tiny"\ndata = "{data}"\n'
+    path.write_text(text + _toml({**tables, "train": train, "config": MICRO}))
+    return path
+
+
+def _toml(tables: dict[str, Any], prefix: str = "") -> str:
+    text = ""
+    for name, table in tables.items():
+        text += f"[{prefix}{name}]\n"
+        text += "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items() if not isinstance(value, dict))
+        text += _toml({key: value for key, value in table.items() if isinstance(value, dict)}, f"{prefix}{name}.")
+    return text

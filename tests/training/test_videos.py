@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from dcrafter.errors import InputError
 from dcrafter.media.video import write_video
-from dcrafter.training.videos import VideoData, Videos
+from dcrafter.training.videos import VideoData, Videos, there_and_back
 
 LENGTH, STEP = 40, 6  # frames of a video, and how much brighter each is than the one before
 
@@ -423,3 +423,11 @@ def test_places_without_videos(tmp_path: Path) -> None:
 def test_options_without_a_meaning(options: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         VideoData(**options)
+
+
+def test_a_loop_of_a_video() -> None:
+    clip = {"frames": torch.arange(16)[:, None, None, None].expand(-1, 1, 1, 3), "fps": 12.0, "stride": 2}
+    swung = there_and_back(clip)
+    assert swung["frames"][:8, 0, 0, 0].tolist() == [0, 1, 2, 5, 8, 11, 14, 15]  # slow where it turns
+    assert torch.equal(swung["frames"], swung["frames"].flip(0))
+    assert (swung["fps"], swung["stride"]) == (6.0, 4)

@@ -12,8 +12,8 @@ import numpy as np
 from torch import Tensor
 
 from dcrafter.errors import InputError
-from dcrafter.training.captions import PHRASES, fill, takes_pace
-from dcrafter.training.data import DIRECTED, PACES, Source, one_of
+from dcrafter.tiny.captions import PHRASES, fill, takes_pace
+from dcrafter.tiny.data import DIRECTED, PACES, Source, one_of
 
 FPS = 12  # every case has this motion condition, so that they can be sampled together
 LOOPING = ("sway", "pulse", "ripple", "shake")  # motions that come back to where they began

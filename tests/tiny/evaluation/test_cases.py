@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from dcrafter.errors import InputError
-from dcrafter.evaluation import cases
-from dcrafter.training.captions import PHRASES, fill
-from dcrafter.training.data import DIRECTED, Source
+from dcrafter.tiny.captions import PHRASES, fill
+from dcrafter.tiny.data import DIRECTED, Source
+from dcrafter.tiny.evaluation import cases
 
 
 @pytest.fixture(scope="module")

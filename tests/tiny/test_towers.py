@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from tiny.micro import recipe
 from torch.utils.data import Dataset, default_collate
-from training.micro import TRAIN, recipe, run
+from training.micro import TRAIN, run
 
-from dcrafter.training import towers
-from dcrafter.training.towers import TowersStage
+from dcrafter.tiny import towers
+from dcrafter.tiny.towers import TowersStage
 
 
 @pytest.fixture(autouse=True)

@@ -10,19 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dcrafter.metrics.pixels import as_input
 from dcrafter.models.clip import ImageEncoder, TextEncoder, clip_pixels, tokenize
-from dcrafter.training.data import Draws, Source, as_input
-from dcrafter.training.recipe import Recipe
-from dcrafter.training.trainer import Stage
+from dcrafter.tiny.data import Draws, Source
+from dcrafter.tiny.recipe import TinyRecipe
+from dcrafter.training.stage import TrainingStage
 
 HELD_OUT = 96  # stills, among which each caption looks for its own
 MAX_LOGIT_SCALE = math.log(100)  # as in the paper, section 2.5
 
 
-class TowersStage(Stage):
+class TowersStage(TrainingStage):
     """Trains both towers by the symmetric contrastive loss over a batch (figure 3 there)."""
 
-    def __init__(self, recipe: Recipe, data: Path, *, plan_only: bool = False) -> None:
+    def __init__(self, recipe: TinyRecipe, data: Path, *, plan_only: bool = False) -> None:
         """With `plan_only` no data is looked at."""
         super().__init__()
         self.config = recipe.model_config

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from dcrafter.errors import InputError
-from dcrafter.training import prepare
-from dcrafter.training.data import Index, Source
-from dcrafter.training.prepare import EMOJI_PACKAGES, fraction, held_out_pictures, normal_code
+from dcrafter.tiny import prepare
+from dcrafter.tiny.data import Index, Source
+from dcrafter.tiny.prepare import EMOJI_PACKAGES, fraction, held_out_pictures, normal_code
 
 LABELS = [
     {"label": "cat face", "hexcode": "1F431", "tags": ["pet"]},

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from dcrafter.evaluation.studio import Studio
 from dcrafter.pipeline import Pipeline
 from dcrafter.settings import Options
+from dcrafter.tiny.evaluation.studio import Studio
 
 OPTIONS: Options = {"steps": 2, "guidance": 2.0}
 

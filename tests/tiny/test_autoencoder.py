@@ -7,24 +7,25 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dcrafter.training import autoencoder
-from dcrafter.training.autoencoder import AutoencoderStage, edges
-from dcrafter.training.recipe import Recipe, TrainerConfig
+from dcrafter.tiny import autoencoder
+from dcrafter.tiny.autoencoder import AutoencoderStage, edges
+from dcrafter.tiny.recipe import TinyRecipe
+from dcrafter.training.recipe import TrainerConfig
 from dcrafter.training.trainer import Trainer
 
 MICRO = {"channels": 32, "decoder_channels": 32, "channel_mult": [1], "num_res_blocks": 1, "decoder_res_blocks": 1}
 
 
 @pytest.fixture
-def recipe(monkeypatch: pytest.MonkeyPatch) -> Recipe:
+def recipe(monkeypatch: pytest.MonkeyPatch) -> TinyRecipe:
     monkeypatch.setattr(autoencoder, "HELD_OUT", 3)
     config = TrainerConfig(
         steps=30, batch=4, learning_rate=3e-3, warmup=5, precision="no", log_every=10, evaluate_every=30
     )
-    return Recipe(stage="autoencoder", model="tiny", data="", train=config, config={"autoencoder": MICRO})
+    return TinyRecipe(stage="autoencoder", model="tiny", data="", train=config, config={"autoencoder": MICRO})
 
 
-def test_it_learns_four_pictures(data: Path, tmp_path: Path, recipe: Recipe) -> None:
+def test_it_learns_four_pictures(data: Path, tmp_path: Path, recipe: TinyRecipe) -> None:
     stage = AutoencoderStage(recipe, data)
     whole = stage.dataset
 
@@ -43,7 +44,7 @@ def test_it_learns_four_pictures(data: Path, tmp_path: Path, recipe: Recipe) -> 
     assert metrics.keys() == {"psnr_emoji", "latent_std_emoji", "psnr_photographs", "latent_std_photographs"}
 
 
-def test_the_posterior_starts_narrow(data: Path, recipe: Recipe) -> None:
+def test_the_posterior_starts_narrow(data: Path, recipe: TinyRecipe) -> None:
     stage = AutoencoderStage(recipe, data)
     _, logvar = stage.autoencoder.posterior(torch.rand(1, 3, 128, 128))
     assert logvar.mean().item() == pytest.approx(-6, abs=0.5)

@@ -1,4 +1,4 @@
-"""Builds the data set of the small model from package registries: `python -m dcrafter.training.prepare OUT`.
+"""Builds the data set of the small model from package registries: `python -m dcrafter.tiny.prepare OUT`.
 
 Emoji and their animations come from npm (`npm pack`), pictures from Debian's wallpaper packages
 (`apt-get download`, after an `apt-get update`); `pictures.toml` beside this file says which pictures, under which
@@ -261,7 +261,7 @@ def prepare(out: Path, work: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m dcrafter.training.prepare", description="Build the data set.")
+    parser = argparse.ArgumentParser(prog="python -m dcrafter.tiny.prepare", description="Build the data set.")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for the data set, 4 GB")
     parser.add_argument("--work", type=Path, help="folder that keeps the downloads (default: OUT/downloads)")
     arguments = parser.parse_args()

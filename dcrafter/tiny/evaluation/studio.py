@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from dcrafter.config import Command
-from dcrafter.evaluation import cases
-from dcrafter.evaluation.cases import Case
 from dcrafter.generators import drain
 from dcrafter.media.image import to_frames
 from dcrafter.metrics.motion import Similarity, similarity
+from dcrafter.metrics.pixels import as_input
 from dcrafter.pipeline import Conditions, Event, Pipeline, Step, kept_frames, seeded_noise
 from dcrafter.settings import Options, Settings, resolve
-from dcrafter.training.data import Source, as_input
+from dcrafter.tiny.data import Source
+from dcrafter.tiny.evaluation import cases
+from dcrafter.tiny.evaluation.cases import Case
 
 Report = Callable[[str, float, int], None]
 """Told of progress: the name of a set of videos, how many of it are done (in parts, too), and of how many."""

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from dcrafter.training.captions import PHRASES, fill, noun, plain_tags
+from dcrafter.tiny.captions import PHRASES, fill, noun, plain_tags
 
 
 @pytest.mark.parametrize("name", PHRASES)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dcrafter.errors import InputError
 from dcrafter.metrics.pixels import frame_difference
-from dcrafter.training.captions import FAST, PHRASES, SLOW, fill
-from dcrafter.training.data import (
+from dcrafter.tiny.captions import FAST, PHRASES, SLOW, fill
+from dcrafter.tiny.data import (
     DIRECTED,
     MOTIONS,
     PACES,
@@ -22,9 +22,9 @@ from dcrafter.training.data import (
     Source,
     make_motion,
     sampling_grid,
-    swing,
 )
-from dcrafter.training.recipe import Clips
+from dcrafter.tiny.recipe import Clips
+from dcrafter.training.videos import swing
 
 SIZE, FRAMES = 32, 6
 
@@ -194,7 +194,7 @@ def test_no_border_shows_under_any_motion(source: Source) -> None:
 
 def test_single_frames_of_motions_are_their_clips(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pan is seen as that very shift of the picture, as far as its place and rate say."""
-    monkeypatch.setattr("dcrafter.training.data.DIRECTED", ("pan left",))
+    monkeypatch.setattr("dcrafter.tiny.data.DIRECTED", ("pan left",))
     source = Source(data, size=SIZE, frames=FRAMES, clips=Clips(scenes=0.0, spread=0.0, speed=0.5))
     for index in range(6):
         drawn = source.motions(0, index)

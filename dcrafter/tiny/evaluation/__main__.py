@@ -1,4 +1,4 @@
-"""`python -m dcrafter.evaluation --data DIR`: measures a model on held-out data and prints a Markdown table."""
+"""`python -m dcrafter.tiny.evaluation --data DIR`: measures a model on held-out data and prints a Markdown table."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.progress import Progress, TaskID
 
-    from dcrafter.evaluation.studio import Report, Studio
+    from dcrafter.tiny.evaluation.studio import Report, Studio
 
 SHEET_VIDEOS = 8  # of each set
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m dcrafter.evaluation", description="Measure a model.")
-    parser.add_argument("--data", type=Path, required=True, help="folder that dcrafter.training.prepare made")
+    parser = argparse.ArgumentParser(prog="python -m dcrafter.tiny.evaluation", description="Measure a model.")
+    parser.add_argument("--data", type=Path, required=True, help="folder that dcrafter.tiny.prepare made")
     parser.add_argument("-m", "--model", default="auto", choices=["auto", *MODELS])
     parser.add_argument("--checkpoint", type=Path, help="a file of weights, in place of a model's usual one")
     parser.add_argument("--only", metavar="NAME,NAME", help="these measures alone")
@@ -50,10 +50,10 @@ def main() -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    from dcrafter.evaluation.measures import MEASURES
     from dcrafter.evaluation.report import Row, lambda_figure, table
-    from dcrafter.evaluation.studio import Studio
     from dcrafter.pipeline import Pipeline
+    from dcrafter.tiny.evaluation.measures import MEASURES
+    from dcrafter.tiny.evaluation.studio import Studio
 
     chosen = arguments.only.split(",") if arguments.only else list(MEASURES)
     if unknown := [name for name in chosen if name not in MEASURES]:

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcrafter.metrics.pixels import psnr
+from dcrafter.metrics.pixels import as_input, as_pixels, psnr
 from dcrafter.models.autoencoder import AttentionBlock, AutoencoderKL, ResnetBlock
-from dcrafter.training.data import HELD_OUT, Draws, Source, as_input, as_pixels, held_out_stills
-from dcrafter.training.recipe import Recipe
-from dcrafter.training.trainer import Stage
+from dcrafter.tiny.data import HELD_OUT, Draws, Source, held_out_stills
+from dcrafter.tiny.recipe import TinyRecipe
+from dcrafter.training.stage import TrainingStage
 
 SHOWN = 12  # of each kind of held-out stills, in the picture
 FIRST_LOGVAR = -6.0  # a little noise from the start, so that the decoder learns at once
@@ -51,10 +51,10 @@ def initialise(autoencoder: AutoencoderKL) -> None:
     autoencoder.quant_conv.bias[channels:] = FIRST_LOGVAR  # type: ignore[index]
 
 
-class AutoencoderStage(Stage):
+class AutoencoderStage(TrainingStage):
     """Trains all of the autoencoder. Latents are not scaled here; `latent_std` in the log is 1/scale."""
 
-    def __init__(self, recipe: Recipe, data: Path, *, plan_only: bool = False) -> None:
+    def __init__(self, recipe: TinyRecipe, data: Path, *, plan_only: bool = False) -> None:
         """With `plan_only` no data is looked at."""
         super().__init__()
         config = recipe.model_config

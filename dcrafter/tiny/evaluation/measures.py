@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from dcrafter.evaluation.report import Row
-from dcrafter.evaluation.studio import Studio
 from dcrafter.metrics.motion import has_motion
-from dcrafter.metrics.pixels import frame_difference, loop_gap, psnr
-from dcrafter.training.data import DIRECTED, HELD_OUT, as_input, held_out_stills
+from dcrafter.metrics.pixels import as_input, frame_difference, loop_gap, psnr
+from dcrafter.tiny.data import DIRECTED, HELD_OUT, held_out_stills
+from dcrafter.tiny.evaluation.studio import Studio
 
 FEWER = 32  # videos are enough for a mean
 

@@ -16,21 +16,24 @@ from einops import rearrange, repeat
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from dcrafter.metrics.pixels import as_input, as_pixels
 from dcrafter.models.clip import tokenize
 from dcrafter.sampling.schedule import to_eps_and_x0
-from dcrafter.training.data import Draws, Source, as_input, as_pixels
-from dcrafter.training.denoiser import SHOWN, DenoiserStage, Drawn, Inputs
-from dcrafter.training.recipe import Recipe
+from dcrafter.tiny.data import Draws, Source
+from dcrafter.tiny.recipe import TinyRecipe
+from dcrafter.training.denoiser import SHOWN, DenoiserStage, Drawn, Inputs, StageParts
 
 
-class MotionStage(DenoiserStage):
+class LaterFramesStage(DenoiserStage):
     """Trains the spatial layers and the query transformer on what `Source.motions` draws: a batch is of pictures."""
 
-    def __init__(self, recipe: Recipe, data: Path, *, plan_only: bool = False) -> None:
+    only_parts = StageParts(("spatial", "image attention", "embeddings"), detail=True, single_frames=True)
+
+    def __init__(self, recipe: TinyRecipe, data: Path, *, plan_only: bool = False) -> None:
         super().__init__(recipe, data, plan_only=plan_only)
         self.motions = recipe.clips.motions
 
-    def draws(self, recipe: Recipe, data: Path, length: int, *, held_out: bool = False) -> Dataset[Any]:
+    def draws(self, recipe: Any, data: Path, length: int, *, held_out: bool = False) -> Dataset[Any]:
         source = Source(data, "held-out" if held_out else "train", size=self.config.height,
                         frames=self.config.frames, clips=recipe.clips)  # fmt: skip
         return Draws(source.motions, recipe.seed, length)

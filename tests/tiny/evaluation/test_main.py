@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dcrafter.evaluation import measures
-from dcrafter.evaluation.__main__ import main
 from dcrafter.evaluation.report import Row, table
+from dcrafter.tiny.evaluation import measures
+from dcrafter.tiny.evaluation.__main__ import main
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
@@ -91,10 +91,10 @@ def test_figures_read_as_what_they_are() -> None:
 
 def test_the_autoencoders_figure_is_that_of_its_own_stage(data: Path, checkpoint: Path) -> None:
     """The same pictures, through the pipeline as by hand."""
-    from dcrafter.evaluation.studio import Studio
     from dcrafter.metrics.pixels import psnr
     from dcrafter.pipeline import Pipeline
-    from dcrafter.training.data import held_out_stills
+    from dcrafter.tiny.data import held_out_stills
+    from dcrafter.tiny.evaluation.studio import Studio
 
     pipe = Pipeline.from_pretrained(checkpoint=checkpoint, device="cpu", dtype="float32")
     studio = Studio(pipe, data, batch=5, options={}, report=lambda *_: None)

@@ -5,21 +5,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny.micro import recipe
 from torch.utils.data import default_collate
-from training.micro import TRAIN, awake, recipe
+from training.micro import TRAIN, awake
 
+from dcrafter.tiny.later_frames import LaterFramesStage
 from dcrafter.training import denoiser
 from dcrafter.training.denoiser import Drawn
-from dcrafter.training.motion import MotionStage
 
 
 @pytest.fixture
-def stage(data: Path, monkeypatch: pytest.MonkeyPatch) -> MotionStage:
+def stage(data: Path, monkeypatch: pytest.MonkeyPatch) -> LaterFramesStage:
     monkeypatch.setattr(denoiser, "HELD_OUT", 2)
-    return awake(MotionStage(recipe("motion", replace(TRAIN, batch=2)), data))
+    return awake(LaterFramesStage(recipe("later frames", replace(TRAIN, batch=2)), data))
 
 
-def test_each_frame_is_told_of_alone(stage: MotionStage) -> None:
+def test_each_frame_is_told_of_alone(stage: LaterFramesStage) -> None:
     """Its own words, picture, place and rate: what another frame is told changes nothing."""
     batch = default_collate([stage.dataset[i] for i in range(2)])
 
@@ -46,7 +47,7 @@ def moved_rows(before: torch.Tensor, after: torch.Tensor) -> list[int]:
     return (before != after).flatten(1).any(1).nonzero().flatten().tolist()
 
 
-def test_what_is_dropped_of_a_frame(stage: MotionStage) -> None:
+def test_what_is_dropped_of_a_frame(stage: LaterFramesStage) -> None:
     batch = default_collate([stage.dataset[i] for i in range(2)])
     yes = torch.ones(8, dtype=torch.bool)
     last = yes & (torch.arange(8) == 7)
@@ -61,7 +62,7 @@ def test_what_is_dropped_of_a_frame(stage: MotionStage) -> None:
     assert moved_rows(image, without_image) == [7]
 
 
-def test_the_figures_and_the_picture(stage: MotionStage) -> None:
+def test_the_figures_and_the_picture(stage: LaterFramesStage) -> None:
     with torch.no_grad():
         figures = stage.evaluate()
     assert figures.keys() == {"held_out_loss", "with_other_words"}

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from dcrafter.evaluation import measures
-from dcrafter.evaluation.cases import Case
 from dcrafter.metrics.motion import Similarity
-from dcrafter.training.data import DIRECTED
+from dcrafter.tiny.data import DIRECTED
+from dcrafter.tiny.evaluation import measures
+from dcrafter.tiny.evaluation.cases import Case
 
 COUNT = 16
 AS_ASKED = {

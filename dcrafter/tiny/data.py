@@ -23,8 +23,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dcrafter.errors import InputError
-from dcrafter.training.captions import ANIMATION_PHRASES, PHRASES, fill, noun, plain_tags, takes_pace
-from dcrafter.training.recipe import Clips
+from dcrafter.metrics.pixels import as_input
+from dcrafter.tiny.captions import ANIMATION_PHRASES, PHRASES, fill, noun, plain_tags, takes_pace
+from dcrafter.tiny.recipe import Clips
+from dcrafter.training.videos import swing
 
 Split = Literal["train", "held-out"]
 Rng = np.random.Generator
@@ -53,7 +55,7 @@ class Index:
         try:
             self.about = json.loads((folder / "index.json").read_text("utf-8"))
         except OSError as error:
-            advice = "Build it with `python -m dcrafter.training.prepare`."
+            advice = "Build it with `python -m dcrafter.tiny.prepare`."
             if not folder.exists():
                 advice += " If it is to be videos of your own: there is no such folder."
             raise InputError(f"{folder} holds no prepared data set", advice) from error
@@ -111,14 +113,6 @@ def narrowed(value: float, least: float, most: float, spread: float) -> float:
 
 
 UNMOVED = Motion(*np.zeros((4, 1)))
-
-
-def swing(frames: int) -> Array:
-    """How much of the way is behind each frame (T,) of a clip there and back, slow where it turns.
-
-    So a loop passes its picture gently; at an even speed it would seem to bounce off it.
-    """
-    return (1 - np.cos(np.linspace(0, 2 * np.pi, frames))) / 2
 
 
 def make_motion(name: str, pace: float, seconds: Array, rng: Rng, *, spread: float = 1.0) -> Motion:
@@ -520,16 +514,6 @@ class Source:
         view = canvas[:, :, max(top, 0) : top + size, max(left, 0) : left + size]
         cut_top, cut_left = max(-top, 0), max(-left, 0)
         view.copy_(over(sprite[:, :, cut_top:, cut_left:][:, :, : view.shape[2], : view.shape[3]], view))
-
-
-def as_input(pixels: Tensor) -> Tensor:
-    """(n, H, W, 3) uint8 → (n, 3, H, W) in [-1, 1]."""
-    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def as_pixels(pictures: Tensor) -> Tensor:
-    """What `as_input` was given, from a tensor of any shape in [-1, 1]."""
-    return ((pictures + 1) * 127.5).round().to(torch.uint8)
 
 
 def held_out_stills(folder: Path, size: int, count: int) -> dict[str, Tensor]:

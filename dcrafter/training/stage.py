@@ -1,0 +1,79 @@
+"""What the trainer needs of a stage: a model, data, a loss and figures."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from dcrafter.config import ModelConfig
+from dcrafter.errors import InputError
+from dcrafter.weights.checkpoint import open_checkpoint
+
+Stages = Mapping[str, Callable[..., "TrainingStage"]]
+"""Stages by their names in recipes, each made as `stage(recipe, data, plan_only=False)`."""
+
+
+class TrainingStage(nn.Module):
+    """What one stage trains, and on what. Parameters that stay frozen have `requires_grad` off."""
+
+    config: ModelConfig
+    model: nn.Module  # its children are components of `DynamiCrafter`, by their names there
+    needed: tuple[str, ...] = ()  # the components that an earlier run must have trained
+    dataset: Dataset[Any]  # map-style: item i of a run is always the same
+
+    @abstractmethod
+    def forward(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
+        """The terms of the loss of a collated batch; "loss" is the one to minimise.
+
+        The generator is on the CPU wherever the model is, and so is the batch, unless several GPUs share the work:
+        `DistributedDataParallel` moves its tensors along.
+        """
+
+    @abstractmethod
+    def evaluate(self) -> dict[str, float]:
+        """Metrics on held-out data."""
+
+    @abstractmethod
+    def picture(self) -> Tensor:
+        """What the stage makes of held-out data, to look at: (H, W, 3) uint8."""
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+
+    def trained_parts(self) -> list[str]:
+        """What trains, in words."""
+        return sorted({name.split(".")[0] for name in self.trained()})
+
+    def about_data(self) -> str:
+        """What there is to train on, in words, where it is a person's own."""
+        return ""
+
+    def activations(self, batch: int, dtype: torch.dtype) -> int:
+        """Bytes that a batch adds to the weights and the optimizer, about; 0 where it is not known."""
+        return 0
+
+    def begin_from(self, paths: Sequence[Path]) -> None:
+        """Takes weights from checkpoints, published ones or those of earlier runs, the last file's first.
+
+        Raises InputError where shapes differ or a needed component is in no file, WeightsError where a file cannot
+        be read.
+        """
+        found: dict[str, Tensor] = {}
+        for path in paths:
+            found |= open_checkpoint(path, model=self.config.name).tensors
+        own = self.model.state_dict()
+        for name, value in own.items():
+            if name in found and found[name].shape != value.shape:
+                was = tuple(found[name].shape)
+                raise InputError(f"{name} is {was} where this recipe makes it {tuple(value.shape)}")
+            if name in found:
+                value.copy_(found[name])
+        missing = {name.split(".")[0] for name in own.keys() - found.keys()}
+        if absent := [name for name in self.needed if name in missing]:
+            raise InputError(f"this stage needs a trained {' and '.join(absent)}", "Name its file in `start`")
