@@ -8,6 +8,7 @@ import sys
 import threading
 from typing import NoReturn
 
+from dcrafter import interrupts
 from dcrafter.errors import INTERRUPTED
 
 AGAIN = 0.01  # seconds until an interrupt that was lost comes again
@@ -16,6 +17,7 @@ AGAIN = 0.01  # seconds until an interrupt that was lost comes again
 def main() -> NoReturn:
     """Run the command line of this process, and exit with its status."""
     sys.unraisablehook = _unraisable
+    interrupts.install()
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # closed by whoever began the process
             setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115  (as long as the process)

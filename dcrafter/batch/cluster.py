@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
+import threading
 from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -71,6 +73,7 @@ class Cluster:
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # tells nobody
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray else warns of
+        terminating = signal.getsignal(signal.SIGTERM)
         try:
             self.ray.init(
                 address=None if self.address == AUTO else self.address,
@@ -80,6 +83,8 @@ class Cluster:
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UsageError(f"there is no Ray cluster at {self.address} ({error})", "Leave the address out") from error
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, terminating)  # Ray would exit on the spot
         try:
             yield from self._run(iter(tasks))
         finally:

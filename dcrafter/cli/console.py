@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dcrafter import interrupts
 from dcrafter.errors import WriteError
 
 if TYPE_CHECKING:
@@ -112,9 +112,9 @@ class Console:
 
     @contextmanager
     def interruptible(self) -> Iterator[Callable[[], bool]]:
-        """Inside, the first Ctrl-C only makes the function that it gives true.
+        """Inside, the first Ctrl-C (or SIGTERM, SIGHUP) only makes the function that it gives true.
 
-        In a thread, and where Ctrl-C is ignored, nothing changes.
+        In a thread, and for signals that are ignored, nothing changes.
         """
         asked: list[int] = []
 
@@ -124,15 +124,8 @@ class Console:
             asked.append(number)
             self.say("stopping after this step; Ctrl-C again stops at once")
 
-        ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as in what a script runs in the background
-        if ignored or threading.current_thread() is not threading.main_thread():
-            yield lambda: False
-            return
-        before = signal.signal(signal.SIGINT, ask)
-        try:
+        with interrupts.handled(ask):
             yield lambda: bool(asked)
-        finally:
-            signal.signal(signal.SIGINT, before)
 
     @contextmanager
     def _view(self, preview: Preview | None) -> Iterator[_View]:

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import signal
+import time
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -32,8 +33,10 @@ def start(arguments: Arguments, folder: Path) -> ForkServerProcess:
 
 
 def _run(arguments: list[str], folder: Path, started: Connection) -> None:
+    from dcrafter import interrupts
     from dcrafter.cli.app import main
 
+    interrupts.install()
     os.chdir(folder)
     with open(os.devnull, "w") as nothing:
         os.dup2(nothing.fileno(), 1)
@@ -58,7 +61,10 @@ def finish(arguments: Arguments, folder: Path) -> dict[str, Record]:
 
 
 def stop(arguments: Arguments, folder: Path, by: signal.Signals, moments: random.Random) -> dict[str, Record]:
-    """The journal of a batch that was sent a signal a moment behind one of its next items, and left what it may."""
+    """The journal of a batch that was sent a signal a moment behind one of its next items, and left what it may.
+
+    SIGSTOP is followed by SIGCONT, behind which the batch runs to its end.
+    """
     out = folder / "out"
     behind = len(read_journals(out)) + moments.randrange(FURTHER)
     process = start(arguments, folder)
@@ -67,8 +73,11 @@ def stop(arguments: Arguments, folder: Path, by: signal.Signals, moments: random
     process.join(moments.uniform(0, LONGEST))
     if process.is_alive():
         os.kill(process.pid or 0, by)
+        if by == signal.SIGSTOP:
+            time.sleep(moments.uniform(0, LONGEST))
+            os.kill(process.pid or 0, signal.SIGCONT)
     process.join()
-    assert process.exitcode in (-by, 130, 0)
+    assert process.exitcode in ((0,) if by == signal.SIGSTOP else (-by, 0) if by == signal.SIGKILL else (130, 0))
     hidden = [path.name for path in out.glob(".*")]
     assert hidden in ([], [".batch.part"]) if by == signal.SIGKILL else not hidden
     return read_journals(out)

@@ -20,7 +20,7 @@ def arguments(checkpoint: Path, pictures: Path) -> Arguments:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGSTOP])
 def test_a_batch_that_is_stopped_again_and_again_ends_as_if_it_had_not_been(
     arguments: Arguments, tmp_path: Path, by: signal.Signals
 ) -> None:

@@ -1,6 +1,7 @@
 """A batch killed at random moments until it is done: python tests/benchmarks/batch_kills.py [ITEMS [KILLS]] [-- MODEL…]
 
-200 items and 50 moments by default, by SIGKILL, then by SIGINT. What comes out must be what an uninterrupted run gives.
+200 items and 50 moments by default, by each of the signals below, and on disks that fill up. What comes out must
+be what an uninterrupted run gives.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def main() -> None:
         expected = finish(command, folder / "whole")
         assert len(expected) == items
         print(f"{items} items in {time.monotonic() - began:.1f} s without a stop")
-        for by in (signal.SIGKILL, signal.SIGINT):
+        for by in (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGSTOP):
             parts = folder / by.name
             parts.mkdir()
             moments, came = random.Random(0), []
