@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 STDIN_STEM = "video"  # what the result of a picture from stdin is called
 ABOUT_TINY = (
-    "using the small model that comes along: 128×128, cartoon-like, a few motions. "
+    "using the small model that comes along: 256×256, a few motions. "
     "`dcrafter download 512` fetches a real one"
 )
 LARGE = 100_000_000  # values in a UNet, from which on its time is worth an estimate
@@ -124,10 +124,11 @@ def run(command: Command, takes: list[list[str]], request: Request, **extra: Any
             earlier.warn_of_other_weights(request.from_, pipe.config.name, pipe.checkpoint.fingerprint)
     first = settings[0]
     machine = f"{device} ({str(dtype).removeprefix('torch.')})"
-    sizes = dict.fromkeys(f"{settled.width}×{settled.height}" for settled in settings)
-    console.say(f"model {first.model}, {' and '.join(sizes)}, {first.steps} steps, {machine}")
-
     described = pipe.model if pipe else DynamiCrafter.on_meta(hub.config(model))
+    outputs = dict.fromkeys(described.config.output_size(settled.width, settled.height) for settled in settings)
+    sizes = " and ".join(f"{width}×{height}" for width, height in outputs)
+    console.say(f"model {first.model}, {sizes}, {first.steps} steps, {machine}")
+
     parts = max(first.segments, len(takes[0]) - 1)
     expected = 0
     if request.dry_run or request.verbose:
