@@ -7,11 +7,11 @@ arXiv 2310.12190, and their released configurations); `tiny` is this package's o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
-from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
 
 from dcrafter.limits import check_consistent, check_ranges
+from dcrafter.validation import build
 
 Prediction = Literal["eps", "v"]
 Spacing = Literal["uniform", "uniform_trailing"]
@@ -205,59 +205,8 @@ class ModelConfig:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> ModelConfig:
-        """The reverse of `to_dict`. Raises TypeError where a field is unknown or missing."""
+        """The reverse of `to_dict`. Raises TypeError, ValueError: see `validation.build`."""
         return build(ModelConfig, values)
-
-
-T = TypeVar("T")
-
-
-def build(kind: type[T], values: Mapping[str, Any]) -> T:
-    """A dataclass from plain values, the dataclasses in it too. Raises TypeError for what it cannot hold."""
-    types = get_type_hints(kind)
-    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-    if unknown := sorted(set(values) - names):
-        raise TypeError(f"{kind.__name__} has no field {', '.join(unknown)}")
-    made: dict[str, Any] = {}
-    for name, value in values.items():
-        if is_dataclass(types[name]):
-            if not isinstance(value, Mapping):
-                raise TypeError(f"{name} must be a table of fields, not {value!r}")
-            value = build(cast(type, types[name]), value)
-        if get_origin(types[name]) is Literal and value not in get_args(types[name]):
-            raise TypeError(f"{name} must be {' or '.join(map(str, get_args(types[name])))}, not {value}")
-        if not fits(value, types[name]):
-            raise TypeError(f"{name} cannot be {value!r}")
-        made[name] = tuple(value) if isinstance(value, list) else value
-    required = {field.name for field in fields(kind) if field.default is field.default_factory is MISSING}  # type: ignore[arg-type]
-    if missing := sorted(required - set(made)):
-        raise TypeError(f"{kind.__name__} needs {', '.join(missing)}")
-    return kind(**made)
-
-
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value is of the kind that a hint names: a number, a word, a row of them; others may be.
-
-    Of a Literal only the kind is looked at.
-    """
-    if isinstance(hint, UnionType):
-        return any(fits(value, each) for each in get_args(hint))
-    if get_origin(hint) is Literal:
-        return any(fits(value, type(each)) for each in get_args(hint))
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint in (str, bool, NoneType):
-        return isinstance(value, hint)
-    if get_origin(hint) is tuple:
-        kinds = get_args(hint)
-        if not isinstance(value, list | tuple):
-            return False
-        if kinds[-1] is ...:
-            kinds = kinds[:1] * len(value)
-        return len(kinds) == len(value) and all(map(fits, value, kinds))
-    return True
 
 
 _512 = ModelConfig(

@@ -101,8 +101,8 @@ def test_settings_are_plain_values() -> None:
     assert resolve(MODELS["256"], "animate", "a cat", 3, {}).to_dict()["context_scale"] == 1.0
 
 
-@pytest.mark.parametrize("config", MODELS.values(), ids=str)
+@pytest.mark.parametrize("config", MODELS.values(), ids=MODELS)
 def test_a_configuration_survives_a_header(config: ModelConfig) -> None:
     assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-    with pytest.raises(TypeError, match="UNetConfig has no field depth"):
+    with pytest.raises(TypeError, match="unet has no field depth"):
         ModelConfig.from_dict(config.to_dict() | {"unet": {"depth": 3}})

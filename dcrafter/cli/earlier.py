@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from dcrafter.cli.options import STDIO
-from dcrafter.config import MODELS, Command, ModelConfig, fits
+from dcrafter.config import MODELS, Command, ModelConfig
 from dcrafter.errors import InputError
 from dcrafter.media.fetch import is_url
 from dcrafter.sampling import DEFAULT_SAMPLER
 from dcrafter.settings import DTYPES, Options, Settings, resolve
+from dcrafter.validation import build
 
 ARGUMENTS = ("images", "inputs")  # the names that commands have for their pictures
 
@@ -72,11 +73,15 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _is_ours(earlier: dict[str, Any]) -> bool:
-    """Whether what a file says are our settings, each of its kind."""
-    kinds = get_type_hints(Settings)
-    kinds |= {"context_scale": float | tuple[float, ...], "images": tuple[str, ...], "checkpoint": str, "dtype": str}
-    required = {"command", "model", "sampler", "seed"}
-    return required <= earlier.keys() and all(fits(earlier[name], kinds[name]) for name in earlier.keys() & kinds)
+    """True if what a file says are our settings, each of its type."""
+    types = get_type_hints(Settings)
+    types |= {"context_scale": float | tuple[float, ...], "images": tuple[str, ...], "checkpoint": str, "dtype": str}
+    try:
+        for name in earlier.keys() & types:
+            build(types[name], earlier[name])
+    except (TypeError, ValueError):
+        return False
+    return earlier.keys() >= {"command", "model", "sampler", "seed"}
 
 
 def warn_of_other_weights(path: Path, model: str, fingerprint: str) -> None:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from dcrafter.config import MODELS, ModelConfig, build
+from dcrafter.config import MODELS, ModelConfig
 from dcrafter.errors import InputError
 from dcrafter.training.videos import VideoData
+from dcrafter.validation import build
 
 
 @dataclass(frozen=True)
