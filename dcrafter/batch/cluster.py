@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from dcrafter.batch.worker import BLOCK, Key, Models, Progress, Result, Task, Worker, WorkerEvent
 from dcrafter.errors import DCrafterError, UsageError
+from dcrafter.install import install_hint
 
 LOCAL = "local"  # a cluster of our own, though there may be another
 AUTO = "auto"  # join one that runs here or that $RAY_ADDRESS names, else start one
@@ -59,7 +60,7 @@ class Cluster:
         try:
             import ray
         except ImportError:
-            raise UsageError("--ray needs the package ray", "Run pip install 'dcrafter[ray]'") from None
+            raise UsageError("--ray needs the package ray", f"Run `{install_hint('ray')}`") from None
         self.ray: Any = ray
         absolute = {name: path.absolute() for name in ("checkpoint", "model_config") if (path := getattr(models, name))}
         self.models = replace(models, **absolute)

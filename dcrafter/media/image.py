@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from dcrafter.errors import InputError, NumericalError, UsageError
+from dcrafter.install import install_hint
 from dcrafter.settings import Fit
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def _identify(file: BinaryIO, name: str) -> Image.Image:
     except ImportError:
         raise InputError(
             f"{name} is a HEIC picture, which needs the package pillow-heif",
-            "Run `pip install pillow-heif`, or convert the picture to JPEG",
+            f"Run `{install_hint('pillow-heif')}`, or convert the picture to JPEG",
         ) from None
     pillow_heif.register_heif_opener()
     return Image.open(file)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dcrafter.errors import INTERRUPTED, DCrafterError, InputError
+from dcrafter.install import install_hint
 from dcrafter.training.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def require_accelerate() -> None:
     try:
         import accelerate  # noqa: F401
     except ImportError:
-        raise InputError("training needs accelerate", "pip install 'dcrafter[train]'") from None
+        raise InputError("training needs accelerate", f"Run `{install_hint('accelerate')}`") from None
 
 
 def train(recipe: Recipe, stage: TrainingStage, data: Path, start: list[Path], out: Path) -> None:

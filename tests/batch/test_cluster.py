@@ -102,5 +102,5 @@ def command_line(process: Path) -> str:
 
 def test_without_ray_there_is_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UsageError, match="needs the package ray"):
+    with pytest.raises(UsageError, match=r"needs the package ray\. Run `.* ray`"):
         Cluster(Models(), "local", None, 1)
