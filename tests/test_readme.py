@@ -1,4 +1,5 @@
-"""Every command of the README runs, on pictures of its names and with small weights in the place of large ones."""
+"""Every command of the README and the how-to guides runs, on images of its names and with small weights in the place of
+large ones."""
 
 from __future__ import annotations
 
@@ -18,15 +19,18 @@ from dcrafter.pipeline import Pipeline
 from dcrafter.weights import hub
 
 README = Path(__file__).parents[1] / "README.md"
+GUIDES = README.parent / "docs" / "how-to"
 GOLDEN = {"256": DATA / "golden" / "dc256" / "model.ckpt", "512": DATA / "golden" / "dc512" / "model.safetensors"}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 PICTURES = re.compile(r"[\w/]+\.(?:png|jpg)")
 
 
 def commands() -> list[str]:
-    """The dcrafter commands in its shell blocks, without their comments."""
-    blocks = [code for kind, code in re.findall(FENCE, README.read_text("utf-8")) if kind in ("", "sh")]
+    """The dcrafter commands in their shell blocks, each once, without comments."""
+    pages = [page.read_text("utf-8") for page in (README, *sorted(GUIDES.glob("*.md")))]
+    blocks = [code for page in pages for kind, code in re.findall(FENCE, page) if kind in ("", "sh")]
     lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    lines = [*dict.fromkeys(lines)]
     return [line for line in lines if re.match("dcrafter (?!download)", line)]  # cli/test_download.py has those
 
 
@@ -68,8 +72,9 @@ def test_a_command(line: str, dcrafter: Run, tmp_path: Path, monkeypatch: pytest
     assert outcome.status == 0, outcome.stderr
 
 
-def block(language: str) -> str:
-    (found,) = re.findall(rf"```{language}\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+def block(language: str, page: Path) -> str:
+    """The only block of a language on a page."""
+    (found,) = re.findall(rf"```{language}\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
     return str(found)
 
 
@@ -85,14 +90,15 @@ def test_the_first_command(dcrafter: Run, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_the_configuration_file(dcrafter: Run, tmp_path: Path) -> None:  # noqa: F811
-    (tmp_path / "mine.toml").write_text(block("toml"))
+    (tmp_path / "mine.toml").write_text(block("toml", GUIDES / "options.md"))
     outcome = dcrafter("loop", CAT, "-m", "tiny", "--config", "mine.toml", "--no-fast", "--dry-run", "--json")
     assert outcome.status == 0, outcome.stderr
     told = json.loads(outcome.lines[0])["settings"]
     assert (told["repeat"], told["motion"]) == (4, MODELS["tiny"].motion.high)
 
 
-def test_the_python_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", [README, GUIDES / "python.md"], ids=lambda page: page.name)
+def test_the_python_code(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = GOLDEN["512"]
     opened = Pipeline.from_pretrained(
         checkpoint=weights, model_config=weights.with_name("config.json"), device="cpu", dtype="float32"
@@ -102,7 +108,7 @@ def test_the_python_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Pipeline, "animate", animate)
     monkeypatch.chdir(tmp_path)
     Path("cat.png").write_bytes(Path(CAT).read_bytes())
-    exec(block("python"), {})
+    exec(block("python", page), {})
     assert len(read_video(Path("cat.mp4"))[0]) == 16
 
 
