@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 
 STDIN_STEM = "video"  # what the result of a picture from stdin is called
 ABOUT_TINY = (
-    "using the small model that comes along: 256×256, a few motions. "
-    "`dcrafter download 512` fetches a real one"
+    "using the small model that comes along: 256×256, a few motions. `dcrafter download 512` fetches a real one"
 )
 LARGE = 100_000_000  # values in a UNet, from which on its time is worth an estimate
 HOURS = 2.0  # from so many on, a quicker way is named
