@@ -14,13 +14,14 @@ from dcrafter.config import Command, ModelConfig, Spacing
 from dcrafter.errors import UsageError
 from dcrafter.sampling import DEFAULT_SAMPLER, SAMPLERS
 
-Fit = Literal["crop", "pad", "stretch"]
+Fit = Literal["crop", "crop:top", "crop:bottom", "crop:left", "crop:right", "pad", "stretch"]
 if TYPE_CHECKING:
     SamplerName = str
 else:
     SamplerName = Literal[*SAMPLERS]
 
 DEFAULT_FPS = 8.0
+MAX_PIXELS = 16_777_216  # of a frame; encoding 16384×8192 takes 2 GB
 
 DTYPES = ("float32", "float16", "bfloat16")
 MEMORY_PLANS = ("normal", "low", "min")  # each slower and smaller
@@ -170,6 +171,8 @@ def resolve(
         multiple = config.size_multiple
         nearest = max(multiple, round(pixels / multiple) * multiple)
         _require(pixels == nearest, name, f"a multiple of {multiple}, such as {nearest}", pixels)
+    size = f"{settings.width}×{settings.height}"
+    _require(settings.width * settings.height <= MAX_PIXELS, "width", "at most 16 megapixels with --height", size)
     return settings
 
 

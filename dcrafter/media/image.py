@@ -1,7 +1,11 @@
-"""Pictures of any kind to 8-bit sRGB, to the model's frame size, and to and from its tensors."""
+"""Images of any kind to 8-bit sRGB, to the model's frame size, and to and from its tensors.
+
+Input is untrusted: the formats are listed, files, pixels and metadata bounded before anything is decoded.
+"""
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,7 +15,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile, jpeg_factory
 
 from dcrafter.errors import InputError, NumericalError, UsageError
 from dcrafter.install import install_hint
@@ -21,56 +26,99 @@ if TYPE_CHECKING:
     import torch
 
 ImageSource = str | Path | bytes | BinaryIO | Image.Image | NDArray[Any]
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
-MAX_PIXELS = 100_000_000  # 400 MB decoded
+# Those that Pillow decodes by itself: never PostScript, which it hands to Ghostscript whatever the file's name.
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "HEIF")
+MAX_BYTES = 100_000_000  # of a file
+MAX_PIXELS = 64_000_000  # 256 MB decoded
+MAX_REDUCIBLE_PIXELS = 400_000_000  # of a JPEG, whose decoder can halve the size three times
+MAX_DEEP_PIXELS = 25_000_000  # of more than 8 bits a channel
+MAX_EXIF = 1_000_000  # bytes of metadata that are searched for the orientation
+STRIP_PIXELS = 4_000_000  # converted at once
+# A crop that keeps less of an image is worth a line. Of a tall one sooner: its top is often a head.
+NOTABLE_TALL, NOTABLE_WIDE = 0.8, 0.6
 
 _ADVICE: dict[type[OSError], str] = {
     FileNotFoundError: "Check the path",
-    IsADirectoryError: "Name a picture inside it; dcrafter batch takes folders",
+    IsADirectoryError: "Give an image inside it; dcrafter batch takes folders",
     PermissionError: "Make the file readable (chmod +r) or copy it elsewhere",
 }
 _HEIC_BRANDS = {b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")}
-# What counts as white in Pillow's wide greyscale modes: the first value that nothing in the picture exceeds.
+# How each EXIF orientation is made upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# White in Pillow's deep grayscale modes: the first value that no pixel exceeds.
 _WHITE = {"I": (255, 65535, 2**31 - 1), "F": (1, 255, 65535)}
 
 
 def open_image(
-    source: ImageSource, *, background: Colour = (255, 255, 255), max_pixels: int = MAX_PIXELS
+    source: ImageSource, *, background: Color = (255, 255, 255), max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
-    """Opens any picture as 8-bit sRGB (mode "RGB"), upright, its first frame if it is animated.
+    """Open any image as 8-bit sRGB (mode "RGB"), upright; of an animation the first frame.
 
-    `source` is a path, the bytes of a file, a binary file object, a Pillow image, or an array (H, W),
-    (H, W, 1), (H, W, 3) or (H, W, 4) of uint8, or of floats in 0…1. Transparency is composited over
-    `background` (RGB, 0…255). An embedded colour profile is converted to sRGB; a damaged one is ignored.
+    Transparency is composited over the background. An embedded color profile is converted to sRGB; a damaged one is
+    ignored. A JPEG of more than `max_pixels` is decoded at a half, a quarter or an eighth of its size.
 
-    Raises InputError if the source cannot be read or has more than `max_pixels` pixels. The header tells
-    that, before anything is decoded; files of more than 179 million pixels Pillow refuses in any case.
+    Args:
+        source: a path, the bytes of a file, a binary file object, a Pillow image, or an array (H, W), (H, W, 1),
+            (H, W, 3) or (H, W, 4) of uint8, or of floats in 0…1.
+        background: RGB, 0…255.
+        max_pixels: size limit, compared with the header before anything is decoded.
+
+    Raises:
+        InputError: the source cannot be read, or is too large.
     """
     name = str(source) if isinstance(source, str | Path) else "the input"
-    too_large = InputError(
-        f"{name} has more than {max_pixels / 1e6:g} million pixels",
-        "Scale it down first; the model works on small frames",
-    )
     with warnings.catch_warnings():  # Pillow's remarks on odd files, and its own, laxer limit on pixels
         warnings.simplefilter("ignore")
         try:
             with _opened(source, name) as image:
-                if image.width * image.height > max_pixels:
-                    raise too_large
-                if image.width * image.height == 0:
-                    raise InputError(f"{name} has no pixels")
+                _check_size(image, name, max_pixels)
                 return _to_srgb(image, background)
         except InputError:
             raise
         except Image.DecompressionBombError:
-            raise too_large from None
+            raise _too_large(name, max_pixels) from None
         except Exception as error:  # decoders raise nearly anything on damaged data
-            if isinstance(error, OSError) and error.strerror:  # it came from the system
+            if isinstance(error, OSError) and error.strerror:  # from the operating system
                 advice = _ADVICE.get(type(error), "")
                 raise InputError(f"cannot read {name}: {error.strerror}", advice) from error
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"{name} cannot be decoded: {reason}", "The file is damaged or incomplete") from error
+
+
+def _too_large(name: str, max_pixels: int) -> InputError:
+    return InputError(
+        f"{name} has more than {max_pixels / 1e6:g} million pixels",
+        "Scale it down first; the model works on small frames",
+    )
+
+
+def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
+    """Raises InputError for an image that is empty or too large; a JPEG is told to decode at a smaller size."""
+    pixels = image.width * image.height
+    if pixels == 0:
+        raise InputError(f"{name} has no pixels")
+    if image.mode[0] in "IF":
+        max_pixels = min(max_pixels, MAX_DEEP_PIXELS)
+    elif pixels > max_pixels and isinstance(image, JpegImageFile):
+        # Of a progressive JPEG the decoder holds all coefficients, at whatever size it decodes.
+        reducible = 2 * max_pixels if image.info.get("progressive") else MAX_REDUCIBLE_PIXELS
+        if pixels > reducible:
+            raise _too_large(name, reducible)
+        scale = next((scale for scale in (2, 4, 8) if pixels <= max_pixels * scale**2), 8)
+        image.draft(None, (image.width // scale, image.height // scale))
+        pixels = image.width * image.height
+    if pixels > max_pixels:
+        raise _too_large(name, max_pixels)
 
 
 @contextmanager
@@ -82,83 +130,131 @@ def _opened(source: ImageSource, name: str) -> Iterator[Image.Image]:
         yield _from_array(source)
     elif isinstance(source, str | Path):
         with open(source, "rb") as file:
-            yield _identify(file if file.seekable() else BytesIO(file.read()), name)
+            seekable = file.seekable()
+            if seekable and os.fstat(file.fileno()).st_size > MAX_BYTES:
+                raise _too_long(name)
+            yield _identify(file if seekable else BytesIO(_read(file, name)), name)
     elif isinstance(source, bytes):
         yield _identify(BytesIO(source), name)
     elif hasattr(source, "read"):
-        yield _identify(BytesIO(source.read()), name)
+        yield _identify(BytesIO(_read(source, name)), name)
     else:
         raise InputError(
-            f"a picture cannot be made of {type(source).__name__}",
+            f"{type(source).__name__} is not an image",
             "Give a path, bytes, a binary file, a Pillow image or a NumPy array",
         )
 
 
+def _read(file: BinaryIO, name: str) -> bytes:
+    """All of a stream. Raises InputError once it is too long."""
+    content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise _too_long(name)
+    return content
+
+
+def _too_long(name: str) -> InputError:
+    return InputError(f"{name} has more than {MAX_BYTES / 1e6:g} MB", "Scale the image down, or save it as JPEG")
+
+
+def read_stdin(stream: BinaryIO) -> bytes:
+    """An image file from a stream. Raises InputError if it is longer than MAX_BYTES."""
+    return _read(stream, "the image from stdin")
+
+
 def _identify(file: BinaryIO, name: str) -> Image.Image:
-    """Reads the header of a seekable file."""
+    """Read the header of a seekable file."""
     try:
-        return Image.open(file)
+        return _open_listed(file)
     except UnidentifiedImageError:
         file.seek(0)
         head = file.read(12)
     if not head:
         raise InputError(f"{name} is empty (0 bytes)", "Download or export it again")
     if head[4:] not in _HEIC_BRANDS:
-        raise InputError(f"{name} is not a picture", "Give a PNG, JPEG, WebP, TIFF, GIF, BMP, AVIF or HEIC file")
+        raise InputError(f"{name} is not an image", f"Give a {', '.join(_readable())} file")
     try:
         import pillow_heif  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
         raise InputError(
-            f"{name} is a HEIC picture, which needs the package pillow-heif",
-            f"Run `{install_hint('pillow-heif')}`, or convert the picture to JPEG",
+            f"{name} is a HEIC image, which needs the package pillow-heif",
+            f"Run `{install_hint('pillow-heif')}`, or convert the image to JPEG",
         ) from None
     pillow_heif.register_heif_opener()
-    return Image.open(file)
+    return _open_listed(file)
+
+
+def _open_listed(file: BinaryIO) -> Image.Image:
+    Image.init()
+    if file.read(3) == b"\xff\xd8\xff":  # past Pillow's limit on pixels: it decodes them reduced
+        file.seek(0)
+        return jpeg_factory(file)
+    return Image.open(file, formats=[format for format in FORMATS if format in Image.OPEN])
+
+
+def _readable() -> list[str]:
+    """What to offer people; HEIC only where it can be read."""
+    from importlib.util import find_spec
+
+    names = ["PNG", "JPEG", "WebP", "TIFF", "GIF", "BMP", "AVIF"]
+    return [*names, "HEIC"] if find_spec("pillow_heif") else names
 
 
 def _from_array(array: NDArray[Any]) -> Image.Image:
     """(H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8 or floats in 0…1."""
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or array.size == 0:
-        raise InputError(f"an array of shape {array.shape} is not a picture", "Give (H, W, 3), (H, W, 4) or (H, W, 1)")
+        raise InputError(f"an array of shape {array.shape} is not an image", "Give (H, W, 3), (H, W, 4) or (H, W, 1)")
     if np.issubdtype(array.dtype, np.floating):
         if not (array.min() >= -1e-3 and array.max() <= 1 + 1e-3):  # written so that NaN fails too
             raise InputError("an array of floats must lie in 0…1", "Divide by 255, or give uint8")
         array = np.rint(array.astype(np.float32).clip(0, 1) * 255).astype(np.uint8)
     elif array.dtype != np.uint8:
-        raise InputError(f"an array of {array.dtype} is not a picture", "Give uint8, or floats in 0…1")
+        raise InputError(f"an array of {array.dtype} is not an image", "Give uint8, or floats in 0…1")
     return Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array)
 
 
-def _to_srgb(image: Image.Image, background: Colour) -> Image.Image:
+def _to_srgb(image: Image.Image, background: Color) -> Image.Image:
+    """Decode an image to upright 8-bit sRGB, by strips: deep and transparent ones would take several copies."""
     image.load()
-    profile = image.info.get("icc_profile")
-    with suppress(Exception):  # damaged EXIF data raises nearly anything, and must not cost the picture
-        image = ImageOps.exif_transpose(image)
-    if image.mode[0] in "IF":
-        image = _wide_grey_to_8_bit(image)
-    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
-    if image.mode in ("1", "L", "LA"):
-        image = image.convert("L")
-    elif image.mode != "CMYK":
-        image = image.convert("RGB")
-    image = _apply_profile(image, profile)
-    if alpha is None:
-        return image
+    rows = max(1, STRIP_PIXELS // image.width)
+    boxes = [(0, top, image.width, min(top + rows, image.height)) for top in range(0, image.height, rows)]
+    white = _white(image, boxes) if image.mode[0] in "IF" else None
     canvas = Image.new("RGB", image.size, background)
-    canvas.paste(image, mask=alpha)
-    return canvas
+    for box in boxes:
+        strip = image.crop(box)
+        if white is not None:
+            strip = Image.fromarray(np.rint(_values(strip) * (255 / white)).clip(0, 255).astype(np.uint8))
+        alpha = strip.convert("RGBA").getchannel("A") if strip.has_transparency_data else None
+        if strip.mode in ("1", "L", "LA"):
+            strip = strip.convert("L")
+        elif strip.mode != "CMYK":
+            strip = strip.convert("RGB")
+        canvas.paste(_apply_profile(strip, image.info.get("icc_profile")), box, alpha)
+    orientation = _orientation(image)
+    return canvas.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else canvas
 
 
-def _wide_grey_to_8_bit(image: Image.Image) -> Image.Image:
-    """Scales I;16, I and F to L; Pillow's own conversion cuts everything above 255 off."""
-    values = np.nan_to_num(np.asarray(image).astype(np.float32))
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) to 8; 1 where it is missing, damaged, or in too much metadata to search."""
+    with suppress(Exception):  # damaged EXIF data raises nearly anything, and must not cost the image
+        if len(image.info.get("exif", b"")) <= MAX_EXIF:
+            return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return 1
+
+
+def _white(image: Image.Image, boxes: list[tuple[int, int, int, int]]) -> int:
+    """The value of white in a deep grayscale image. (Pillow's own conversion cuts off everything above 255.)"""
+    highest = max(float(_values(image.crop(box)).max()) for box in boxes)
     whites = _WHITE.get(image.mode, (65535,))
-    white = next((white for white in whites if values.max() <= white), whites[-1])
-    return Image.fromarray(np.rint(values * (255 / white)).clip(0, 255).astype(np.uint8))
+    return next((white for white in whites if highest <= white), whites[-1])
+
+
+def _values(image: Image.Image) -> NDArray[np.float32]:
+    return np.nan_to_num(np.asarray(image).astype(np.float32))
 
 
 def _apply_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """An L, RGB or CMYK image with its ICC profile to sRGB."""
+    """Convert an L, RGB or CMYK image from its ICC profile to sRGB."""
     if profile:
         try:
             source = ImageCms.ImageCmsProfile(BytesIO(profile))
@@ -180,73 +276,106 @@ def fit_image(
     height: int,
     fit: str = "crop",
     *,
-    background: Colour = (0, 0, 0),
+    background: Color = (0, 0, 0),
     resample: Image.Resampling = Image.Resampling.BILINEAR,
 ) -> Image.Image:
-    """Brings an RGB image to `width` by `height` pixels.
+    """Bring an RGB image to a size.
 
-    `crop` scales it to cover the frame and cuts off the rest evenly, `pad` scales it to fit inside, centred
-    on `background` (RGB, 0…255), `stretch` ignores its aspect ratio. Bilinear, with the long side rounded
-    down: the published preprocessing, pixel for pixel, wherever that fills the frame.
+    Where the image covers the frame, this is the published preprocessing pixel for pixel (long side rounded down).
 
-    Raises UsageError for another `fit`, InputError for a picture too narrow to be scaled.
+    Args:
+        image: mode "RGB".
+        width: pixels.
+        height: pixels.
+        fit: "crop" scales it to cover the frame and cuts both ends evenly, "crop:top" (bottom, left, right) keeps that
+            side, "pad" scales it to fit inside, centered on the background, "stretch" ignores its aspect ratio.
+        background: RGB, 0…255.
+        resample: interpolation; the published preprocessing is bilinear.
+
+    Raises:
+        UsageError: unknown `fit`.
+        InputError: the image is too narrow to be scaled.
     """
     if fit not in get_args(Fit):
-        raise UsageError(f"there is no fit {fit!r}", f"Choose one of {', '.join(get_args(Fit))}")
+        raise UsageError(f"unknown fit {fit!r}", f"Choose one of {', '.join(get_args(Fit))}")
+    way, _, side = fit.partition(":")
     size = (width, height)
     wider = image.width * height >= width * image.height
-    if fit != "stretch" and wider == (fit == "crop"):
+    if way != "stretch" and wider == (way == "crop"):
         size = (max(1, image.width * height // image.height), height)
-    elif fit != "stretch":
+    elif way != "stretch":
         size = (width, max(1, image.height * width // image.width))
     if size[0] * size[1] > MAX_PIXELS:
         raise InputError(
-            f"a picture of {image.width}x{image.height} pixels is too narrow to fill {width}x{height}",
+            f"an image of {image.width}x{image.height} pixels is too narrow to fill {width}x{height}",
             "Crop it first, or use --fit pad",
         )
+    spare = width - size[0], height - size[1]  # negative where something is cut
+    left = {"left": 0, "right": spare[0]}.get(side, round(spare[0] / 2))
+    top = {"top": 0, "bottom": spare[1]}.get(side, round(spare[1] / 2))
     canvas = Image.new("RGB", (width, height), background)
-    scaled = image.resize(size, resample)
-    canvas.paste(scaled, (round((width - size[0]) / 2), round((height - size[1]) / 2)))
+    canvas.paste(image.resize(size, resample), (left, top))
     return canvas
 
 
+def describe_crop(size: tuple[int, int], width: int, height: int, fit: str) -> str | None:
+    """One line on how much of an image (width, height) a crop keeps, if that is notably little."""
+    way, _, side = fit.partition(":")
+    tall = size[0] * height < width * size[1]
+    share = (width * size[1]) / (size[0] * height)  # of the frame's aspect ratio to the image's
+    share = 1 / share if tall else share
+    if way != "crop" or share >= (NOTABLE_TALL if tall else NOTABLE_WIDE):
+        return None
+    ends = ("top", "bottom") if tall else ("left", "right")
+    where = side if side in ends else "middle"
+    other = "" if where == ends[0] else f", --fit crop:{ends[0]} the {ends[0]}"
+    return f"keeps the {where} {100 * share:.0f} %; --fit pad keeps all{other}"
+
+
 def to_tensor(image: Image.Image) -> torch.Tensor:
-    """An RGB image as the model's input: float32 (3, H, W) in [-1, 1]."""
-    import torch  # here, so that a picture that cannot be read is said to be so before torch's seconds
+    """Convert an RGB image to the model's input, float32 (3, H, W) in [-1, 1]."""
+    import torch  # takes seconds; an unreadable image is reported before
 
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float() / 127.5 - 1
 
 
 def to_frames(video: torch.Tensor) -> NDArray[np.uint8]:
-    """The model's output (3, T, H, W) in [-1, 1] as uint8 (T, H, W, 3); values outside are clamped.
+    """Convert the model's output (3, T, H, W) in [-1, 1] to uint8 (T, H, W, 3); values outside are clamped.
 
-    Raises NumericalError if anything in it is NaN or infinite.
+    Raises:
+        NumericalError: a value is NaN or infinite.
     """
     video = video.detach().float().cpu()
     if not video.isfinite().all():
         raise NumericalError(
-            "the decoded video holds NaN or infinite values",
+            "the decoded video contains NaN or infinite values",
             "The weights may be damaged, or not those of this model",
         )
     frames = ((video + 1) * 127.5).round().clamp(0, 255).byte()
     return np.ascontiguousarray(frames.permute(1, 2, 3, 0).numpy())
 
 
-def match_colors(frames: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
-    """Frames (T, 3, H, W) with the mean and the contrast of each colour that the pictures have, all in [-1, 1].
+def match_colors(frames: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Give each frame the mean and standard deviation that the images have, channel by channel.
 
-    Pictures (1 or 2, 3, H, W): those of two run from the first one's to the last one's. A frame gets a gain and an
-    offset a channel; it is matched with the pictures and never with the frame before, so that nothing adds up.
+    Frames are matched with the images, never with the frame before, so that errors do not accumulate.
+
+    Args:
+        frames: (T, 3, H, W) in [-1, 1].
+        images: (1 or 2, 3, H, W) in [-1, 1]; between two, the statistics are interpolated over the frames.
+
+    Returns:
+        (T, 3, H, W) in [-1, 1].
     """
     import torch
 
     was_std, was_mean = _deviation_and_mean(frames)
     share = torch.linspace(0, 1, len(frames)).view(-1, 1, 1, 1)
-    std, mean = (torch.lerp(of[:1], of[-1:], share) for of in _deviation_and_mean(pictures))
+    std, mean = (torch.lerp(of[:1], of[-1:], share) for of in _deviation_and_mean(images))
     gain = (std / was_std.clamp_min(1e-3)).clamp(0.5, 2.0)
     return ((frames - was_mean) * gain + mean).clamp(-1, 1)
 
 
-def _deviation_and_mean(pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _deviation_and_mean(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Of each channel: (n, 3, H, W) → (n, 3, 1, 1) twice."""
-    return pictures.std(dim=(2, 3), keepdim=True), pictures.mean(dim=(2, 3), keepdim=True)
+    return images.std(dim=(2, 3), keepdim=True), images.mean(dim=(2, 3), keepdim=True)

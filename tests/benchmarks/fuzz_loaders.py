@@ -119,11 +119,44 @@ def make_videos(folder: Path) -> list[Path]:
     return paths
 
 
+def make_images(folder: Path) -> list[Path]:
+    """Each format, with the metadata that loading reads."""
+    import numpy as np
+    from PIL import Image, ImageCms
+
+    pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 4), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    more = {"exif": exif, "icc_profile": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()}
+    image = Image.fromarray(pixels)
+    deep = pixels[..., 0].astype(np.uint16) * 257
+    image.save(folder / "clear.png", **more)
+    Image.fromarray(deep).save(folder / "deep.png")
+    image.convert("RGB").save(folder / "photo.jpg", **more)
+    image.convert("RGB").save(folder / "slow.jpg", progressive=True, **more)
+    image.convert("CMYK").save(folder / "print.jpg")
+    image.save(folder / "clear.webp", **more)
+    image.convert("RGB").save(folder / "photo.avif")
+    image.convert("P").save(folder / "few.gif", save_all=True, append_images=[image.convert("P")])
+    image.convert("RGB").save(folder / "plain.bmp")
+    image.convert("RGB").save(folder / "plain.ppm")
+    for name, shown in (("deep", deep), ("float", deep.astype(np.float32)), ("clear", pixels)):
+        Image.fromarray(shown).save(folder / f"{name}.tif", compression="tiff_adobe_deflate")
+    return sorted(folder.iterdir())
+
+
+def load_image(path: Path) -> None:
+    from dcrafter.media.image import fit_image, open_image
+
+    fit_image(open_image(path), 128, 128)
+
+
 LOADERS = {
     "safetensors": Loader(make_safetensors, load_checkpoint),
     "ckpt": Loader(make_ckpt, load_checkpoint),
     "trees": Loader(make_trees, load_tree),
     "settings": Loader(make_videos, load_settings),
+    "images": Loader(make_images, load_image),
 }
 
 

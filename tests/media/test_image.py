@@ -1,22 +1,36 @@
 from __future__ import annotations
 
 import builtins
+import importlib.util
 import json
 import struct
+import subprocess
 import sys
 import types
 import zlib
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms
+from hypothesis import given, settings
+from hypothesis.strategies import binary, integers, lists, none, sampled_from, tuples
+from PIL import Image, ImageCms, ImageOps
 from safetensors.torch import load_file
 
 from dcrafter.errors import InputError, NumericalError, UsageError
-from dcrafter.media.image import fit_image, match_colors, open_image, to_frames, to_tensor
+from dcrafter.media import image as module
+from dcrafter.media.image import (
+    describe_crop,
+    fit_image,
+    match_colors,
+    open_image,
+    read_stdin,
+    to_frames,
+    to_tensor,
+)
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -198,7 +212,7 @@ def test_an_animation_gives_its_first_frame(format: str) -> None:
 def test_huge_pictures_are_refused_by_their_header() -> None:
     limit = Image.MAX_IMAGE_PIXELS
     for size in ((30_000, 30_000), (12_000, 10_000)):  # Pillow refuses the first and warns of the second
-        with pytest.raises(InputError, match="more than 100 million pixels"):
+        with pytest.raises(InputError, match="more than 64 million pixels"):
             open_image(png_without_pixels(*size))
     assert limit == Image.MAX_IMAGE_PIXELS
     with pytest.raises(InputError, match="cannot be decoded"):
@@ -228,10 +242,10 @@ def test_heic_needs_pillow_heif(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (None, "No such file"),
         (b"", "empty"),
-        (b"a cat, in words", "not a picture"),
+        (b"a cat, in words", "not an image"),
         (saved(noise(64, 64), "JPEG")[:1500], "cannot be decoded"),
         (saved(noise(64, 64))[:1500], "cannot be decoded"),
-        (b"\x89PNG\r\n\x1a\n", "cannot be decoded|not a picture"),
+        (b"\x89PNG\r\n\x1a\n", "cannot be decoded|not an image"),
     ],
 )
 def test_bad_files_are_refused_in_one_line(tmp_path: Path, content: bytes | None, complaint: str) -> None:
@@ -284,6 +298,153 @@ def test_things_that_are_no_pictures_are_refused() -> None:
         open_image(Image.new("RGB", (0, 5)))
 
 
+# What attackers send
+
+
+def test_postscript_never_reaches_ghostscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("Ghostscript was started")
+
+    monkeypatch.setattr(subprocess, "Popen", forbidden)
+    monkeypatch.setattr(subprocess, "check_call", forbidden)
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n{} loop\n"
+    path = tmp_path / "cat.png"
+    path.write_bytes(program)
+    for source in (path, program, BytesIO(program)):
+        with pytest.raises(InputError, match="not an image"):
+            open_image(source)
+
+
+def jpeg_of(width: int, height: int, progressive: bool = False) -> bytes:
+    """A JPEG whose header says that it is so large, and which has a few rows."""
+    small = saved(noise(64, 64), "JPEG", progressive=progressive)
+    marker = small.index(b"\xff\xc2" if progressive else b"\xff\xc0")
+    return small[: marker + 5] + struct.pack(">HH", height, width) + small[marker + 9 :]
+
+
+def test_photos_larger_than_the_limit_are_decoded_reduced() -> None:
+    photo = Image.new("RGB", (12000, 9000), RED)
+    photo.paste(BLUE, (6000, 0, 12000, 9000))
+    opened = open_image(saved(photo, "JPEG", exif=turned(6)))
+    assert opened.size == (4500, 6000)
+    assert np.abs(np.subtract(opened.getpixel((2000, 100)), RED)).max() <= 3  # left became top
+    assert np.abs(np.subtract(opened.getpixel((2000, 5900)), BLUE)).max() <= 3
+    for size in ((30_000, 20_000), (65_000, 65_000)):
+        with pytest.raises(InputError, match="more than 400 million pixels"):
+            open_image(jpeg_of(*size))
+    with pytest.raises(InputError, match="more than 128 million pixels"):
+        open_image(jpeg_of(12_000, 11_000, progressive=True))  # its coefficients alone would take 800 MB
+
+
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_made_upright(orientation: int) -> None:
+    picture = noise(3, 2)
+    expected = ImageOps.exif_transpose(Image.open(BytesIO(saved(picture, exif=turned(orientation)))))
+    assert np.array_equal(
+        np.asarray(open_image(saved(picture, exif=turned(orientation)))), np.asarray(expected.convert("RGB"))
+    )
+
+
+def test_strips_are_converted_as_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = Image.fromarray(np.random.default_rng(0).integers(0, 60000, (37, 11), dtype=np.uint16))
+    clear = noise(11, 37).convert("RGBA")
+    clear.putalpha(deep.point(lambda value: value / 256).convert("L"))
+    for image in (deep, clear, palette_with_transparency()):
+        monkeypatch.setattr(module, "STRIP_PIXELS", 10**6)
+        whole = np.asarray(open_image(image))
+        monkeypatch.setattr(module, "STRIP_PIXELS", 30)
+        assert np.array_equal(np.asarray(open_image(image)), whole)
+
+
+def test_endless_and_oversized_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_BYTES", 1000)
+    content = saved(noise(64, 64))
+    path = tmp_path / "cat.png"
+    path.write_bytes(content)
+    stream = BytesIO(content)
+    for read in (lambda: open_image(path), lambda: open_image(stream), lambda: read_stdin(BytesIO(content))):
+        with pytest.raises(InputError, match=r"more than 0\.001 MB"):
+            read()
+    assert stream.tell() == 1001
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts kilobytes as Linux does")
+@pytest.mark.parametrize(("mode", "side"), [("F", 10_000), ("F", 5_000), ("I;16", 5_000), ("RGBA", 6_000)])
+def test_small_files_take_no_gigabytes(tmp_path: Path, mode: str, side: int) -> None:
+    path = tmp_path / "bomb.tif"
+    Image.new(mode, (side, side)).save(path, "TIFF", compression="tiff_adobe_deflate")
+    assert path.stat().st_size < 1_000_000
+    script = (
+        "import resource, sys\n"
+        "import numpy as np\n"
+        "from dcrafter.errors import InputError\n"
+        "from dcrafter.media.image import open_image\n"
+        "open_image(np.zeros((8, 8, 3), np.uint8))\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try:\n"
+        "    open_image(sys.argv[1])\n"
+        "except InputError:\n"
+        "    pass\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    kilobytes = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True).stdout
+    assert int(kilobytes) < 340_000
+
+
+def test_much_metadata_is_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = noise(4, 2)
+    image.info["exif"] = turned(6).tobytes() + bytes(2_000_000)
+    monkeypatch.setattr(Image.Image, "getexif", lambda *_: pytest.fail("it was"))
+    assert open_image(image).size == (4, 2)
+
+
+def test_heic_is_offered_only_where_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="AVIF file"):
+        open_image(b"a cat, in words")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: types.SimpleNamespace())
+    with pytest.raises(InputError, match="HEIC file"):
+        open_image(b"a cat, in words")
+
+
+SEEDS = {
+    format: saved(noise(24, 16).convert(mode), format, **options)
+    for format, mode, options in (
+        ("PNG", "RGBA", {"exif": b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"}),
+        ("JPEG", "RGB", {"icc_profile": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()}),
+        ("WEBP", "RGBA", {}),
+        ("TIFF", "F", {"compression": "tiff_adobe_deflate"}),
+        ("GIF", "P", {}),
+        ("BMP", "RGB", {}),
+        ("PPM", "RGB", {}),
+        ("AVIF", "RGB", {}),
+    )
+}
+
+
+@settings(max_examples=400, derandomize=True, deadline=None, database=None)
+@given(
+    format=sampled_from(sorted(SEEDS)),
+    edits=lists(tuples(integers(0, 2**16), binary(min_size=1, max_size=4)), max_size=6),
+    end=none() | integers(0, 2**16),
+)
+def test_damaged_files_are_images_or_clean_errors(format: str, edits: list[tuple[int, bytes]], end: int | None) -> None:
+    content = bytearray(SEEDS[format])
+    for place, replacement in edits:
+        place %= len(content)
+        content[place : place + len(replacement)] = replacement
+    with suppress(InputError):
+        opened = open_image(bytes(content[:end]))
+        assert opened.mode == "RGB"
+        assert 0 < opened.width * opened.height <= module.MAX_PIXELS
+
+
 # Fitting
 
 
@@ -315,6 +476,42 @@ def test_pad_shows_everything_centred_on_the_background() -> None:
     assert (pixels[:, 47:49] == RED).all(axis=(0, 2)).sum() == 1  # thinner than a pixel, yet there
 
 
+@pytest.mark.parametrize(
+    ("fit", "upright", "wide"),
+    [
+        ("crop", 50, 50),
+        ("crop:top", 0, 50),
+        ("crop:bottom", 100, 50),
+        ("crop:left", 50, 0),
+        ("crop:right", 50, 100),
+    ],
+)
+def test_a_crop_may_keep_one_side(fit: str, upright: int, wide: int) -> None:
+    image = noise(100, 200)
+    expected = np.asarray(image)[upright : upright + 100]
+    assert np.array_equal(np.asarray(fit_image(image, 100, 100, fit)), expected)
+    lying = image.transpose(Image.Transpose.TRANSPOSE)
+    assert np.array_equal(np.asarray(fit_image(lying, 100, 100, fit)), np.asarray(lying)[:, wide : wide + 100])
+
+
+@pytest.mark.parametrize(
+    ("size", "fit", "line"),
+    [
+        ((250, 450), "crop", "keeps the middle 56 %; --fit pad keeps all, --fit crop:top the top"),
+        ((250, 450), "crop:top", "keeps the top 56 %; --fit pad keeps all"),
+        ((250, 450), "crop:left", "keeps the middle 56 %; --fit pad keeps all, --fit crop:top the top"),
+        ((2560, 440), "crop", "keeps the middle 17 %; --fit pad keeps all, --fit crop:left the left"),
+        ((3000, 10), "crop", "keeps the middle 0 %; --fit pad keeps all, --fit crop:left the left"),
+        ((250, 450), "pad", None),
+        ((250, 450), "stretch", None),
+        ((450, 300), "crop", None),
+        ((300, 450), "crop", "keeps the middle 67 %; --fit pad keeps all, --fit crop:top the top"),
+    ],
+)
+def test_what_a_crop_leaves_is_told(size: tuple[int, int], fit: str, line: str | None) -> None:
+    assert describe_crop(size, 256, 256, fit) == line
+
+
 def test_stretch_ignores_the_aspect_ratio() -> None:
     image = noise(200, 100)
     expected = image.resize((64, 96), Image.Resampling.BILINEAR)
@@ -328,7 +525,7 @@ def test_a_picture_of_the_right_size_is_untouched(fit: str) -> None:
 
 
 def test_unknown_fits_and_slivers_are_refused() -> None:
-    with pytest.raises(UsageError, match="crop, pad, stretch"):
+    with pytest.raises(UsageError, match="crop, crop:top"):
         fit_image(noise(4, 4), 4, 4, "cover")
     with pytest.raises(InputError, match="too narrow"):
         fit_image(Image.new("RGB", (1, 5000)), 512, 320)
