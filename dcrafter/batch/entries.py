@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from urllib.parse import unquote, urlsplit
 
 from dcrafter.config import Command
-from dcrafter.media.fetch import is_url
+from dcrafter.media.fetch import is_url, url_path
 from dcrafter.settings import Options
 
 NAMELESS = "video"
@@ -33,13 +32,6 @@ class Entry:
     @property
     def stem(self) -> str:
         """Name of the first image without suffix, and without its number if it is one of several."""
-        name = PurePosixPath(_url_path(self.path) if is_url(self.path) else self.path)
+        name = PurePosixPath(url_path(self.path) if is_url(self.path) else self.path)
         numbered = NUMBERED.fullmatch(name.stem) if len(self.images) > 1 else None
         return numbered[1] if numbered else name.stem or NAMELESS
-
-
-def _url_path(url: str) -> str:
-    try:
-        return unquote(urlsplit(url).path)
-    except ValueError:
-        return ""

@@ -19,7 +19,7 @@ from dcrafter.batch.entries import Entry
 from dcrafter.batch.names import check_template, folded, output_path, problem_of, slug
 from dcrafter.config import Command
 from dcrafter.errors import UsageError, printable
-from dcrafter.media.fetch import is_url
+from dcrafter.media.fetch import is_url, public_name
 from dcrafter.media.formats import FORMATS
 from dcrafter.settings import Options
 
@@ -51,7 +51,8 @@ class Item:
     @property
     def title(self) -> str:
         """For people, on one line."""
-        return printable(self.path) + (f" ({self.index})" if self.index > 1 else "")
+        path = public_name(self.path) if is_url(self.path) else self.path
+        return printable(path) + (f" ({self.index})" if self.index > 1 else "")
 
 
 @dataclass(frozen=True)

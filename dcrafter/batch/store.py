@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dcrafter.batch.items import Item
 from dcrafter.batch.journal import Journal, Record, journal_path, read_records
 from dcrafter.errors import DCrafterError, InputError, OutputError, WriteError
-from dcrafter.media.fetch import is_url, public_name
+from dcrafter.media.fetch import is_url, public_name, stored_name
 from dcrafter.media.formats import FORMATS
 from dcrafter.media.video import check_output, places_of, read_settings, write_video
 from dcrafter.settings import DTYPES
@@ -262,7 +262,7 @@ def source_of(item: Item) -> str:
     if not item.images:
         return ""
     image = item.images[0]
-    return image if is_url(image) else str(Path(image).absolute())
+    return stored_name(image) if is_url(image) else str(Path(image).absolute())
 
 
 def images_of(items: Iterable[Item]) -> frozenset[Path]:
