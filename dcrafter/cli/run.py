@@ -10,7 +10,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import unquote, urlsplit
 
 from dcrafter.cli import earlier
 from dcrafter.cli.bars import acquire
@@ -20,7 +19,7 @@ from dcrafter.cli.output import Output
 from dcrafter.config import Command, ModelConfig
 from dcrafter.errors import InputError, OutOfMemoryError, OutputError, UsageError
 from dcrafter.machine import PeakMemory, process_memory
-from dcrafter.media.fetch import fetch, is_url, public_name
+from dcrafter.media.fetch import fetch, is_url, public_name, url_path
 from dcrafter.settings import Settings, resolve
 
 if TYPE_CHECKING:
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from dcrafter.pipeline import Noise, Pipeline, Video
     from dcrafter.settings import Options
 
+MAX_PROMPT = 1_000_000  # bytes of a prompt from stdin
 STDIN_STEM = "video"  # what the result of a picture from stdin is called
 ABOUT_TINY = (
     "using the small model that comes along: 256×256, a few motions. `dcrafter download 512` fetches a real one"
@@ -54,7 +54,7 @@ class Job:
 
     @property
     def title(self) -> str:
-        names = ["stdin" if picture == STDIO else PurePosixPath(picture).name for picture in self.pictures]
+        names = ["stdin" if picture == STDIO else PurePosixPath(public_name(picture)).name for picture in self.pictures]
         return f"{' → '.join(names)}, seed {self.seed}"
 
 
@@ -73,7 +73,8 @@ def run(command: Command, takes: list[list[str]], request: Request, **extra: Any
     _check_preview(request.save_preview, output, jobs)
 
     with console.status("starting"):  # importing torch takes seconds
-        sources, portraits = _open(named, stdin, request.offline)
+        sources, image_sizes = _open(named, stdin, request.offline)
+        portraits = {image: height > width for image, (width, height) in image_sizes.items()}
         prompts = _prompts(takes, sources, prompt, request, console)
 
         def settle(config: ModelConfig) -> tuple[list[Settings], Preview | None]:
@@ -127,6 +128,7 @@ def run(command: Command, takes: list[list[str]], request: Request, **extra: Any
     outputs = dict.fromkeys(described.config.output_size(settled.width, settled.height) for settled in settings)
     sizes = " and ".join(f"{width}×{height}" for width, height in outputs)
     console.say(f"model {first.model}, {sizes}, {first.steps} steps, {machine}")
+    _say_crops(jobs, settings, image_sizes, console)
 
     parts = max(first.segments, len(takes[0]) - 1)
     expected = 0
@@ -184,20 +186,35 @@ def _check_preview(path: Path | None, output: Output, jobs: list[Job]) -> None:
         raise UsageError(f"the preview {path} would take the place of a picture or a video", "Give it another name")
 
 
-def _open(pictures: list[str], stdin: bytes, offline: bool) -> tuple[dict[str, ImageSource], dict[str, bool]]:
-    """Each picture's source, what is not a file as bytes; and whether it is higher than wide."""
+def _open(
+    pictures: list[str], stdin: bytes, offline: bool
+) -> tuple[dict[str, ImageSource], dict[str, tuple[int, int]]]:
+    """Each image's source, as bytes if it is not a file, and its width and height."""
     from dcrafter.media.image import open_image
 
     sources: dict[str, ImageSource] = {}
-    portraits = {}
+    sizes = {}
     for picture in dict.fromkeys(pictures):
         if is_url(picture):
             sources[picture] = fetch(picture, offline=offline)
         else:
             sources[picture] = stdin if picture == STDIO else picture
-        image = open_image(sources[picture])
-        portraits[picture] = image.height > image.width
-    return sources, portraits
+        sizes[picture] = open_image(sources[picture]).size
+    return sources, sizes
+
+
+def _say_crops(jobs: list[Job], settings: list[Settings], sizes: dict[str, tuple[int, int]], console: Console) -> None:
+    """Tell, once for each image, how much of it is kept where that is notably little."""
+    from dcrafter.media.image import describe_crop
+
+    lines = [
+        f"{PurePosixPath(public_name(image)).name}: {crop}"
+        for job, settled in zip(jobs, settings, strict=True)
+        for image in job.pictures
+        if (crop := describe_crop(sizes[image], settled.width, settled.height, settled.fit))
+    ]
+    for line in dict.fromkeys(lines):
+        console.say(line)
 
 
 def _prompts(
@@ -215,7 +232,7 @@ def _prompts(
         said = caption(open_image(sources[picture]))
         prompts[picture] = ", ".join(filter(None, [said, prompt]))
         if not request.dry_run:
-            console.say(f"{PurePosixPath(picture).name}: {prompts[picture]}")
+            console.say(f"{PurePosixPath(public_name(picture)).name}: {prompts[picture]}")
     return prompts
 
 
@@ -341,7 +358,7 @@ def _jobs(takes: list[list[str]], request: Request, output: Output) -> list[Job]
 def _stem(picture: str) -> str:
     if picture == STDIO:
         return STDIN_STEM
-    name = unquote(urlsplit(picture).path) if is_url(picture) else picture
+    name = url_path(picture) if is_url(picture) else picture
     return Path(name).stem or STDIN_STEM
 
 
@@ -350,7 +367,10 @@ def _read_stdin(takes: list[list[str]], request: Request) -> tuple[str, bytes]:
     pictures = [picture for take in takes for picture in take if picture == STDIO]
     if len(pictures) + (request.prompt == STDIO) > 1:
         raise UsageError("stdin can be only one thing", "Name all pictures but one, and give the prompt outright")
-    stdin = sys.stdin.buffer.read() if pictures or request.prompt == STDIO else b""
     if request.prompt == STDIO:
-        return " ".join(stdin.decode("utf-8", "replace").split()), b""
-    return request.prompt, stdin
+        return " ".join(sys.stdin.buffer.read(MAX_PROMPT).decode("utf-8", "replace").split()), b""
+    if not pictures:
+        return request.prompt, b""
+    from dcrafter.media.image import read_stdin
+
+    return request.prompt, read_stdin(sys.stdin.buffer)

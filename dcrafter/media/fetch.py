@@ -118,6 +118,7 @@ class _WebOnly(urllib.request.HTTPRedirectHandler):
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> urllib.request.Request | None:
         if not is_url(newurl) or (req.type == "https" and not newurl.lower().startswith("https:")):
+            fp.close()
             raise InvalidURL(f"it redirects to {public_name(newurl) if is_url(newurl) else newurl.partition(':')[0]}")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 

@@ -98,7 +98,7 @@ def test_names_that_cannot_be(template: str) -> None:
         ("\\..\\x.png", "{stem}", "_.._x.mp4"),
         ("https://example.org/..%2F..%2Fx.png", "{stem}", "x.mp4"),
         ("https://example.org/%5C..%5Cx.png", "{stem}", "_.._x.mp4"),
-        ("http://[::1/x", "{stem}", "video.mp4"),
+        ("http://[::1/x", "{stem}", "x.mp4"),
         ("cat.png", "{{{stem}}}-{seed:012}", "{cat}-000000000007.mp4"),
     ],
 )

@@ -176,12 +176,12 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (["bad/none.png", *QUICK], 2, "bad/none.png: No such file"),
         (["bad", *QUICK], 2, "bad: Is a directory"),
-        (["bad/text.png", *QUICK], 2, "not a picture"),
+        (["bad/text.png", *QUICK], 2, "not an image"),
         (["bad/empty.png", *QUICK], 2, "empty"),
         (["bad/cut.jpg", *QUICK], 2, "damaged"),
-        (["bad/huge.png", *QUICK], 2, "100 million pixels"),
-        ([CAT, "bad/text.png", *QUICK], 2, "bad/text.png is not a picture"),  # before the first is begun
-        (["bad/text.png"], 2, "not a picture"),  # before a model is looked for
+        (["bad/huge.png", *QUICK], 2, "64 million pixels"),
+        ([CAT, "bad/text.png", *QUICK], 2, "bad/text.png is not an image"),  # before the first is begun
+        (["bad/text.png"], 2, "not an image"),  # before a model is looked for
         ([CAT, *QUICK, "-o", "bad/text.png/x.mp4"], 2, "not a writable folder"),
         ([CAT, *QUICK, "-o", "/dev/null/x.mp4"], 2, "not a writable folder"),
         ([CAT, *QUICK, "-o", "x.avi"], 2, "-f"),
@@ -484,3 +484,19 @@ def test_hours_are_told_before_they_begin(dcrafter: Run, monkeypatch: pytest.Mon
     minutes = [float(line[0].split()[1]) * (60 if "hours" in line[0] else 1) for line in (several, two)]
     assert minutes[0] == pytest.approx(3 * minutes[1], rel=0.05)
     assert len(two) == 1  # no hint: it is not hours
+
+
+def test_what_a_crop_leaves_is_told_once(dcrafter: Run, tmp_path: Path) -> None:
+    Image.new("RGB", (250, 450)).save(tmp_path / "me.png")
+    told = "me.png: keeps the middle 56 %"
+    assert dcrafter("animate", "me.png", "-m", "tiny", "-n", "2", "--dry-run").stderr.count(told) == 1
+    outcome = dcrafter("animate", "me.png", "-m", "tiny", "--fit", "crop:top", "--dry-run", "--json")
+    assert "me.png: keeps the top 56 %" in outcome.stderr
+    assert json.loads(outcome.stdout)["settings"]["fit"] == "crop:top"
+    assert "keeps" not in dcrafter("animate", "me.png", "-m", "tiny", "--fit", "pad", "--dry-run").stderr
+
+
+def test_frames_that_no_machine_can_make_are_refused_at_once(dcrafter: Run) -> None:
+    outcome = dcrafter("animate", CAT, "-m", "tiny", "--width", "16384", "--height", "8192", "--dry-run")
+    assert outcome.status == 2
+    assert "at most 16 megapixels" in outcome.stderr
