@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 INTERRUPTED = 130  # the exit status behind Ctrl-C
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
@@ -11,7 +14,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 def printable(text: str) -> str:
     """Text as a terminal shows it and no more: names out of files may hold escape sequences and line ends."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    return "".join(char if char.isprintable() else " " if char.isspace() else ascii(char)[1:-1] for char in text)
 
 
 class DCrafterError(Exception):
@@ -91,3 +94,34 @@ class OutOfMemoryError(DCrafterError):
 
 class NumericalError(DCrafterError):
     """A component gave NaN or infinite values, in float32 too."""
+
+
+def to_dcrafter_error(error: Exception) -> DCrafterError:
+    """An exception as one of ours: itself if it is, else with its type and, where there is any, advice."""
+    if isinstance(error, DCrafterError):
+        return error
+    if OutOfMemoryError.means(error):
+        return OutOfMemoryError(
+            "not enough memory",
+            "--memory min, smaller --width and --height, or --dtype float16 help, and closing other programs",
+        )
+    return DCrafterError(f"unexpected {type(error).__name__}: {error}", "Run again with -v for its traceback")
+
+
+def format_error(program: str, message: str, advice: str = "") -> str:
+    """An error and its advice on one line, behind the program's name."""
+    stop = "" if not advice or message.endswith((".", "?")) else "."
+    return " ".join([f"{program}:", *f"{message}{stop} {advice}".split()])
+
+
+@contextmanager
+def exit_on_error(program: str) -> Iterator[None]:
+    """Print what is raised inside as one line on stderr, and exit with its status."""
+    try:
+        yield
+    except DCrafterError as error:
+        print(format_error(program, error.message, error.advice), file=sys.stderr)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        print(format_error(program, "interrupted"), file=sys.stderr)
+        sys.exit(INTERRUPTED)

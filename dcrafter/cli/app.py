@@ -14,7 +14,7 @@ from dcrafter import __version__
 from dcrafter.cli import animate, batch, download, interpolate, loop
 from dcrafter.cli.console import logger
 from dcrafter.cli.options import ToolCommand, where_from
-from dcrafter.errors import INTERRUPTED, DCrafterError, OutOfMemoryError
+from dcrafter.errors import INTERRUPTED, format_error, to_dcrafter_error
 
 
 class PlainGroup(TyperGroup):
@@ -83,31 +83,13 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         parameter = getattr(error, "param", None)
         source = where_from(context, parameter) if context and parameter else ""
         problem = error.format_message().replace("Value error, ", "")
-        _complain(f"{source}: {problem}" if source else problem, advice)
+        print(format_error("dcrafter", f"{source}: {problem}" if source else problem, advice), file=sys.stderr)
     except Exception as error:
         if logger.isEnabledFor(logging.DEBUG):
             traceback.print_exc()
-        told = _told(error)
-        status = told.exit_status
-        _complain(told.message, told.advice)
+        known = to_dcrafter_error(error)
+        status = known.exit_status
+        print(format_error("dcrafter", known.message, known.advice), file=sys.stderr)
     if status == INTERRUPTED:  # typer's word for KeyboardInterrupt
-        _complain("interrupted")
+        print(format_error("dcrafter", "interrupted"), file=sys.stderr)
     sys.exit(status)
-
-
-def _told(error: Exception) -> DCrafterError:
-    """What to tell about an exception: itself if it is ours."""
-    if isinstance(error, DCrafterError):
-        return error
-    if OutOfMemoryError.means(error):
-        return OutOfMemoryError(
-            "not enough memory",
-            "--memory min, smaller --width and --height, or --dtype float16 help, and closing other programs",
-        )
-    return DCrafterError(f"unexpected {type(error).__name__}: {error}", "Run again with -v for its traceback")
-
-
-def _complain(message: str, advice: str = "") -> None:
-    """An error on one line of stderr."""
-    stop = "" if not advice or message.endswith((".", "?")) else "."
-    print("dcrafter:", *f"{message}{stop} {advice}".split(), file=sys.stderr)

@@ -18,8 +18,7 @@ LINE = 14  # pixels high, of text
 class Row:
     """One figure: decibels, a share of 1 ("%") or a plain number; `count` says of how many videos or pictures."""
 
-    what: str
-    asked: str
+    metric: str
     value: float
     unit: Literal["dB", "%", ""]
     count: int
@@ -32,18 +31,18 @@ class Row:
 
 def table(rows: Sequence[Row]) -> str:
     """As Markdown."""
-    lines = ["| | asked | measured | of |", "|---|---|---|---|"]
-    lines += [f"| {row.what} | {row.asked} | {row.figure} | {row.count} |" for row in rows]
+    lines = ["| metric | result | n |", "|---|---|---|"]
+    lines += [f"| {row.metric} | {row.figure} | {row.count} |" for row in rows]
     return "\n".join(lines)
 
 
 def sheet(videos: Sequence[tuple[str, Tensor]]) -> Image.Image:
-    """Titles and videos (T, S, S, 3) uint8, a row each: its title over some of its frames."""
-    size = videos[0][1].shape[1]
-    canvas = Image.new("RGB", (SHEET_FRAMES * size, len(videos) * (size + LINE)), "white")
+    """Titles and videos (T, H, W, 3) uint8, a row each: its title over some of its frames."""
+    height, width = videos[0][1].shape[1:3]
+    canvas = Image.new("RGB", (SHEET_FRAMES * width, len(videos) * (height + LINE)), "white")
     draw = ImageDraw.Draw(canvas)
     for i, (title, video) in enumerate(videos):
-        top = i * (size + LINE)
+        top = i * (height + LINE)
         draw.text((2, top + 1), title, fill="black")
         chosen = np.linspace(0, len(video) - 1, SHEET_FRAMES).round().astype(int)
         strip = np.concatenate([*video.numpy()[chosen]], axis=1)

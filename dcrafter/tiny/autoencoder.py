@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from dcrafter.metrics.pixels import as_input, as_pixels, psnr
 from dcrafter.models.autoencoder import AttentionBlock, AutoencoderKL, ResnetBlock
-from dcrafter.tiny.data import HELD_OUT, Draws, Source, held_out_stills
+from dcrafter.tiny.data import Draws, Source
 from dcrafter.tiny.recipe import TinyRecipe
 from dcrafter.training.stage import TrainingStage
 
+EVALUATION_STILLS = 64  # of each kind
 SHOWN = 12  # of each kind of held-out stills, in the picture
 FIRST_LOGVAR = -6.0  # a little noise from the start, so that the decoder learns at once
 
@@ -69,7 +70,11 @@ class AutoencoderStage(TrainingStage):
         train = Source(data, "train", size=config.height)
         items = recipe.train.steps * recipe.train.batch * recipe.train.accumulate
         self.dataset = Draws(train.still, recipe.seed, items)
-        self.held_out = held_out_stills(data, config.height, HELD_OUT)
+        held_out = Source(data, "held-out", size=config.height)
+        self.held_out = {
+            "emoji": as_input(held_out.evaluation_stills("emoji", EVALUATION_STILLS)),
+            "photographs": as_input(held_out.evaluation_stills("photographs", EVALUATION_STILLS)),
+        }
 
     def forward(self, batch: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """A batch of stills (n, H, W, 3) uint8."""

@@ -23,7 +23,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dcrafter.errors import InputError
-from dcrafter.metrics.pixels import as_input
 from dcrafter.tiny.captions import ANIMATION_PHRASES, PHRASES, fill, noun, plain_tags, takes_pace
 from dcrafter.tiny.recipe import Clips
 from dcrafter.training.videos import swing
@@ -32,7 +31,6 @@ Split = Literal["train", "held-out"]
 Rng = np.random.Generator
 Array = np.ndarray
 
-HELD_OUT = 64  # stills of each kind that an autoencoder is judged by
 EMOJI_FPS = 24
 STRIDES = (1, 2, 3, 4)
 MOTIONS = tuple(PHRASES)
@@ -363,6 +361,11 @@ class Source:
             pixels = np.clip(pixels * rng.uniform(0.7, 1.25, 3) + rng.uniform(-20, 20), 0, 255).astype(np.uint8)
         return torch.from_numpy(np.array(pixels))
 
+    def evaluation_stills(self, kind: Literal["emoji", "photographs"], count: int) -> Tensor:
+        """What an autoencoder is evaluated on, always the same: (count, H, W, 3) uint8."""
+        draw = self.emoji_still if kind == "emoji" else partial(self.picture_still, photographs=1.0)
+        return torch.stack([draw(np.random.default_rng([1, i])) for i in range(count)])
+
     # The two kinds of clip
 
     def _animation(self, rng: Rng, new_words: bool, way: Array) -> dict[str, Any]:
@@ -514,16 +517,6 @@ class Source:
         view = canvas[:, :, max(top, 0) : top + size, max(left, 0) : left + size]
         cut_top, cut_left = max(-top, 0), max(-left, 0)
         view.copy_(over(sprite[:, :, cut_top:, cut_left:][:, :, : view.shape[2], : view.shape[3]], view))
-
-
-def held_out_stills(folder: Path, size: int, count: int) -> dict[str, Tensor]:
-    """What an autoencoder is judged by: emoji and photographs never trained on, (count, 3, size, size) in [-1, 1]."""
-    source = Source(folder, "held-out", size=size)
-
-    def drawn(draw: Callable[[Rng], Tensor]) -> Tensor:
-        return as_input(torch.stack([draw(np.random.default_rng([1, i])) for i in range(count)]))
-
-    return {"emoji": drawn(source.emoji_still), "photographs": drawn(partial(source.picture_still, photographs=1.0))}
 
 
 class Draws(Dataset[Any]):

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from dcrafter.errors import DCrafterError, InputError
+from dcrafter.errors import InputError, exit_on_error
 
 EMOJI_PACKAGES = tuple(f"@lobehub/fluent-emoji-anim-{part}" for part in (1, 2, 3, 4))
 LABEL_PACKAGE = "emojibase-data"
@@ -265,10 +265,8 @@ def main() -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for the data set, 4 GB")
     parser.add_argument("--work", type=Path, help="folder that keeps the downloads (default: OUT/downloads)")
     arguments = parser.parse_args()
-    try:
+    with exit_on_error("dcrafter.tiny.prepare"):
         prepare(arguments.out, arguments.work or arguments.out / "downloads")
-    except DCrafterError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dcrafter.errors import INTERRUPTED, DCrafterError, InputError
+from dcrafter.errors import InputError, exit_on_error
 from dcrafter.install import install_hint
 from dcrafter.training.recipe import Recipe, load_recipe
 
@@ -33,14 +33,8 @@ class TrainingCommand:
     def main(self) -> None:
         """Run the process's command line, and exit with its status."""
         arguments = self._parser().parse_args()
-        try:
+        with exit_on_error(self.program):
             self.run(arguments)
-        except DCrafterError as error:
-            complain(self.program, error)
-            sys.exit(error.exit_status)
-        except KeyboardInterrupt:
-            say(f"{self.program}: interrupted")
-            sys.exit(INTERRUPTED)
 
     def run(self, arguments: argparse.Namespace) -> None:
         """Train as the arguments say, or with `--dry-run` say what would be trained.
@@ -139,9 +133,3 @@ def say_plan(recipe: Recipe, stage: TrainingStage, *, activations: bool) -> None
     if kept := stage.activations(recipe.train.batch, dtype):
         gigabytes = max(kept, 4 * trained) / 1e9  # the optimizer's update, for a moment
         say(f"about {gigabytes:.2f} GB more for a step with batches of {recipe.train.batch}")
-
-
-def complain(program: str, error: DCrafterError) -> None:
-    """Print an error and its advice as one line on stderr."""
-    stop = "" if not error.advice or error.message.endswith((".", "?")) else "."
-    say(" ".join(f"{program}: {error.message}{stop} {error.advice}".split()))

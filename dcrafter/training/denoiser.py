@@ -31,7 +31,7 @@ from dcrafter.sampling.schedule import alphas_cumprod, rescale_factors, sampling
 from dcrafter.training.plan import kept_bytes
 from dcrafter.training.recipe import Conditioning, Recipe
 from dcrafter.training.stage import TrainingStage
-from dcrafter.training.videos import Videos
+from dcrafter.training.videos import Videos, motion_condition
 
 logger = logging.getLogger(__name__)
 
@@ -497,11 +497,10 @@ class Items(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         loop = bool(np.random.default_rng([self.seed, index, 1]).random() < self.loops)
         clip = self.draw(index, loop=loop)
-        fs = clip["fps"] if self.motion.unit == "FPS" else clip["stride"]
         return {
             "frames": clip["frames"],
             "caption": clip["caption"],
-            "fs": max(round(fs), 1),
+            "fs": motion_condition(clip, self.motion),
             "loop": loop,
             "skipped": clip.get("skipped", ""),
         }

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from av.video.reformatter import Interpolation
 from PIL import Image
 from torch.utils.data import Dataset
 
+from dcrafter.config import Motion
 from dcrafter.errors import InputError
 from dcrafter.media.image import fit_image
 from dcrafter.media.video import reason
@@ -148,6 +149,11 @@ def swing(frames: int) -> np.ndarray:
     So a loop passes its picture gently; at an even speed it would seem to bounce off it.
     """
     return (1 - np.cos(np.linspace(0, 2 * np.pi, frames))) / 2
+
+
+def motion_condition(clip: Mapping[str, Any], motion: Motion) -> int:
+    """A clip's "fps" or "stride" as the model's motion condition."""
+    return max(round(clip["fps"] if motion.unit == "FPS" else clip["stride"]), 1)
 
 
 def there_and_back(clip: dict[str, Any]) -> dict[str, Any]:

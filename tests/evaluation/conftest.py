@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from training.conftest import videos  # a folder of them
 
 from dcrafter.config import (
     MODELS,
@@ -17,6 +18,8 @@ from dcrafter.config import (
 )
 from dcrafter.models.dynamicrafter import DynamiCrafter
 from dcrafter.weights.checkpoint import save_checkpoint
+
+__all__ = ["videos"]
 
 FRAMES = 4
 

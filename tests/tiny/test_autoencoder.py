@@ -18,7 +18,7 @@ MICRO = {"channels": 32, "decoder_channels": 32, "channel_mult": [1], "num_res_b
 
 @pytest.fixture
 def recipe(monkeypatch: pytest.MonkeyPatch) -> TinyRecipe:
-    monkeypatch.setattr(autoencoder, "HELD_OUT", 3)
+    monkeypatch.setattr(autoencoder, "EVALUATION_STILLS", 3)
     config = TrainerConfig(
         steps=30, batch=4, learning_rate=3e-3, warmup=5, precision="no", log_every=10, evaluate_every=30
     )

@@ -67,7 +67,7 @@ def test_data_that_is_not_prepared_is_one_line_and_status_2(
 def test_a_run_trains_on_prepared_data(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = tmp_path / "small.toml"
     recipe.write_text(RECIPE)
-    monkeypatch.setattr("dcrafter.tiny.autoencoder.HELD_OUT", 2)
+    monkeypatch.setattr("dcrafter.tiny.autoencoder.EVALUATION_STILLS", 2)
     run(monkeypatch, recipe, "--data", data, "--out", tmp_path / "out")
     weights = open_checkpoint(tmp_path / "out" / "weights.safetensors").tensors
     stage = AutoencoderStage(load_recipe(recipe, TinyRecipe), data)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
-from torch import Tensor
 
 from dcrafter.errors import InputError
+from dcrafter.evaluation.studio import Case
 from dcrafter.tiny.captions import PHRASES, fill, takes_pace
 from dcrafter.tiny.data import DIRECTED, PACES, Source, one_of
 
@@ -22,15 +22,6 @@ NOUNS = (
     "the scenery", "the countryside", "a vista", "a panorama", "a glade", "a canyon", "the wilderness", "the horizon",
     "the terrain", "a backdrop", "the surroundings", "a snapshot", "an artwork", "a valley",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """A caption and the data's own clip (T, S, S, 3) uint8, or one frame; the first is the picture to animate."""
-
-    caption: str
-    frames: Tensor
-    motion: str | None  # what the caption asks for; None is an emoji's own animation
 
 
 def moved(source: Source, seed: int, motions: Sequence[str], count: int) -> list[Case]:
@@ -53,7 +44,7 @@ def pictures(source: Source, seed: int, count: int) -> list[Case]:
     for number in range(count):
         motion = DIRECTED[number % len(DIRECTED)]
         picture, caption = source.asked(seed, number, motion)
-        cases.append(Case(caption, picture[None], motion))
+        cases.append(Case(caption, picture[None], FPS, motion))
     return cases
 
 
@@ -71,8 +62,8 @@ def paraphrases(source: Source, seed: int, count: int) -> list[Case]:
     nouns = unseen_nouns(source)
     cases = []
     for case in pictures(source, seed, count):
-        assert case.motion is not None
-        template = one_of(rng, PHRASES[case.motion].held_out)
+        assert case.direction is not None
+        template = one_of(rng, PHRASES[case.direction].held_out)
         pace = one_of(rng, tuple(PACES)) if takes_pace(template) else None
         cases.append(replace(case, caption=fill(template, one_of(rng, nouns), pace, rng=rng)))
     return cases
@@ -102,4 +93,9 @@ def unseen_nouns(source: Source) -> list[str]:
 
 
 def _case(clip: dict[str, Any]) -> Case:
-    return Case(clip["caption"], clip["frames"], clip["motion"])
+    return Case(clip["caption"], clip["frames"], FPS, clip["motion"])
+
+
+def stills(source: Source, kind: Literal["emoji", "photographs"], seed: int, count: int) -> list[Case]:
+    """The images that the autoencoder's own stage is evaluated on, the same for every seed."""
+    return [Case("", image[None], FPS) for image in source.evaluation_stills(kind, count)]

@@ -21,7 +21,7 @@ def source(data: Path) -> Source:
 def test_directed_motions_take_turns(source: Source) -> None:
     for kind, frames in ((cases.pictures, 1), (cases.between, 4)):
         made = kind(source, 0, 17)
-        assert [case.motion for case in made] == [*DIRECTED, *DIRECTED, DIRECTED[0]]
+        assert [case.direction for case in made] == [*DIRECTED, *DIRECTED, DIRECTED[0]]
         assert all(case.frames.shape == (frames, 32, 32, 3) for case in made)
         assert all("disc" not in case.caption for case in made)  # the fixture's emoji
 
@@ -52,7 +52,7 @@ def test_paraphrases_are_the_same_pictures_in_words_not_trained_on(source: Sourc
     ]
     for one, other in zip(usual, new, strict=True):
         assert torch.equal(one.frames, other.frames)
-        assert one.motion == other.motion
+        assert one.direction == other.direction
         plain = other.caption.replace("rapidly", "quickly").replace("gently", "slowly")
         assert plain in phrases
 
@@ -76,9 +76,9 @@ def test_emoji_move_by_themselves_at_the_one_pace(source: Source) -> None:
     clips = [source.clip(0, index) for index in range(400)]
     same_pace = [clip["frames"] for clip in clips if clip["kind"] == "animation" and clip["fps"] == cases.FPS]
     for case, frames in zip(made, same_pace, strict=False):
-        assert case.motion is None
+        assert case.direction is None
         assert torch.equal(case.frames, frames)
 
 
 def test_loops_come_back(source: Source) -> None:
-    assert [case.motion for case in cases.loops(source, 0, 5)] == [*cases.LOOPING, cases.LOOPING[0]]
+    assert [case.direction for case in cases.loops(source, 0, 5)] == [*cases.LOOPING, cases.LOOPING[0]]

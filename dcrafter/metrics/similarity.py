@@ -45,7 +45,7 @@ def similarity(frames: Tensor) -> Similarity:
     return Similarity(float(b.real), float(b.imag), float(a.abs().log()), turn)
 
 
-def has_motion(name: str, measured: Similarity) -> bool:
+def goes(name: str, measured: Similarity) -> bool:
     """Whether what was measured goes the way that one of the eight directed motions says: its sign alone counts.
 
     A pan is the camera's: under "pan left" the content goes right.

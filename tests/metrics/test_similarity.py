@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dcrafter.metrics.motion import Similarity, has_motion, similarity
+from dcrafter.metrics.similarity import Similarity, goes, similarity
 from dcrafter.tiny.data import DIRECTED, Motion, make_motion, sample, sampling_grid
 
 SIZE, FRAMES = 128, 16
@@ -37,8 +37,8 @@ def other(name: str) -> str:
 def test_each_directed_motion_is_found(name: str, pace: float) -> None:
     true = make_motion(name, pace, np.arange(FRAMES) / 8, np.random.default_rng(0))
     measured = similarity(filmed(true, seed=DIRECTED.index(name)))
-    assert has_motion(name, measured)
-    assert not has_motion(other(name), measured)
+    assert goes(name, measured)
+    assert not goes(other(name), measured)
     for axis in ("x", "y", "zoom", "turn"):
         amount = getattr(true, axis)[-1]
         assert getattr(measured, axis) == pytest.approx(amount, rel=0.1, abs=0.01), axis
@@ -76,9 +76,9 @@ def test_something_that_moves_across_does_not_matter() -> None:
 def test_where_nothing_is_to_be_seen_nothing_moves() -> None:
     measured = similarity(torch.full((4, 32, 32, 3), 200, dtype=torch.uint8))
     assert measured == Similarity(0.0, 0.0, 0.0, 0.0)
-    assert not any(has_motion(name, measured) for name in DIRECTED)
+    assert not any(goes(name, measured) for name in DIRECTED)
 
 
 def test_motions_without_direction_are_refused() -> None:
     with pytest.raises(ValueError, match="shake has no direction"):
-        has_motion("shake", Similarity(math.pi, 0, 0, 0))
+        goes("shake", Similarity(math.pi, 0, 0, 0))

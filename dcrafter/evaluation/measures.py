@@ -1,0 +1,115 @@
+"""The measures: each looks at some videos of a studio and returns rows of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from dcrafter.evaluation.report import Row
+from dcrafter.evaluation.studio import Studio
+from dcrafter.metrics.pixels import as_input, frame_difference, loop_gap, psnr
+
+FEW = 32  # videos are enough for a mean
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A function of a studio and how many videos to look at."""
+
+    run: Callable[[Studio, int], list[Row]]
+    sets: tuple[str, ...] = ()  # whose videos it looks at
+
+
+def autoencoder(studio: Studio, count: int, name: str = "videos", images: str = "images") -> list[Row]:
+    """Images against what the autoencoder makes of them, without posterior noise."""
+    true = as_input(torch.stack([case.frames[0] for case in studio.cases(name, count)]))
+    return [Row(f"autoencoder on {images}, PSNR", psnr(studio.reconstruct(true), true), "dB", count)]
+
+
+def first_frame(studio: Studio, count: int, name: str = "videos") -> list[Row]:
+    """The first frame against the image it was generated from."""
+    return [Row(f"first frame, {name}, PSNR", conformity(studio, name, count), "dB", count)]
+
+
+def movement(studio: Studio, count: int, name: str = "videos") -> list[Row]:
+    """How much videos move, over how much the data's own clips do."""
+    few = min(count, FEW)
+    true = frame_difference(torch.stack([case.frames for case in studio.cases(name, few)]))
+    generated = frame_difference(studio.videos(name, few))
+    ratio = float(generated.mean() / true.mean().clamp_min(1e-8))
+    details = {"generated": generated.tolist(), "data": true.tolist()}
+    return [Row(f"{name}, difference of neighbouring frames over the data's", ratio, "", few, details)]
+
+
+def loop(studio: Studio, count: int) -> list[Row]:
+    """The step from a loop's last frame back to its first, over the mean step within."""
+    few = min(count, FEW)
+    gaps = loop_gap(studio.videos("loops", few))
+    share = float((gaps <= 1).float().mean())
+    return [
+        Row("loop, step from last to first frame over mean step, median", float(gaps.median()), "", few),
+        Row("loops of which it is at most 1", share, "%", few, {"gaps": gaps.tolist()}),
+    ]
+
+
+def interpolation(studio: Studio, count: int) -> list[Row]:
+    """First and last frames of interpolations against the two images, less what the autoencoder makes of those."""
+    few = min(count, FEW)
+    true = as_input(torch.cat([case.frames[[0, -1]] for case in studio.cases("interpolations", few)]))
+    generated = as_input(torch.cat([video[[0, -1]] for video in studio.videos("interpolations", few)]))
+    most, found = psnr(studio.reconstruct(true), true), psnr(generated, true)
+    name = "interpolation, first and last frame, PSNR less the autoencoder's"
+    return [Row(name, found - most, "dB", few, {"frames": found, "autoencoder": most})]
+
+
+def context_scale(studio: Studio, count: int, name: str = "videos") -> list[Row]:
+    """A higher context scale (λ's multiplier) lowers motion (paper, figure 2a)."""
+    few = min(count, FEW)
+    usual = float(frame_difference(studio.videos(name, few)).mean())
+    rows = []
+    for scale in (0.5, 1.5):
+        changed = float(frame_difference(studio.videos(f"context scale {scale}", few)).mean())
+        details = {"usual": usual, "changed": changed}
+        ratio = changed / max(usual, 1e-8)
+        rows.append(Row(f"motion at context scale {scale} over that at 1", ratio, "", few, details))
+    return rows
+
+
+def detail(studio: Studio, count: int, name: str = "videos") -> list[Row]:
+    """Without visual detail guidance videos conform less to their image (paper, table 4)."""
+    few = min(count, FEW)
+    usual, without = (conformity(studio, which, few) for which in (name, "no detail"))
+    metric = "first frame's PSNR without visual detail guidance, less that with it"
+    return [Row(metric, without - usual, "dB", few, {"with": usual, "without": without})]
+
+
+def lambdas(studio: Studio, count: int) -> list[Row]:
+    """λ of each dual cross-attention layer, as trained (paper, figure 2a)."""
+    pipe = studio.pipe
+    for _ in pipe.hold("unet"):
+        pass
+    layers = pipe.model.unet.dual_attentions()
+    pipe.model.unet.set_context_scale([1.0] * len(layers))
+    values = [float(layer.image_scale()) for layer in layers]
+    mean = sum(values) / len(values)
+    return [Row("λ, mean over the layers", mean, "", len(values), {"per layer": values})]
+
+
+def conformity(studio: Studio, name: str, count: int) -> float:
+    """PSNR of first frames against the images they were generated from."""
+    images = torch.stack([case.frames[0] for case in studio.cases(name, count)])
+    return psnr(as_input(studio.videos(name, count)[:, 0]), as_input(images))
+
+
+MEASURES: dict[str, Measure] = {
+    "autoencoder": Measure(autoencoder),
+    "first_frame": Measure(first_frame, ("videos",)),
+    "movement": Measure(movement, ("videos",)),
+    "loop": Measure(loop, ("loops",)),
+    "interpolation": Measure(interpolation, ("interpolations",)),
+    "context_scale": Measure(context_scale, ("videos", "context scale 0.5", "context scale 1.5")),
+    "detail": Measure(detail, ("videos", "no detail")),
+    "lambdas": Measure(lambdas),
+}
