@@ -1,14 +1,18 @@
-"""A caption for a picture, by one of transformers' captioning models: BLIP (arXiv 2201.12086) unless told otherwise."""
+"""A caption for an image, by one of transformers' captioning models; BLIP (arXiv 2201.12086) by default."""
 
 from __future__ import annotations
 
 import gc
 import logging
+import os
+import socket
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 from PIL import Image
@@ -18,18 +22,22 @@ from dcrafter.errors import InputError, OutOfMemoryError, WeightsError
 DEFAULT = "Salesforce/blip-image-captioning-base"
 MAX_TOKENS = 40
 BEAMS = 3  # as BLIP's authors caption
+REACH_SECONDS = 5.0  # for a connection to the hub; its client tries for half a minute
+
+HUB = "https://huggingface.co"
+WITHOUT = "give a folder with --captioner, or a prompt with -p in place of --auto-prompt"
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Captioner:
-    """A captioning model, opened whenever it is asked. See `caption`."""
+    """A captioning model, loaded for each call. See `caption`."""
 
     name: str = DEFAULT
     device: torch.device | str = "cpu"
     offline: bool = False
-    silent: bool = False  # opens nothing and gives "", as a dry run wants it
+    silent: bool = False  # load nothing and return "", for dry runs
 
     def __call__(self, image: Image.Image) -> str:
         return "" if self.silent else caption(image, self.name, device=self.device, offline=self.offline)
@@ -38,12 +46,19 @@ class Captioner:
 def caption(
     image: Image.Image, name: str = DEFAULT, *, device: torch.device | str = "cpu", offline: bool = False
 ) -> str:
-    """What is seen in an RGB picture, in a line. The same picture, model and device give the same caption.
+    """Describe an RGB image in one line.
 
-    `name` is a model on the hub, downloaded if it is not on this machine, or a folder as transformers saves them. Its
-    memory is free again afterwards.
+    The same image, model and device give the same caption. The model's memory is freed afterwards.
 
-    Raises WeightsError where the model is not to be had or cannot be read, InputError where it does not caption.
+    Args:
+        image: mode "RGB".
+        name: a model on the hub, downloaded if missing, or a folder as transformers saves them.
+        device: where it runs.
+        offline: download nothing.
+
+    Raises:
+        WeightsError: the model is missing, out of reach or damaged.
+        InputError: it is no captioning model.
     """
     with _quiet():
         try:
@@ -57,32 +72,57 @@ def caption(
 def _load(name: str, offline: bool) -> tuple[Any, Any]:
     """A processor and a model."""
     is_folder = Path(name).is_dir()
-    for local in [True] if offline or is_folder else [True, False]:  # what is here already needs no network
+    failure: Exception
+    try:  # what is here already needs no network
+        return _read(name, local=True)
+    except Exception as error:
+        failure = error
+    if not offline and not is_folder:
+        _check_reachable(name)
         try:
-            return _read(name, local)
+            return _read(name, local=False)
         except Exception as error:
             failure = error
     if not isinstance(failure, OSError):
         raise _unsuitable(name, failure) from failure
-    advice = f"Give a captioning model such as {DEFAULT}, or a folder that holds one, with --captioner"
     if is_folder:
-        raise WeightsError(f"the folder {name} holds no captioner ({_line(failure)})", advice) from failure
+        advice = "Give a folder as transformers saves captioning models with --captioner"
+        raise WeightsError(f"the folder {name} contains no captioner ({_line(failure)})", advice) from failure
     if offline:
         reason = f"the captioner {name} is not on this machine, and --offline was given"
-        raise WeightsError(reason, "Leave out --offline once, or name a folder with --captioner") from failure
+        raise WeightsError(reason, f"Leave out --offline once, or {WITHOUT}") from failure
+    advice = f"Check its name, or {WITHOUT}"
     raise WeightsError(f"the captioner {name} could not be downloaded ({_line(failure)})", advice) from failure
+
+
+def _check_reachable(name: str) -> None:
+    """Raises WeightsError soon where no connection to the hub is to be had."""
+    if urllib.request.getproxies():  # then the proxy decides
+        return
+    hub = urlsplit(os.environ.get("HF_ENDPOINT", HUB))
+    try:
+        port = hub.port or (80 if hub.scheme == "http" else 443)
+        socket.create_connection((hub.hostname or "", port), REACH_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"the captioner {name} is not on this machine, and {hub.hostname} cannot be reached",
+            f"Try again where there is a network, or {WITHOUT}",
+        ) from error
 
 
 def _read(name: str, local: bool) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-    # Code that comes with weights is never run; left open, transformers would ask the user.
+    # Code that comes with weights is never run: if left open, transformers asks the user, and its attention
+    # kernels, if the files name some, are fetched from the hub.
     options: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
     AutoConfig.from_pretrained(name, **options)  # one small file first: who cannot be reached is asked no further
     processor = AutoProcessor.from_pretrained(name, **options)  # type: ignore[no-untyped-call]
-    loaded: Any = AutoModelForImageTextToText.from_pretrained(name, output_loading_info=True, **options)
-    model, told = loaded
-    if missing := told["missing_keys"]:
+    loaded: Any = AutoModelForImageTextToText.from_pretrained(
+        name, output_loading_info=True, attn_implementation="eager", **options
+    )
+    model, info = loaded
+    if missing := info["missing_keys"]:
         logger.warning("the captioner %s lacks %d of its weights; its captions may mean nothing", name, len(missing))
     return processor, model
 
@@ -100,21 +140,21 @@ def _say(image: Image.Image, processor: Any, model: Any, name: str, device: torc
 
 
 def _unsuitable(name: str, error: Exception) -> Exception:
-    """What to raise for whatever transformers stumbled over: models of other kinds fail in many ways."""
+    """The error to raise for any failure in transformers: models of other kinds fail in many ways."""
     if OutOfMemoryError.means(error):
         return error
     advice = f"Give a captioning model, such as {DEFAULT}, with --captioner"
-    return InputError(f"{name} is no captioner that can be used ({_line(error)})", advice)
+    return InputError(f"{name} is not a usable captioner ({_line(error)})", advice)
 
 
 def _line(error: BaseException) -> str:
-    said = str(error).strip().split("\n")[0]
-    return said.rstrip(".") or type(error).__name__
+    message = str(error).strip().split("\n")[0]
+    return message.rstrip(".") or type(error).__name__
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' remarks and its bars for loading; those of downloads stay."""
+    """Silence transformers' warnings and loading bars, not its download bars."""
     from transformers.utils import logging as theirs
 
     verbosity = theirs.get_verbosity()

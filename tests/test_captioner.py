@@ -98,13 +98,13 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "offline", "kind", "said"),
     [
         ("nobody/nothing", True, WeightsError, "nobody/nothing is not on this machine, and --offline was given"),
-        ("nobody/nothing", False, WeightsError, "nobody/nothing could not be downloaded"),
-        ("no/such/folder", False, WeightsError, "no/such/folder could not be downloaded"),
-        ("empty", False, InputError, "empty is no captioner that can be used"),
-        ("hollow", False, WeightsError, "the folder hollow holds no captioner"),
-        ("writer", False, InputError, "writer is no captioner that can be used"),
-        ("damaged", False, InputError, "damaged is no captioner"),
-        ("foreign", False, InputError, "foreign is no captioner"),
+        ("nobody/nothing", False, WeightsError, r"nobody/nothing is not on this machine, and \S+ cannot be reached"),
+        ("no/such/folder", False, WeightsError, "no/such/folder is not on this machine, and"),
+        ("empty", False, InputError, "empty is not a usable captioner"),
+        ("hollow", False, WeightsError, "the folder hollow contains no captioner"),
+        ("writer", False, InputError, "writer is not a usable captioner"),
+        ("damaged", False, InputError, "damaged is not a usable captioner"),
+        ("foreign", False, InputError, "foreign is not a usable captioner"),
     ],
 )
 def test_what_does_not_caption_is_said_in_a_line(
@@ -127,3 +127,22 @@ def test_what_does_not_caption_is_said_in_a_line(
     assert "\n" not in str(caught.value)
     assert "--captioner" in caught.value.advice
     assert not Path("has-run").exists()
+
+
+def test_without_a_network_that_is_said_at_once(picture: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts: list[object] = []
+
+    def refuse(*arguments: object, **_: object) -> None:
+        attempts.append(arguments)
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it tries again"))
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "https://hub.invalid")
+    with pytest.raises(WeightsError, match=r"hub\.invalid cannot be reached") as caught:
+        caption(picture, "nobody/nothing")
+    assert len(attempts) == 1
+    assert "-p in place of --auto-prompt" in caught.value.advice
+    assert "blip" not in str(caught.value)  # the very model that cannot be had

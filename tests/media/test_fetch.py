@@ -108,7 +108,7 @@ def test_an_incomplete_body_is_refused() -> None:
 @pytest.mark.parametrize("target", ["ftp://127.0.0.1/cat.png", "file:///etc/passwd", "data:,x"])
 def test_redirects_stay_on_the_web(target: str) -> None:
     moved = served(lambda *_: (302, {"Location": target}, b""))
-    with moved as place, pytest.raises(InputError, match="(?i)redirect"):
+    with moved as place, pytest.raises(InputError, match=r"(?i)redirect"):
         fetch(f"{place}/cat.png")
 
 
