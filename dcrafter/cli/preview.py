@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,17 +23,17 @@ from dcrafter.errors import OutputError, UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-INTERVAL = 0.5  # seconds between two pictures on the terminal, at least
-WIDTH = 80  # latents: as many frames beside each other as fit, but one in any case
-ENLARGED = 8  # times, in a file: about the size of a published model's video
+INTERVAL = 0.5  # seconds between two images on the terminal, at least
+FRAME_WIDTH = 512  # pixels of each frame in a file
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
-OTHER_LINES = 8  # of the terminal's height, for bars and what was said before
+OTHER_LINES = 8  # of the terminal's height, for bars and messages
 
 
 class Preview:
-    """What a video looks like so far. Give it to rich to have it drawn; nothing is drawn before the first `update`.
+    """Renderable of one or two frames of a video as they form, as large as the terminal allows.
 
-    Drawn by `textual-image`, where that is installed and the terminal knows graphics, else in half blocks.
+    Drawn by `textual-image` where that is installed and the terminal knows graphics, else in half blocks. Empty until
+    the first `update`.
     """
 
     def __init__(
@@ -46,20 +45,28 @@ class Preview:
         overwrite: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`show` it on the terminal that stderr is, if it is one; write it to `path`.
+        """Check what can be checked before the work.
 
-        Raises UsageError for latents whose colours are unknown or a name that is no picture's, OutputError where the
-        file exists or cannot be written.
+        Args:
+            latent_channels: of the model's autoencoder.
+            show: draw on stderr, if it is a terminal.
+            path: PNG or JPEG file to write at each step.
+            overwrite: replace that file if it exists.
+            clock: seconds, for tests.
+
+        Raises:
+            UsageError: the colors of such latents are unknown, or `path` is neither PNG nor JPEG.
+            OutputError: the file exists or cannot be written.
         """
         from dcrafter.models.latents import known_colours
 
-        colours = known_colours(latent_channels)
-        if colours is None:
+        colors = known_colours(latent_channels)
+        if colors is None:
             raise UsageError(
                 f"there is no preview of latents with {latent_channels} channels",
                 "Leave out --preview and --save-preview",
             )
-        self.colours = colours
+        self.colors = colors
         self.path = path
         if path is not None:
             _check(path, overwrite)
@@ -67,49 +74,55 @@ class Preview:
         self.clock = clock
         self._graphics = _graphics() if self.show else None
         self._due = -float("inf")
-        self._picture: Image.Image | None = None
-        self._drawn: tuple[Image.Image, tuple[int, int], Any] | None = None  # a picture, in so many cells
+        self._strips: list[Image.Image] = []  # one frame alone, and two beside each other
+        self._drawn: tuple[Image.Image, tuple[int, int], Any] | None = None  # a strip, in so many cells
 
     def update(self, x0: Tensor) -> None:
-        """Predicted clean latents (B, C, T, h, w), of which the first video is seen: to the file each time, to the
-        terminal twice a second at most. Raises OutputError."""
+        """Show the first of the predicted clean latents (B, C, T, h, w).
+
+        The file is written each time, the terminal drawn twice a second at most.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
         now = self.clock()
         due = self.show and now >= self._due
         if not due and self.path is None:
             return
-        picture = self._strip(x0[0])
+        counts = (1, 2) if x0.shape[2] > 1 else (1,)
+        strips = [self._strip(x0[0], count) for count in counts]
         if self.path is not None:
-            save(picture, self.path)
+            save(strips[-1], self.path, counts[-1] * FRAME_WIDTH)
         if due:
-            self._picture, self._due = picture, now + INTERVAL
+            self._strips, self._due = strips, now + INTERVAL
 
-    def _strip(self, latents: Tensor) -> Image.Image:
-        """Frames evenly taken from (C, T, h, w), beside each other, a pixel a latent; one alone is the middle one."""
+    def _strip(self, latents: Tensor, count: int) -> Image.Image:
+        """So many frames evenly taken from (C, T, h, w), beside each other, one pixel per latent."""
         from dcrafter.models.latents import to_rgb
 
-        total, width = latents.shape[1], latents.shape[3]
-        count = min(max(WIDTH // width, 1), total)
+        total = latents.shape[1]
         shown = [(2 * i + 1) * total // (2 * count) for i in range(count)]
-        frames = to_rgb(latents[:, shown].movedim(1, 0), self.colours)
+        frames = to_rgb(latents[:, shown].movedim(1, 0), self.colors)
         return Image.fromarray(np.concatenate([*frames.numpy()], axis=1))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        picture = self._picture
-        if picture is None:
+        if not self._strips:
             return
-        cells = _cells(picture, options.max_width, max(options.size.height - OTHER_LINES, 1))
+        lines = max(options.size.height - OTHER_LINES, 1)
+        fitted = [(_cells(strip, options.max_width, lines), strip) for strip in self._strips]
+        cells, strip = max(fitted, key=lambda each: each[0][0] * each[0][1])  # the larger one
         if self._graphics is None:
-            yield from half_blocks(picture.resize((cells[0], 2 * cells[1]), Image.Resampling.BILINEAR))
+            yield from half_blocks(strip.resize((cells[0], 2 * cells[1]), Image.Resampling.BICUBIC))
             return
-        if self._drawn is None or self._drawn[0] is not picture or self._drawn[1] != cells:
+        if self._drawn is None or self._drawn[0] is not strip or self._drawn[1] != cells:
             if self._drawn is not None:
                 self._drawn[2].cleanup()
-            self._drawn = picture, cells, self._graphics(picture, *cells)
+            self._drawn = strip, cells, self._graphics(_enlarged(strip, FRAME_WIDTH), *cells)
         yield self._drawn[2]
 
 
 def half_blocks(picture: Image.Image) -> Iterable[Segment]:
-    """Two pixels a character, one above the other: lines of ▀ whose colour is the upper and background the lower."""
+    """Draw two pixels per character: ▀ in the color of the upper one on the color of the lower."""
     rows = np.asarray(picture)
     for upper, lower in zip(rows[::2].tolist(), rows[1::2].tolist(), strict=True):
         for above, below in zip(upper, lower, strict=True):
@@ -117,12 +130,15 @@ def half_blocks(picture: Image.Image) -> Iterable[Segment]:
         yield Segment.line()
 
 
-def save(picture: Image.Image, path: Path) -> None:
-    """Write a strip as PNG or JPEG, enlarged. Who reads `path` meanwhile sees a whole picture. Raises OutputError."""
+def save(strip: Image.Image, path: Path, width: int) -> None:
+    """Write a strip as PNG or JPEG of a width in pixels, by renaming: readers of `path` always see a whole image.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
     temporary = path.with_name(f".dcrafter-{secrets.token_hex(8)}.tmp")
-    size = picture.width * ENLARGED, picture.height * ENLARGED
     try:
-        picture.resize(size, Image.Resampling.BICUBIC).save(temporary, SUFFIXES[path.suffix.lower()])
+        _enlarged(strip, width).save(temporary, SUFFIXES[path.suffix.lower()])
         os.replace(temporary, path)
     except OSError as error:
         raise OutputError(
@@ -133,23 +149,28 @@ def save(picture: Image.Image, path: Path) -> None:
             temporary.unlink()
 
 
+def _enlarged(strip: Image.Image, width: int) -> Image.Image:
+    size = width, max(1, round(strip.height * width / strip.width))
+    return strip.resize(size, Image.Resampling.BICUBIC)
+
+
 def _check(path: Path, overwrite: bool) -> None:
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"the preview {path} is neither PNG nor JPEG", f"Give it a suffix of {', '.join(SUFFIXES)}")
     if path.is_dir() or (path.exists() and not overwrite):
         raise OutputError(f"{path} already exists", "Choose another name with --save-preview, or pass --overwrite")
     if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
-        raise OutputError(f"{path.absolute().parent} is not a folder that can be written to", "Choose another")
+        raise OutputError(f"{path.absolute().parent} is not a writable folder", "Choose another")
 
 
-def _cells(picture: Image.Image, columns: int, lines: int) -> tuple[int, int]:
-    """A picture's size in characters, which are twice as high as wide: a pixel a column if there are so many."""
-    scale = min(1.0, columns / picture.width, 2 * lines / picture.height)
-    return max(1, int(picture.width * scale)), max(1, ceil(picture.height * scale / 2))
+def _cells(strip: Image.Image, columns: int, lines: int) -> tuple[int, int]:
+    """The largest size in characters, which are twice as high as wide, that fits."""
+    scale = min(columns / strip.width, 2 * lines / strip.height)
+    return min(columns, max(1, round(strip.width * scale))), min(lines, max(1, round(strip.height * scale / 2)))
 
 
 def _graphics() -> Callable[..., Any] | None:
-    """textual-image's way to draw on this terminal, if that is a better one than half blocks."""
+    """textual-image's way to draw on this terminal, if it is better than half blocks."""
     # Its import asks the terminal on stdout what it can, and reads the answer from stdin.
     for stream in (sys.__stdin__, sys.__stdout__):
         if stream is None or not stream.isatty():

@@ -17,14 +17,14 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from dcrafter.cli.preview import ENLARGED, INTERVAL, Preview, half_blocks
+from dcrafter.cli.preview import FRAME_WIDTH, INTERVAL, Preview, half_blocks
 from dcrafter.errors import OutputError, UsageError
 
 
 def latents(value: float, frames: int = 16, height: int = 4, width: int = 48) -> Tensor:
-    """Nothing but `value` in the middle frame's first channel."""
+    """`value` in the first channel, nothing in the others."""
     x0 = torch.zeros(1, 4, frames, height, width)
-    x0[0, 0, frames // 2] = value
+    x0[0, 0] = value
     return x0
 
 
@@ -73,24 +73,22 @@ def test_nothing_where_stderr_is_no_terminal() -> None:
     assert drawn(preview) == ""
 
 
-@pytest.mark.usefixtures("_stderr_is_a_terminal")
-def test_the_middle_frame_or_as_many_as_fit(tmp_path: Path) -> None:
+def test_a_file_has_two_frames_evenly_taken(tmp_path: Path) -> None:
     def strip(frames: int, width: int) -> list[int]:
-        """Which frames are seen, by their greys."""
+        """Which frames are seen, by their grays."""
         x0 = torch.linspace(-1, 1, frames)[:, None, None].expand(1, 4, frames, 2, width)
         path = tmp_path / f"{frames}-{width}.png"
         Preview(4, path=path).update(x0)
         with Image.open(path) as image:
-            row = np.asarray(image.resize((image.width // ENLARGED, 2)))[0, width // 2 :: width]
-        shown = np.asarray(row[:, 0], np.int64)  # red grows with the frame
+            assert image.width == (FRAME_WIDTH if frames == 1 else 2 * FRAME_WIDTH)
+            row = np.asarray(image)[0, FRAME_WIDTH // 2 :: FRAME_WIDTH]
         reds = [round(float(127.5 * (1 + 0.143 * v))) for v in torch.linspace(-1, 1, frames)]
-        return [int(np.abs(np.array(reds) - red).argmin()) for red in shown]
+        return [int(np.abs(np.array(reds) - red).argmin()) for red in row[:, 0].astype(int)]
 
-    assert strip(16, 128) == [8]
-    assert strip(16, 64) == [8]
-    assert strip(16, 32) == [4, 12]
-    assert strip(16, 8) == [0, 2, 4, 5, 7, 8, 10, 12, 13, 15]
-    assert strip(3, 8) == [0, 1, 2]
+    assert strip(16, 128) == [4, 12]
+    assert strip(16, 8) == [4, 12]
+    assert strip(3, 8) == [0, 2]
+    assert strip(1, 8) == [0]
 
 
 def test_half_blocks_are_two_pixels_high() -> None:
@@ -111,15 +109,16 @@ def test_half_blocks_are_two_pixels_high() -> None:
 @pytest.mark.parametrize(
     ("size", "screen", "cells"),
     [
-        ((40, 64), (40, 100), (64, 20)),  # a pixel a column
-        ((72, 128), (50, 80), (80, 23)),  # as wide as the terminal
-        ((40, 64), (24, 100), (51, 16)),  # and leaves lines for the bars
-        ((64, 40), (6, 100), (1, 1)),
+        ((8, 8), (24, 80), (64, 16)),  # small frames are enlarged: two
+        ((16, 16), (60, 80), (80, 40)),  # one where the terminal is high
+        ((40, 64), (40, 100), (100, 31)),
+        ((40, 64), (24, 200), (102, 16)),  # two, and lines are left for the bars
+        ((64, 40), (6, 100), (2, 1)),
     ],
 )
 def test_it_fits_into_the_terminal(size: tuple[int, int], screen: tuple[int, int], cells: tuple[int, int]) -> None:
     preview = Preview(4, show=True)
-    preview.update(latents(1.0, 1, *size))
+    preview.update(latents(1.0, 16, *size))
     lines = re.sub(r"\x1b\[[0-9;]*m", "", drawn(preview, terminal(*screen))).splitlines()
     assert (len(lines[0]), len(lines)) == cells
 
@@ -129,11 +128,12 @@ def test_a_whole_picture_is_saved_at_every_step(tmp_path: Path, suffix: str) -> 
     path = tmp_path / f"now{suffix}"
     clock = Clock()
     preview = Preview(4, path=path, clock=clock)
+    size = 2 * FRAME_WIDTH, FRAME_WIDTH // 16
     means = []
     for value in (0.0, 1.0, 2.0):
         preview.update(latents(value, width=64))
         with Image.open(path) as image:
-            assert (image.format, image.size) == ("PNG" if suffix == ".png" else "JPEG", (64 * ENLARGED, 4 * ENLARGED))
+            assert (image.format, image.size) == ("PNG" if suffix == ".png" else "JPEG", size)
             means.append(np.asarray(image).mean())
         assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
     assert means == sorted(set(means))
@@ -144,7 +144,7 @@ def test_places_that_will_not_do_are_refused_beforehand(tmp_path: Path) -> None:
     (tmp_path / "cat.png").write_bytes(b"a cat")
     with pytest.raises(OutputError, match=r"cat\.png already exists"):
         Preview(4, path=tmp_path / "cat.png")
-    with pytest.raises(OutputError, match="nowhere is not a folder"):
+    with pytest.raises(OutputError, match="nowhere is not a writable folder"):
         Preview(4, path=tmp_path / "nowhere" / "now.png")
     with pytest.raises(UsageError, match="neither PNG nor JPEG"):
         Preview(4, path=tmp_path / "now.gif")
