@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import random
+import resource
 import signal
 import time
 from multiprocessing.connection import Connection
@@ -22,17 +23,17 @@ FURTHER, LONGEST = 4, 0.3  # items and seconds, before a signal is sent
 Arguments = list[str | Path]
 
 
-def start(arguments: Arguments, folder: Path) -> ForkServerProcess:
-    """A command line in a process that has begun to run."""
+def start(arguments: Arguments, folder: Path, room: int | None = None) -> ForkServerProcess:
+    """A command line in a process that has begun to run. No file in it grows beyond `room` bytes."""
     here, there = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=_run, args=([*map(str, arguments)], folder, there))
+    process = CONTEXT.Process(target=_run, args=([*map(str, arguments)], folder, there, room))
     process.start()
     here.recv()
     here.close()
     return process
 
 
-def _run(arguments: list[str], folder: Path, started: Connection) -> None:
+def _run(arguments: list[str], folder: Path, started: Connection, room: int | None) -> None:
     from dcrafter import interrupts
     from dcrafter.cli.app import main
 
@@ -43,6 +44,8 @@ def _run(arguments: list[str], folder: Path, started: Connection) -> None:
         os.dup2(nothing.fileno(), 2)
     with contextlib.closing(started):
         started.send(None)
+    if room is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
     main(arguments)
 
 
@@ -81,6 +84,26 @@ def stop(arguments: Arguments, folder: Path, by: signal.Signals, moments: random
     hidden = [path.name for path in out.glob(".*")]
     assert hidden in ([], [".batch.part"]) if by == signal.SIGKILL else not hidden
     return read_journals(out)
+
+
+def fill(arguments: Arguments, folder: Path, moments: random.Random, least: int) -> dict[str, Record]:
+    """The journal of a batch whose disk was full a few items on, and that left nothing else.
+
+    There is room for `least` bytes, so that videos fit.
+    """
+    out = folder / "out"
+    journal = out / "batch.jsonl"
+    size = journal.stat().st_size if journal.exists() else 0
+    process = start(arguments, folder, max(size, least) + moments.randrange(4000))
+    process.join()
+    assert process.exitcode in (0, 1)
+    assert not list(out.glob(".*"))
+    return read_journals(out)
+
+
+def largest(out: Path) -> int:
+    """Bytes of the largest video in a folder."""
+    return max(path.stat().st_size for path in out.iterdir() if path.name != "batch.jsonl")
 
 
 def same(made: dict[str, Record], expected: dict[str, Record]) -> bool:

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from batch.killing import Arguments, finish, same, stop
+from batch.killing import Arguments, fill, finish, largest, same, stop
 
 ITEMS, KILLS = 16, 5
 
@@ -32,6 +32,24 @@ def test_a_batch_that_is_stopped_again_and_again_ends_as_if_it_had_not_been(
     moments = random.Random(0)
     for _ in range(KILLS):
         assert same(stop(arguments, parts, by, moments), expected)
+    made = finish(arguments, parts)
+    assert made.keys() == expected.keys()
+    assert same(made, expected)
+
+
+def test_a_batch_whose_disk_is_full_again_and_again_ends_as_if_it_had_not_been(
+    arguments: Arguments, tmp_path: Path
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    expected = finish(arguments, whole)
+    moments, came = random.Random(1), []
+    for _ in range(KILLS):
+        made = fill(arguments, parts, moments, largest(whole / "out"))
+        assert same(made, expected)
+        came.append(len(made))
+    assert any(0 < count < ITEMS for count in came), came
     made = finish(arguments, parts)
     assert made.keys() == expected.keys()
     assert same(made, expected)

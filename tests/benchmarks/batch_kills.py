@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from batch.killing import Arguments, finish, same, start, stop
+from batch.killing import Arguments, fill, finish, largest, same, start, stop
 from batch_cases import arguments, cut_pictures
 
 
@@ -33,19 +33,26 @@ def main() -> None:
         expected = finish(command, folder / "whole")
         assert len(expected) == items
         print(f"{items} items in {time.monotonic() - began:.1f} s without a stop")
-        for by in (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGSTOP):
-            parts = folder / by.name
+        least = largest(folder / "whole" / "out")
+        signals = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGSTOP)
+        for by in (*signals, "full disk"):
+            title = by if isinstance(by, str) else by.name
+            parts = folder / title
             parts.mkdir()
             moments, came = random.Random(0), []
             for _ in range(kills):
-                made = stop(command, parts, by, moments)
+                made = (
+                    fill(command, parts, moments, least) if isinstance(by, str) else stop(command, parts, by, moments)
+                )
                 assert same(made, expected)
                 came.append(len(made))
+                if len(made) == items:
+                    break
             made = finish(command, parts)
             assert made.keys() == expected.keys()
             assert same(made, expected)
             print(
-                f"{by.name} at {kills} moments, items done at each: {came}; then run to the end: all {items} the same"
+                f"{title} at {len(came)} moments, items done at each: {came}; then run to the end: all {items} the same"
             )
 
 
