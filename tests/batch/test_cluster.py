@@ -24,6 +24,8 @@ from dcrafter.batch.store import Store, Writing
 from dcrafter.batch.worker import Models, Progress, Task, Worker
 from dcrafter.errors import UsageError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def short() -> Iterator[Path]:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from batch.killing import Arguments, fill, finish, largest, same, stop
 
+pytestmark = pytest.mark.slow
+
 ITEMS, KILLS = 16, 5
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 COMPLETIONS = Path(__file__).parents[2] / "completions"
 GENERATE = runpy.run_path(str(COMPLETIONS / "generate.py"))
 BIN = Path(sys.executable).parent

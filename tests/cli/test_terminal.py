@@ -22,6 +22,8 @@ from weights.models import CKPT, as_ckpt, small_512
 from dcrafter.errors import BatchError
 from dcrafter.media.video import read_video
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(sys.executable).with_name("dcrafter")
 DC512 = Path(CAT).with_name("golden") / "dc512"
 LOOPS = (

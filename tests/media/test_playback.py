@@ -18,6 +18,8 @@ from loopback import Reply, served
 
 from dcrafter.media.video import read_settings, write_video
 
+pytestmark = pytest.mark.slow
+
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FPS, FRAMES, HEIGHT, WIDTH = 16.0, 16, 64, 96
 PAGE = """<!doctype html><body><script>
