@@ -1,39 +1,255 @@
-"""What a person may ask of a generation, and the exact numbers it comes to. Imports no torch.
+"""The options of a generation, each declared once. Imports no torch.
 
-`Options` are named like the command line's; what is left out (or None) follows the model. `resolve` turns them
-into `Settings`, where nothing is left open: the same settings and weights give the same video.
+`Settings` is what is generated, `ModelOptions` with what, `WriteOptions` into which file; they travel whole. A field
+made by `option` has all that is known of it: the command line with its help, the config file, the columns of manifests,
+`--from` and the Python API derive from the fields. To add an option of sampling, add a field to `Settings`, name its
+type for type checkers in `Options`, and use it.
+
+`Options` are what a person asks for: what is left out, or None, follows the model. `resolve` turns them into
+`Settings`, where nothing is left open: the same settings and weights give the same video.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, TypedDict, get_args, get_type_hints
 
-from dcrafter.config import Command, ModelConfig, Spacing
+from dcrafter.config import MODELS, Command, ModelConfig, Spacing
 from dcrafter.errors import UsageError
 from dcrafter.sampling import DEFAULT_SAMPLER, SAMPLERS
+from dcrafter.validation import convert
 
 Fit = Literal["crop", "crop:top", "crop:bottom", "crop:left", "crop:right", "pad", "stretch"]
-if TYPE_CHECKING:
-    SamplerName = str
-else:
-    SamplerName = Literal[*SAMPLERS]
 
 DEFAULT_FPS = 8.0
 MAX_PIXELS = 16_777_216  # of a frame; encoding 16384×8192 takes 2 GB
-
 DTYPES = ("float32", "float16", "bfloat16")
 MEMORY_PLANS = ("normal", "low", "min")  # each slower and smaller
+MOTIONS = ("low", "medium", "high")
+
+# Headings of --help, in its order. Options without one come first.
+MOTION, SAMPLING = "Image and motion", "Sampling"
+MODEL, WRITING, MESSAGES = "Model and machine", "Writing", "Messages"
+PANELS = ("", MOTION, SAMPLING, MODEL, WRITING, MESSAGES)
+BY_MODEL = "the model's"  # a default, in --help
+LONGEST_TEXT, LONGEST_VALUE, LONGEST_SHOWN = 10_000, 100, 40  # characters
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is known of an option beside its name.
+
+    Attributes:
+        help: A sentence for `--help`.
+        panel: Its heading there.
+        type: Of what may be asked for; of the field's value if None.
+        default: Taken where it is left out; None follows the model.
+        default_help: What `--help` says the default is; False for nothing, None for the default itself.
+        choices: All values that there are.
+        words: Some of the values that there are, for completion.
+        minimum: The least value.
+        maximum: The greatest value.
+        short: A flag of one letter, such as "-g".
+        metavar: What stands for the value in `--help`, by default its type.
+        command: The only command that has the option.
+        hidden: True if `--help` leaves it out.
+    """
+
+    help: str
+    panel: str = ""
+    type: Any = None
+    default: Any = None
+    default_help: str | Literal[False] | None = None
+    choices: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    short: str = ""
+    metavar: str = ""
+    command: Command | None = None
+    hidden: bool = False
+
+    @property
+    def given_type(self) -> Any:
+        """The type of a value that is given, which is never None."""
+        if self.choices:
+            return Literal[self.choices]
+        if isinstance(self.type, UnionType):
+            kinds = [each for each in get_args(self.type) if each is not type(None)]
+            return kinds[0] if len(kinds) == 1 else self.type
+        return self.type
+
+    @property
+    def range(self) -> str:
+        """In words, such as "1 to 1000"."""
+        if self.minimum is None or self.maximum is None:
+            return f"at least {self.minimum:g}" if self.maximum is None else f"at most {self.maximum:g}"
+        return f"{self.minimum:g} to {self.maximum:g}"
+
+    def check(self, value: Any) -> Any:
+        """Convert a value, numbers in text too. Raises ValueError that says what it must be, and what it is."""
+        if hasattr(value, "item"):  # of numpy and torch
+            value = value.item()
+        longest = LONGEST_TEXT if self.given_type is str else LONGEST_VALUE
+        if isinstance(value, str) and len(value) > longest:
+            raise ValueError(f"must have at most {longest} characters, not {len(value)}")
+        try:
+            converted = convert(self.given_type, value)
+        except ValueError as error:
+            raise ValueError(f"must be {error}, not {shown(value)}") from None
+        if isinstance(converted, int | float):
+            low, high = self.minimum, self.maximum
+            if not ((low is None or low <= converted) and (high is None or converted <= high)):
+                raise ValueError(f"must be {self.range}, not {shown(value)}")
+        return converted
+
+
+def option(help: str, panel: str = "", *, by_model: bool = False, **more: Any) -> Any:
+    """A field of a dataclass of options. Without a default of its own, as in `Settings`, if it follows the model."""
+    if by_model:
+        return field(metadata={"option": Option(help, panel, **{"default_help": BY_MODEL} | more)})
+    return field(default=more.get("default"), metadata={"option": Option(help, panel, **more)})
+
+
+@cache
+def options_of(kind: type) -> dict[str, Option]:
+    """The options that a dataclass declares, by name."""
+    types = get_type_hints(kind)
+    declared = {f.name: f.metadata["option"] for f in fields(kind) if "option" in f.metadata}
+    return {name: replace(each, type=each.type or types[name]) for name, each in declared.items()}
+
+
+def shown(value: object) -> str:
+    """A value on one line of a message, and not long."""
+    if isinstance(value, list | tuple | dict):
+        return "a list or an object"
+    text = str(value) if not isinstance(value, int) or abs(value) < 2**64 else "a number that large"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+
+
+def flag(name: str) -> str:
+    """The long flag of an option."""
+    return f"--{name.rstrip('_').replace('_', '-')}"
+
+
+def _defaults(setting: str) -> str:
+    """The value of the published models, and that of the built-in one."""
+    published, tiny = (getattr(MODELS[name], setting) for name in ("512", "tiny"))
+    return f"{published:g}, tiny {tiny:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Every number a generation depends on, beside the weights and the images.
+
+    `motion` is the model's raw condition fs; `image_guidance`, if not None, a guidance scale of its own for the image
+    (multi-condition guidance); `context_scale` λ's multiplier, one per dual cross-attention layer.
+    """
+
+    command: Command
+    model: str
+    prompt: str
+    negative_prompt: str = option("What the video should not show.", SAMPLING, default="", default_help=False)
+    seed: int
+    sampler: str = option(
+        "; ".join(f"{name}: {each.help}" for name, each in SAMPLERS.items()) + ".",
+        SAMPLING,
+        default=DEFAULT_SAMPLER,
+        choices=tuple(SAMPLERS),
+        metavar="<name>",
+    )
+    steps: int = option(
+        "More take longer and look cleaner.",
+        SAMPLING,
+        by_model=True,
+        minimum=1,
+        maximum=1000,
+        default_help=_defaults("steps"),
+    )
+    spacing: Spacing
+    eta: float = option(
+        "Noise in each step: 0 none, 1 as published.",
+        SAMPLING,
+        by_model=True,
+        minimum=0,
+        maximum=1,
+        default_help=", ".join(f"{name} {each.eta:g}" for name, each in SAMPLERS.items()),
+    )
+    guidance: float = option(
+        "How closely to follow the prompt.",
+        SAMPLING,
+        by_model=True,
+        minimum=-1000,
+        maximum=1000,
+        short="-g",
+        default_help=_defaults("guidance"),
+    )
+    image_guidance: float | None = option(
+        "A guidance scale of its own for the image.", SAMPLING, minimum=-1000, maximum=1000, default_help="none"
+    )
+    guidance_rescale: float = option("0 to 1; against overexposure.", SAMPLING, by_model=True, minimum=0, maximum=1)
+    motion: int = option(
+        "low, medium, high, or the model's raw number.",
+        MOTION,
+        by_model=True,
+        type=str | int,
+        words=MOTIONS,
+        metavar="<amount>",
+    )
+    context_scale: tuple[float, ...] = option(
+        "Weight of the image's context: 1.2, or by layers 7-9:0.8.",
+        SAMPLING,
+        by_model=True,
+        type=str | float,
+        metavar="<scale>",
+        default_help="1",
+    )
+    frames: int = option("Frames to keep, evenly chosen.", MOTION, by_model=True, default_help="all that are sampled")
+    fps: float = option("Frames a second when played.", MOTION, default=DEFAULT_FPS, minimum=0.1, maximum=240)
+    width: int = option("Pixels.", MOTION, by_model=True)
+    height: int = option("Pixels.", MOTION, by_model=True)
+    fit: Fit = option(
+        f"How it fills that size: {', '.join(get_args(Fit))}.",
+        MOTION,
+        default="crop",
+        choices=get_args(Fit),
+        metavar="<way>",
+    )
+    segments: int = option(
+        "Number of clips to chain, each from the last frame.",
+        MOTION,
+        default=1,
+        minimum=1,
+        maximum=1000,
+        command="animate",
+    )
+    repeat: int = option(
+        "Times that the file plays the loop.", MOTION, default=1, minimum=1, maximum=1000, command="loop"
+    )
+    trim_keyframes: bool = option(
+        "Leave out the images where two clips meet.", MOTION, default=False, command="interpolate"
+    )
+    color_match: bool = option("Keep the image's colors from drifting.", MOTION, default=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings and lists. The context scale is 1 where it is 1 everywhere."""
+        values = asdict(self)
+        scales = set(self.context_scale)
+        values["context_scale"] = scales.pop() if len(scales) == 1 else list(self.context_scale)
+        return values
 
 
 class Options(TypedDict, total=False):
-    """What may be left out.
+    """What may be asked for, as type checkers know it: each option of `Settings`, or None to follow the model.
 
     `motion` is low, medium, high or the model's raw condition; `context_scale` a number or, by layers of the paper's
     figure 2a, `7-9:0.8`; `frames` how many to keep of those sampled; `segments` how often an animation goes on from
     its last frame; `repeat` how often a loop is played; `trim_keyframes` leaves out the frame where two
-    interpolations meet; `color_match` holds the colours of what is made to those of its picture.
+    interpolations meet; `color_match` holds the colors of what is made to those of its image.
     """
 
     negative_prompt: str
@@ -49,7 +265,7 @@ class Options(TypedDict, total=False):
     width: int | None
     height: int | None
     fit: Fit
-    sampler: SamplerName
+    sampler: str
     segments: int
     repeat: int
     trim_keyframes: bool
@@ -57,115 +273,107 @@ class Options(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Every number a generation depends on, beside the weights and the pictures."""
+class ModelOptions:
+    """Which weights generate, on what, and how."""
 
-    command: Command
-    model: str
-    prompt: str
-    negative_prompt: str
-    seed: int
-    sampler: SamplerName
-    steps: int
-    spacing: Spacing
-    eta: float
-    guidance: float
-    image_guidance: float | None  # a scale of its own for the picture (multi-condition guidance)
-    guidance_rescale: float
-    motion: int  # the model's raw condition fs
-    context_scale: tuple[float, ...]  # λ's multiplier, one per dual cross-attention layer
-    frames: int
-    fps: float
-    width: int
-    height: int
-    fit: Fit
-    segments: int = 1
-    repeat: int = 1
-    trim_keyframes: bool = False
-    color_match: bool = False
+    model: str = option(
+        f"{', '.join(MODELS)}: downloaded if missing; auto: the best that is here.",
+        MODEL,
+        default="auto",
+        words=("auto", *MODELS),
+        short="-m",
+        metavar="<name>",
+    )
+    checkpoint: Path | None = option("Weights: .ckpt or .safetensors.", MODEL, default_help=False)
+    model_config: Path | None = option("Its YAML or JSON tree, if its size is unusual.", MODEL, default_help=False)
+    device: str = option(
+        "cpu, cuda, cuda:1, mps; auto takes a GPU if there is one.",
+        MODEL,
+        default="auto",
+        words=("auto", "cpu", "cuda", "mps"),
+        metavar="<device>",
+    )
+    dtype: str = option(
+        f"{', '.join(DTYPES)}, or auto by device.",
+        MODEL,
+        default="auto",
+        choices=("auto", *DTYPES),
+        metavar="<type>",
+    )
+    memory: str = option(
+        f"{', '.join(MEMORY_PLANS)}: each slower and smaller.",
+        MODEL,
+        default="auto",
+        choices=("auto", *MEMORY_PLANS),
+        metavar="<plan>",
+    )
+    compile: bool = option("torch.compile: minutes at first, faster steps.", MODEL, default=False)
+    offline: bool = option("Download nothing.", MODEL, default=False)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings and lists. The context scale is 1 where it is 1 everywhere."""
-        values = asdict(self)
-        scales = set(self.context_scale)
-        values["context_scale"] = scales.pop() if len(scales) == 1 else list(self.context_scale)
-        return values
+    def __post_init__(self) -> None:
+        """Raises UsageError where one option makes no sense without another."""
+        if self.model_config and not self.checkpoint:
+            raise UsageError("--model-config describes a checkpoint", "Give --checkpoint too")
+
+    def loading(self) -> dict[str, Any]:
+        """What `Pipeline.from_pretrained` takes of them, beside the model."""
+        return {name: value for name, value in vars(self).items() if name not in ("model", "memory")}
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """How a video's file is written. The formats and their codecs are in `media.formats`."""
+
+    format: str | None = option("", WRITING, short="-f", metavar="<kind>")  # None: by the name of the file
+    codec: str | None = option("", WRITING, metavar="<codec>", default_help="the format's")
+    crf: int | None = option("Compression: 0 best, 63 smallest.", WRITING, default_help="the codec's")
+    metadata: bool = option("Leave the settings out of the file.", WRITING, default=True)
 
 
 def resolve(
     config: ModelConfig, command: Command, prompt: str, seed: int, options: Options, *, portrait: bool = False
 ) -> Settings:
-    """Options and a model's defaults → settings. Raises UsageError for values that have no meaning.
+    """Fill in a model's defaults.
 
-    `portrait` says that the picture is higher than wide: the model's size is turned to it, where none is asked for.
+    Args:
+        config: The model.
+        command: What is to be made.
+        prompt: What happens.
+        seed: Of the noise, 0 to 2⁶³ − 1.
+        options: What is asked for.
+        portrait: True if the image is higher than wide: then so is the model's size, where none is asked for.
+
+    Returns:
+        Settings with nothing left open.
+
+    Raises:
+        UsageError: There is no such option, or a value has no meaning.
     """
-
-    if unknown := sorted(set(options) - set(Options.__annotations__)):
-        raise UsageError(f"there is no option {', '.join(unknown)}", f"There are {', '.join(Options.__annotations__)}")
     if command not in config.commands:
         raise UsageError(
             f"the {config.name} model does not {command}", f"It is made to {' and '.join(config.commands)}"
         )
-
-    def chosen(name: str, default: Any) -> Any:
-        """An option as a plain value of its default's type."""
-        value = options.get(name)
-        if value is None:
-            return default
-        try:
-            plain = type(default)(value)
-        except (TypeError, ValueError):
-            plain = None
-        _require(plain is not None and (plain == value or isinstance(value, str)), name, "a number", value)
-        return plain
-
+    asked = _check(command, options)
     most = config.frames - 1 if command == "loop" else config.frames
-    width, height = config.width, config.height
-    if portrait and options.get("width") is None and options.get("height") is None:
-        width, height = min(width, height), max(width, height)
-    image_guidance = options.get("image_guidance")
-    sampler = options.get("sampler") or DEFAULT_SAMPLER
-    _require(sampler in SAMPLERS, "sampler", " or ".join(SAMPLERS), sampler)
+    values = _model_defaults(
+        config, asked.get("sampler", DEFAULT_SAMPLER), portrait and not {"width", "height"} & {*asked}
+    )
+    values |= {"frames": most} | asked
+    values |= {
+        "motion": _motion(config, values["motion"]),
+        "context_scale": _context_scale(config, values["context_scale"]),
+    }
     settings = Settings(
         command=command,
         model=config.name,
         prompt=prompt,
-        negative_prompt=options.get("negative_prompt") or "",
         seed=int(seed),
-        sampler=sampler,
-        steps=chosen("steps", config.steps),
         spacing=config.schedule.spacing,
-        eta=chosen("eta", SAMPLERS[sampler].eta),
-        guidance=chosen("guidance", config.guidance),
-        image_guidance=None if image_guidance is None else chosen("image_guidance", 1.0),
-        guidance_rescale=chosen("guidance_rescale", config.guidance_rescale),
-        motion=_motion(config, options.get("motion")),
-        context_scale=_context_scale(config, options.get("context_scale")),
-        frames=chosen("frames", most),
-        fps=chosen("fps", DEFAULT_FPS),
-        width=chosen("width", width),
-        height=chosen("height", height),
-        fit=options.get("fit") or "crop",
-        segments=chosen("segments", 1),
-        repeat=chosen("repeat", 1),
-        trim_keyframes=bool(options.get("trim_keyframes")),
-        color_match=bool(options.get("color_match")),
+        **values,
     )
-    _require(1 <= settings.steps <= config.schedule.num_timesteps, "steps", "1 to 1000", settings.steps)
-    _require(0 <= settings.eta <= 1, "eta", "0 to 1", settings.eta)
-    _require(0 <= settings.guidance_rescale <= 1, "guidance-rescale", "0 to 1", settings.guidance_rescale)
-    least = 2 if command == "interpolate" or settings.segments > 1 else 1  # parts meet in a frame that both have
-    _require(least <= settings.frames <= most, "frames", f"{least} to {most}", settings.frames)
-    _require(0.1 <= settings.fps <= 240, "fps", "0.1 to 240", settings.fps)
     _require(0 <= settings.seed < 2**63, "seed", "0 to 2⁶³ − 1", settings.seed)
-    _require(1 <= settings.segments <= 1000, "segments", "1 to 1000", settings.segments)
-    _require(1 <= settings.repeat <= 1000, "repeat", "1 to 1000", settings.repeat)
-    for name, does in (("segments", "animate"), ("repeat", "loop"), ("trim_keyframes", "interpolate")):
-        given = options.get(name)
-        _require(command == does or given in (None, False, 1), name, f"left to `{does}`", given)
-    _require(settings.fit in get_args(Fit), "fit", " or ".join(get_args(Fit)), settings.fit)
-    for name, scale in (("guidance", settings.guidance), ("image-guidance", settings.image_guidance)):
-        _require(scale is None or abs(scale) <= 1000, name, "-1000 to 1000", scale)
+    least = 2 if command == "interpolate" or settings.segments > 1 else 1  # clips meet in a frame that both have
+    _require(least <= settings.frames <= most, "frames", f"{least} to {most}", settings.frames)
     _require(max(settings.context_scale) <= 1000, "context-scale", "at most 1000", options.get("context_scale"))
     for name, pixels in (("width", settings.width), ("height", settings.height)):
         multiple = config.size_multiple
@@ -176,20 +384,52 @@ def resolve(
     return settings
 
 
+def _check(command: Command, options: Options) -> dict[str, Any]:
+    """What is asked for, each value of its type and in its range."""
+    known = options_of(Settings)
+    if unknown := sorted(set(options) - set(known)):
+        raise UsageError(f"there is no option {', '.join(unknown)}", f"There are {', '.join(known)}")
+    asked = {}
+    for name, value in options.items():
+        if value is None:
+            continue
+        try:
+            asked[name] = known[name].check(value)
+        except ValueError as error:
+            raise UsageError(f"{flag(name)} {error}") from None
+        does = known[name].command
+        _require(does in (None, command) or asked[name] == known[name].default, name, f"left to `{does}`", value)
+    return asked
+
+
+def _model_defaults(config: ModelConfig, sampler: str, portrait: bool) -> dict[str, Any]:
+    """Each option where it is left out, with this model and sampler."""
+    width, height = config.width, config.height
+    if portrait:
+        width, height = min(width, height), max(width, height)
+    known = {name: getattr(config, name, each.default) for name, each in options_of(Settings).items()}
+    eta = SAMPLERS[sampler].eta
+    return known | {"width": width, "height": height, "eta": eta, "motion": config.motion.default, "context_scale": 1}
+
+
+def only_for(command: Command, options: Options) -> Options:
+    """Options without those that only other commands have."""
+    known = options_of(Settings)
+    kept = {name: value for name, value in options.items() if known[name].command in (None, command)}
+    return Options(**kept)  # type: ignore[typeddict-item]
+
+
 def _require(condition: bool, option: str, allowed: str, value: object) -> None:
     if not condition:
-        raise UsageError(f"--{option.replace('_', '-')} must be {allowed}, not {value}")
+        raise UsageError(f"{flag(option)} must be {allowed}, not {shown(value)}")
 
 
-def _motion(config: ModelConfig, motion: str | int | None) -> int:
+def _motion(config: ModelConfig, motion: str | int) -> int:
     """low, medium, high or a raw number → fs."""
-    if motion is None:
-        return config.motion.default
-    friendly = {"low": config.motion.low, "medium": config.motion.medium, "high": config.motion.high}
-    if motion in friendly:
-        return friendly[str(motion)]
+    if motion in MOTIONS:
+        return int(getattr(config.motion, str(motion)))
     _require(
-        str(motion).isdecimal() and int(motion) <= 1000,
+        re.fullmatch(r"\d{1,4}", str(motion)) is not None and int(motion) <= 1000,
         "motion",
         f"low, medium, high or a whole number up to 1000 ({config.motion.unit}, trained on "
         f"{config.motion.minimum} to {config.motion.maximum})",
@@ -198,11 +438,11 @@ def _motion(config: ModelConfig, motion: str | int | None) -> int:
     return int(motion)
 
 
-def _context_scale(config: ModelConfig, scale: str | float | None) -> tuple[float, ...]:
+def _context_scale(config: ModelConfig, scale: str | float) -> tuple[float, ...]:
     """`1.2`, or `7-9:0.8` and several such with commas between → a multiplier per layer."""
     layers = config.unet.dual_attention_layers
     scales = [1.0] * layers
-    for part in str(1.0 if scale is None else scale).split(","):
+    for part in str(scale).split(","):
         match = re.fullmatch(r"(?:(\d+)(?:-(\d+))?:)?(\d*\.?\d+)", part.strip())
         first = int(match[1] or 1) if match else 0
         last = int(match[2] or match[1] or layers) if match else 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import reprlib
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -34,7 +34,6 @@ KINDS = {
     "dataclass": "a table",
     "path": "a path",
 }
-BOUNDS = ("greater_than", "less_than")
 
 
 def build(kind: type[T], values: object) -> T:
@@ -93,22 +92,19 @@ def convert(kind: Any, value: object) -> Any:
     try:
         return _lax(kind).validate_python(value)
     except ValidationError as error:
-        raise ValueError(expected(error.errors(include_url=False)[-1])) from None
+        raise ValueError(" or ".join(dict.fromkeys(map(expected, error.errors(include_url=False))))) from None
 
 
 @cache
 def _lax(kind: Any) -> TypeAdapter[Any]:
-    from pydantic import ConfigDict, TypeAdapter
+    from pydantic import TypeAdapter
 
-    return TypeAdapter(kind, config=ConfigDict(str_strip_whitespace=True, coerce_numbers_to_str=True))
+    return TypeAdapter(kind)
 
 
-def expected(error: Mapping[str, Any]) -> str:
+def expected(error: ErrorDetails) -> str:
     """What a value must be, as one of pydantic's errors has it: "a whole number", "crop, pad or stretch"."""
     kind = str(error["type"])
     if kind == "literal_error":
         return re.sub(r"'([^']*)'", r"\1", error["ctx"]["expected"])
-    if kind.startswith(BOUNDS):
-        (name, bound), *_ = error["ctx"].items()
-        return f"{'at least' if name == 'ge' else 'at most'} {bound:g}"
     return KINDS.get(kind.split("_")[0], "another value")

@@ -8,7 +8,7 @@ import pytest
 
 from dcrafter.config import MODELS, ModelConfig
 from dcrafter.errors import UsageError
-from dcrafter.settings import resolve
+from dcrafter.settings import Options, Settings, options_of, resolve
 
 
 def test_what_is_left_out_follows_the_model() -> None:
@@ -106,3 +106,13 @@ def test_a_configuration_survives_a_header(config: ModelConfig) -> None:
     assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     with pytest.raises(TypeError, match="unet has no field depth"):
         ModelConfig.from_dict(config.to_dict() | {"unet": {"depth": 3}})
+
+
+def test_type_checkers_know_each_option() -> None:
+    assert set(Options.__annotations__) == set(options_of(Settings))
+
+
+def test_options_of_another_command_are_refused() -> None:
+    assert resolve(MODELS["tiny"], "loop", "", 0, {"repeat": 3, "segments": 1}).repeat == 3
+    with pytest.raises(UsageError, match="--repeat must be left to `loop`, not 3"):
+        resolve(MODELS["tiny"], "animate", "", 0, {"repeat": 3})

@@ -62,8 +62,9 @@ class Cluster:
         except ImportError:
             raise UsageError("--ray needs the package ray", f"Run `{install_hint('ray')}`") from None
         self.ray: Any = ray
-        absolute = {name: path.absolute() for name in ("checkpoint", "model_config") if (path := getattr(models, name))}
-        self.models = replace(models, **absolute)
+        files = {"checkpoint": models.options.checkpoint, "model_config": models.options.model_config}
+        absolute: dict[str, Any] = {name: path.absolute() for name, path in files.items() if path}
+        self.models = replace(models, options=replace(models.options, **absolute))
         self.address, self.cpus_per_worker, self.total = address, cpus_per_worker, total
         self.slots: list[Slot] = []
 

@@ -21,7 +21,7 @@ from dcrafter.config import Command
 from dcrafter.errors import UsageError, printable
 from dcrafter.media.fetch import is_url, public_name
 from dcrafter.media.formats import FORMATS
-from dcrafter.settings import Options
+from dcrafter.settings import Options, only_for
 
 SHORT, LONG = "{stem}", "{stem}_{seed}"  # names by default
 
@@ -122,9 +122,14 @@ def _make_item(entry: Entry, defaults: Defaults, index: int, copy: int, position
         command=entry.command or defaults.command,
         model=entry.model or defaults.model,
         seed=seed,
-        options={**defaults.options, **entry.options},
+        options={**_defaults_for(entry, defaults), **entry.options},
         output="",
     )
+
+
+def _defaults_for(entry: Entry, defaults: Defaults) -> Options:
+    """The batch's options; an entry that says its own command does without those of other commands."""
+    return only_for(entry.command, defaults.options) if entry.command else defaults.options
 
 
 def _outputs(item: Item, entry: Entry, defaults: Defaults) -> list[str]:

@@ -14,21 +14,20 @@ import csv
 import difflib
 import io
 import json
-import math
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast, get_args, get_type_hints
+from typing import Any, cast, get_args
 
 from dcrafter.batch.entries import Entry
 from dcrafter.config import Command
 from dcrafter.errors import UsageError, printable
 from dcrafter.media.fetch import is_url
-from dcrafter.settings import Options
+from dcrafter.settings import Options, Settings, options_of
 
 TEXTS = ("prompt", "mode", "model", "name")
-OPTIONS = {name.replace("_", "-"): kind for name, kind in get_type_hints(Options).items()}
+OPTIONS = {name.replace("_", "-"): option for name, option in options_of(Settings).items()}
 COLUMNS = ("image", "image2", *TEXTS, "seed", *OPTIONS)
 ALIASES = {"command": "mode", "images": "image"}  # as results call them in JSON
 DELIMITERS = ",;\t"
@@ -202,7 +201,7 @@ def _entry(row: dict[str, Any], where: str, folder: Path) -> Entry:
     mode = texts.get("mode", "animate").lower()
     if mode not in get_args(Command):
         raise ValueError(f"mode must be {', '.join(get_args(Command))}, not {printable(mode)[:LONGEST_SHOWN]}")
-    options = {name.replace("-", "_"): _option(row[name], name, kind) for name, kind in OPTIONS.items() if name in row}
+    options = {name.replace("-", "_"): _option(row[name], name) for name in OPTIONS if name in row}
     return Entry(
         path=images[0] if is_url(images[0]) else Path(images[0]).as_posix(),
         images=tuple(image if is_url(image) else str(folder / image) for image in images),
@@ -248,15 +247,11 @@ def _text(value: object, name: str) -> str:
     return value
 
 
-def _option(value: object, name: str, kind: Any) -> Any:
-    """A value that `settings.resolve` can check further."""
-    if kind is str:
-        return _text(value, name)
-    if not isinstance(value, (str, int, float)) or (isinstance(value, float) and not math.isfinite(value)):
-        raise ValueError(f"{name} must be one value, not {_shown(value)}")
-    if len(str(value)) > LONGEST_VALUE:
-        raise ValueError(f"{name} must be one value, not {len(str(value))} characters")
-    return _truth(value, name) if kind is bool else _text(value, name) if isinstance(value, str) else value
+def _option(value: object, name: str) -> Any:
+    try:
+        return OPTIONS[name].check(value)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
 
 
 def _number(value: object, name: str) -> int:
@@ -265,14 +260,6 @@ def _number(value: object, name: str) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**64:
         return value
     raise ValueError(f"{name} must be a whole number, not {_shown(value)}")
-
-
-def _truth(value: object, name: str) -> bool:
-    known = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-    truth = known.get(str(value).strip().lower())
-    if truth is None:
-        raise ValueError(f"{name} must be true or false, not {_shown(value)}")
-    return truth
 
 
 def _shown(value: object) -> str:

@@ -45,7 +45,7 @@ class Weights:
         self._opened: dict[str, Checkpoint | None] = {}
 
     def config(self, model: str) -> ModelConfig:
-        opened = self._open(model) if self.models.checkpoint else None
+        opened = self._open(model) if self.models.options.checkpoint else None
         return opened.config if opened else hub.config(model)
 
     def fingerprint(self, model: str) -> str:
@@ -55,14 +55,14 @@ class Weights:
 
     def _open(self, model: str) -> Checkpoint | None:
         if model not in self._opened:
-            given = self.models.checkpoint
+            given = self.models.options.checkpoint
             path = given or hub.find(model)
             self._opened[model] = None
             if path:
                 self._opened[model] = open_checkpoint(
                     path,
                     model=None if given and model == "auto" else model,
-                    model_config=self.models.model_config,
+                    model_config=self.models.options.model_config,
                     command=self.models.command,
                 )
         return self._opened[model]
@@ -151,7 +151,7 @@ class Batch:
         try:
             if item.problem:
                 raise InputError(item.problem)
-            contents = tuple(_read(image, self.weights.models.offline) for image in item.images)
+            contents = tuple(_read(image, self.weights.models.options.offline) for image in item.images)
             inputs += [hashlib.sha256(content).hexdigest() for content in contents]
             images = [open_image(content) for content in contents]
             caption = self._caption(images[0], inputs)
@@ -163,7 +163,7 @@ class Batch:
             where = f"{item.where}: " if item.where not in ("", item.path) else ""
             return failure(item, where + error_line(error), inputs=inputs)
         task = Task(item, settings, contents, tuple(inputs), caption, self.captioner.name if self.captioner else "")
-        done = self.store.find_done(task, weights, self.weights.models.dtype) if self.resume else None
+        done = self.store.find_done(task, weights, self.weights.models.options.dtype) if self.resume else None
         if done is not None:
             return replace(done, status="skipped")
         if not self.store.overwrite and self.store.is_changed(item.output):

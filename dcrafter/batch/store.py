@@ -8,7 +8,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,25 +16,15 @@ from dcrafter.batch.items import Item
 from dcrafter.batch.journal import Journal, Record, journal_path, read_records
 from dcrafter.errors import DCrafterError, InputError, OutputError, WriteError
 from dcrafter.media.fetch import is_url, public_name, stored_name
-from dcrafter.media.formats import FORMATS
+from dcrafter.media.formats import DEFAULT_FORMAT, FORMATS
 from dcrafter.media.video import check_output, places_of, read_settings, write_video
-from dcrafter.settings import DTYPES
+from dcrafter.settings import DTYPES, WriteOptions
 
 if TYPE_CHECKING:
     from dcrafter.batch.worker import Result, Task
     from dcrafter.pipeline import Video
 
 UNFINISHED = ".part"
-
-
-@dataclass(frozen=True)
-class Writing:
-    """How videos are written."""
-
-    format: str = "mp4"
-    codec: str | None = None
-    crf: int | None = None
-    metadata: bool = True
 
 
 class Store:
@@ -45,9 +35,10 @@ class Store:
     """
 
     def __init__(
-        self, folder: Path, writing: Writing, *, shard: tuple[int, int] | None = None, overwrite: bool = False
+        self, folder: Path, writing: WriteOptions, *, shard: tuple[int, int] | None = None, overwrite: bool = False
     ) -> None:
         self.folder, self.writing, self.overwrite = folder, writing, overwrite
+        self.format = writing.format or DEFAULT_FORMAT
         self.journal = Journal(journal_path(folder, shard))
         self.records = read_records(folder)
         self.unfinished = folder / f".{self.journal.path.stem}{UNFINISHED}"
@@ -66,7 +57,7 @@ class Store:
         for item in items:
             if item.problem:
                 continue
-            check_output(self.path(item), self.writing.format, self._seems_ours(item), kept)
+            check_output(self.path(item), self.format, self._seems_ours(item), kept)
 
     def _seems_ours(self, item: Item) -> bool:
         """Whether an output may be a batch's work, as far as can be told without reading it all."""
@@ -198,19 +189,19 @@ class Store:
 
     def _save(self, task: Task, result: Result, video: Video) -> Record:
         path = self.path(task.item)
-        part = self.unfinished / f"{secrets.token_hex(8)}{FORMATS[self.writing.format].suffix}"
+        part = self.unfinished / f"{secrets.token_hex(8)}{FORMATS[self.format].suffix}"
         try:
             write_video(
                 video.frames,
                 part,
-                format=self.writing.format,
+                format=self.format,
                 fps=video.fps,
                 settings=video.settings if self.writing.metadata else None,
                 codec=self.writing.codec,
                 crf=self.writing.crf,
             )
             _sync(part)
-            check_output(path, self.writing.format, overwrite=self._may_replace(task.item))
+            check_output(path, self.format, overwrite=self._may_replace(task.item))
             record = Record(
                 **_about(task.item),
                 status="done",

@@ -6,7 +6,6 @@ import itertools
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from dcrafter import estimate
@@ -16,7 +15,7 @@ from dcrafter.errors import DCrafterError, InputError, OutOfMemoryError, UsageEr
 from dcrafter.generators import Returning
 from dcrafter.media.fetch import public_name
 from dcrafter.pipeline import Decoding, Done, Event, Loading, Pipeline, Prepared, Step, Video, free_memory
-from dcrafter.settings import Settings
+from dcrafter.settings import ModelOptions, Settings
 
 if TYPE_CHECKING:
     from dcrafter.media.image import ImageSource
@@ -28,18 +27,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Models:
-    """How models are opened, and how often an item is tried again. See `Pipeline.from_pretrained`.
+    """How models are opened, and how often an item is tried again.
 
     `command` is what a checkpoint is taken to be made for, where it does not tell.
     """
 
-    checkpoint: Path | None = None
-    model_config: Path | None = None
-    device: str = "auto"
-    dtype: str = "auto"
-    memory: str = "auto"
-    compile: bool = False
-    offline: bool = False
+    options: ModelOptions = ModelOptions()
     command: Command = "animate"
     retries: int = 0
 
@@ -126,17 +119,7 @@ class Worker:
             for _ in self._current.hold():  # frees its memory
                 pass
         if model not in self._pipes:
-            m = self.models
-            pipe = Pipeline.from_pretrained(
-                model,
-                checkpoint=m.checkpoint,
-                model_config=m.model_config,
-                device=m.device,
-                dtype=m.dtype,
-                compile=m.compile,
-                offline=m.offline,
-                command=m.command,
-            )
+            pipe = Pipeline.from_pretrained(model, command=self.models.command, **self.models.options.loading())
             self._pipes[model] = pipe, free_memory(pipe.device)
         self._current = self._pipes[model][0]
         return self._pipes[model]
@@ -146,7 +129,7 @@ class Worker:
     ) -> Iterator[WorkerEvent]:
         start = time.monotonic() - seconds
         attempt = 1
-        _choose_memory(pipe, task.settings, self.models.memory, room)
+        _choose_memory(pipe, task.settings, self.models.options.memory, room)
         while True:
             try:
                 video = yield from _generated(pipe, task, prepared)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from dcrafter.cli.options import Images, Request, option, takes_request
+from dcrafter.cli.options import Images, Request, takes_request
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -27,9 +25,6 @@ curl -s https://example.org/cat.jpg | dcrafter animate - -o - > cat.mp4
 def animate(
     request: Request,
     images: Images = None,
-    segments: Annotated[
-        int, option("--segments", metavar="<int>", min=1, help="Go on so often, each from the last frame.")
-    ] = 1,
 ) -> None:
     """Make pictures move: each becomes a video that begins with it.
 
@@ -38,4 +33,4 @@ def animate(
     """
     from dcrafter.cli.run import run
 
-    run("animate", [[image] for image in images or []], request, segments=segments)
+    run("animate", [[image] for image in images or []], request)

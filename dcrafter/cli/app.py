@@ -12,8 +12,9 @@ from typer.core import TyperGroup
 
 from dcrafter import __version__
 from dcrafter.cli import animate, batch, download, interpolate, loop
+from dcrafter.cli.arguments import ToolCommand
+from dcrafter.cli.config_file import where_from
 from dcrafter.cli.console import logger
-from dcrafter.cli.options import ToolCommand, where_from
 from dcrafter.errors import INTERRUPTED, format_error, to_dcrafter_error
 
 

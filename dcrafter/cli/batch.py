@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from dcrafter.batch.inputs import Search
 from dcrafter.batch.items import Defaults, in_shard, make_items, shard_of
+from dcrafter.cli.arguments import FLAG, STDIO, ToolCommand, argument, option
 from dcrafter.cli.bars import acquire
 from dcrafter.cli.batch_view import describe, view
 from dcrafter.cli.console import Console, logger
-from dcrafter.cli.options import FLAG, STDIO, Request, ToolCommand, argument, option, takes_request
+from dcrafter.cli.options import Request, takes_request
 from dcrafter.config import Command
 from dcrafter.errors import BatchError, DCrafterError, UsageError, printable
 from dcrafter.media.formats import named_format
@@ -154,9 +155,9 @@ def batch(
     if request.dry_run:
         _dry_run(work, console, request)
         return
-    if request.checkpoint is None:
+    if request.model.checkpoint is None:
         for model in dict.fromkeys(item.model for item in work.items if not item.problem):
-            acquire(model, console, offline=request.offline)
+            acquire(model, console, offline=request.model.offline)
     _run(work, engine, console, request)
     if join:
         path = _write_story(work, join, settings[0].fps, overlap, crossfade, request, console)
@@ -164,9 +165,9 @@ def batch(
 
 
 def _store(request: Request, output: Output, part: tuple[int, int] | None) -> Store:
-    from dcrafter.batch.store import Store, Writing
+    from dcrafter.batch.store import Store
 
-    writing = Writing(output.format, request.codec, request.crf, not request.no_metadata)
+    writing = replace(request.writing, format=output.format)
     return Store(output.folder, writing, shard=part, overwrite=request.overwrite)
 
 
@@ -174,12 +175,12 @@ def _defaults(request: Request, mode: Command, prompt: str, name: str | None, ou
     return Defaults(
         command=mode,
         prompt=prompt,
-        model=request.model,
+        model=request.model.model,
         seed=request.seed,
         count=request.count,
         name=name,
         format=output.format,
-        options=request.options(),
+        options=request.options,
         folder=output.folder,
         earlier={name: records[-1].key for name, records in store.records.items()},
     )
@@ -284,17 +285,7 @@ def _work(
     if any((item.model, made.model) == ("auto", "tiny") for item, made in zip(items, chosen, strict=True)):
         console.say(ABOUT_TINY)
     items = chosen
-    models = Models(
-        checkpoint=request.checkpoint,
-        model_config=request.model_config,
-        device=request.device,
-        dtype=request.dtype,
-        memory=request.memory,
-        compile=request.compile,
-        offline=request.offline,
-        command=items[0].command if items else "animate",
-        retries=retries,
-    )
+    models = Models(request.model, items[0].command if items else "animate", retries)
     captioner = captioner_of(request) if request.auto_prompt else None
     return Batch(items, store, Weights(models), resume, fail_fast, turned, captioner)
 
@@ -306,13 +297,13 @@ def _with_model(item: Item, request: Request) -> Item:
     try:
         if item.problem:
             return item
-        if request.checkpoint is None:
+        if request.model.checkpoint is None:
             return replace(item, model=hub.choose(item.model, item.command))
-        if item.model != request.model:
+        if item.model != request.model.model:
             raise UsageError("with --checkpoint there is one model", "Leave the column model out")
         return item
     except DCrafterError as error:
-        if not item.where or item.model == request.model:
+        if not item.where or item.model == request.model.model:
             raise
         return replace(item, problem=error.message)
 
@@ -411,9 +402,9 @@ def _write_story(
         path,
         format=format,
         fps=fps,
-        settings=None if request.no_metadata else story,
-        codec=request.codec if coded else None,
-        crf=request.crf if coded else None,
+        settings=story if request.writing.metadata else None,
+        codec=request.writing.codec if coded else None,
+        crf=request.writing.crf if coded else None,
         overwrite=request.overwrite or earlier is not None,
     )
     work.store.append(

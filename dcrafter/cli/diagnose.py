@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dcrafter import __version__
-from dcrafter.cli.options import user_config
+from dcrafter.cli.config_file import user_config
 from dcrafter.machine import available_memory, memory_limit, total_memory
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from dcrafter.cli.arguments import FLAG, argument, option
 from dcrafter.cli.console import Console
-from dcrafter.cli.options import FLAG, argument, option
 from dcrafter.config import MODELS
 from dcrafter.errors import UsageError, WeightsError
 from dcrafter.weights.families import PUBLISHED

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from dcrafter.cli.options import STDIO
+from dcrafter.cli.arguments import STDIO
 from dcrafter.config import MODELS, Command, ModelConfig
 from dcrafter.errors import InputError
 from dcrafter.media.fetch import is_url

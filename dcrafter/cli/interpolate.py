@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from dcrafter.cli.options import FLAG, Request, ToolCommand, argument, option, takes_request
+from dcrafter.cli.arguments import ToolCommand, argument
+from dcrafter.cli.options import Request, takes_request
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -31,9 +32,6 @@ def interpolate(
         list[str] | None,
         argument("FIRST LAST [MORE]", "Two pictures or more: files, http(s) addresses, - for stdin."),
     ] = None,
-    trim_keyframes: Annotated[
-        bool, option("--trim-keyframes", metavar=FLAG, help="Leave out the pictures where two parts meet.")
-    ] = False,
 ) -> None:
     """Make a video from one picture to another, or through several.
 
@@ -42,4 +40,4 @@ def interpolate(
     """
     from dcrafter.cli.run import run
 
-    run("interpolate", [images or []], request, trim_keyframes=trim_keyframes)
+    run("interpolate", [images or []], request)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from dcrafter.cli.options import Images, Request, option, takes_request
+from dcrafter.cli.options import Images, Request, takes_request
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -19,7 +17,6 @@ dcrafter loop sea.jpg -p "waves" --repeat 4 -o sea.mp4
 def loop(
     request: Request,
     images: Images = None,
-    repeat: Annotated[int, option("--repeat", metavar="<int>", min=1, help="Times that the file plays it.")] = 1,
 ) -> None:
     """Make pictures move for ever: each video ends where it begins.
 
@@ -27,4 +24,4 @@ def loop(
     """
     from dcrafter.cli.run import run
 
-    run("loop", [[image] for image in images or []], request, repeat=repeat)
+    run("loop", [[image] for image in images or []], request)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dcrafter.cli.options import STDIO, Request
+from dcrafter.cli.arguments import STDIO
+from dcrafter.cli.options import Request
 from dcrafter.errors import OutputError, UsageError
 from dcrafter.media.formats import DEFAULT_FORMAT, FORMATS, format_of, is_folder, named_format
 from dcrafter.media.video import check_output, encode_video, holds_frames, is_at, places_of, write_video
@@ -31,7 +32,7 @@ class Output:
         Raises UsageError where `-o`, `-f` and the number of results do not go together.
         """
         self.request = request
-        self.format = request.format or DEFAULT_FORMAT
+        self.format = request.writing.format or DEFAULT_FORMAT
         self.to_stdout = request.output == STDIO
         self.folder = Path(request.output or "")
         self.file: Path | None = None
@@ -43,7 +44,7 @@ class Output:
         suffix_format = named_format(request.output)
         if request.output is None or is_folder(request.output):
             return
-        if os.path.isdir(self.folder) and (results > 1 or not self._is_result(request.format, suffix_format)):
+        if os.path.isdir(self.folder) and (results > 1 or not self._is_result(request.writing.format, suffix_format)):
             return
         if results > 1:
             if suffix_format:
@@ -52,7 +53,7 @@ class Output:
                 )
             return
         self.file = self.folder
-        self.format = format_of(self.file, request.format)
+        self.format = format_of(self.file, request.writing.format)
         if suffix_format not in (None, self.format):
             raise UsageError(f"{self.file} is no name for {self.format}", "Change its suffix, or leave out -f")
 
@@ -105,20 +106,20 @@ class Output:
                 Path(folder) / "trial",
                 format=self.format,
                 fps=settings.fps,
-                codec=self.request.codec,
-                crf=self.request.crf,
+                codec=self.request.writing.codec,
+                crf=self.request.writing.crf,
             )
 
     def encode(self, video: Video) -> bytes:
         """A video as the bytes of a file."""
-        settings = None if self.request.no_metadata else video.settings
+        settings = video.settings if self.request.writing.metadata else None
         return encode_video(
             video.frames,
             self.format,
             fps=video.fps,
             settings=settings,
-            codec=self.request.codec,
-            crf=self.request.crf,
+            codec=self.request.writing.codec,
+            crf=self.request.writing.crf,
         )
 
     def save(self, video: Video, path: Path, stem: str) -> Path:
@@ -130,10 +131,10 @@ class Output:
             return video.save(
                 path,
                 format=self.format,
-                codec=self.request.codec,
-                crf=self.request.crf,
+                codec=self.request.writing.codec,
+                crf=self.request.writing.crf,
                 overwrite=claims or self.request.overwrite,
-                metadata=not self.request.no_metadata,
+                metadata=self.request.writing.metadata,
             )
         except BaseException:
             if claims:

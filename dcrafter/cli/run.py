@@ -9,12 +9,13 @@ import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from dcrafter.cli import earlier
+from dcrafter.cli.arguments import STDIO
 from dcrafter.cli.bars import acquire
 from dcrafter.cli.console import Console
-from dcrafter.cli.options import FAST_STEPS, STDIO, Request
+from dcrafter.cli.options import FAST_STEPS, Request
 from dcrafter.cli.output import Output
 from dcrafter.config import Command, ModelConfig
 from dcrafter.errors import InputError, OutOfMemoryError, OutputError, UsageError
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from dcrafter.media.image import ImageSource
     from dcrafter.models.dynamicrafter import DynamiCrafter
     from dcrafter.pipeline import Noise, Pipeline, Video
-    from dcrafter.settings import Options
 
 MAX_PROMPT = 1_000_000  # bytes of a prompt from stdin
 STDIN_STEM = "video"  # what the result of a picture from stdin is called
@@ -58,11 +58,10 @@ class Job:
         return f"{' → '.join(names)}, seed {self.seed}"
 
 
-def run(command: Command, takes: list[list[str]], request: Request, **extra: Any) -> None:
+def run(command: Command, takes: list[list[str]], request: Request) -> None:
     """Make `request.count` videos of each take; a take is the pictures that go into one video.
 
-    `extra` are options that the command has for itself. In the order of what it costs to find out: names, pictures,
-    settings, and weights last.
+    In the order of what it costs to find out: names, pictures, settings, and weights last.
     """
     console = Console(quiet=request.quiet, verbose=request.verbose)
     _check_usage(command, takes, request)
@@ -73,14 +72,13 @@ def run(command: Command, takes: list[list[str]], request: Request, **extra: Any
     _check_preview(request.save_preview, output, jobs)
 
     with console.status("starting"):  # importing torch takes seconds
-        sources, image_sizes = _open(named, stdin, request.offline)
+        sources, image_sizes = _open(named, stdin, request.model.offline)
         portraits = {image: height > width for image, (width, height) in image_sizes.items()}
         prompts = _prompts(takes, sources, prompt, request, console)
 
         def settle(config: ModelConfig) -> tuple[list[Settings], Preview | None]:
-            options = cast("Options", {**request.options(), **extra})
             settings = [
-                resolve(config, command, prompts[job.pictures[0]], job.seed, options,
+                resolve(config, command, prompts[job.pictures[0]], job.seed, request.options,
                         portrait=portraits[job.pictures[0]])
                 for job in jobs
             ]  # fmt: skip
@@ -90,34 +88,25 @@ def run(command: Command, takes: list[list[str]], request: Request, **extra: Any
 
         from dcrafter.weights import hub
 
-        model = request.model
+        model = request.model.model
         settings: list[Settings] = []
         preview = None
-        if request.checkpoint is None:
+        if request.model.checkpoint is None:
             model = hub.choose(model, command)
-            if (request.model, model) == ("auto", "tiny"):
+            if (request.model.model, model) == ("auto", "tiny"):
                 console.say(ABOUT_TINY)
             settings, preview = settle(hub.config(model))
 
         from dcrafter.models.dynamicrafter import DynamiCrafter
         from dcrafter.pipeline import Pipeline, choose_device, choose_dtype
 
-    device = choose_device(request.device)
-    dtype = choose_dtype(request.dtype, device)
+    device = choose_device(request.model.device)
+    dtype = choose_dtype(request.model.dtype, device)
     pipe = None
-    if request.checkpoint is not None or not request.dry_run:  # a dry run must not download
-        if request.checkpoint is None:
-            acquire(model, console, offline=request.offline)
-        pipe = Pipeline.from_pretrained(
-            model,
-            checkpoint=request.checkpoint,
-            model_config=request.model_config,
-            device=request.device,
-            dtype=request.dtype,
-            compile=request.compile,
-            command=command,
-            offline=request.offline,
-        )
+    if request.model.checkpoint is not None or not request.dry_run:  # a dry run must not download
+        if request.model.checkpoint is None:
+            acquire(model, console, offline=request.model.offline)
+        pipe = Pipeline.from_pretrained(model, command=command, **request.model.loading())
         if not settings:
             settings, preview = settle(pipe.config)
         if request.from_ is not None:
@@ -241,7 +230,8 @@ def captioner_of(request: Request) -> Captioner:
     from dcrafter.captioner import DEFAULT, Captioner
     from dcrafter.pipeline import choose_device
 
-    return Captioner(request.captioner or DEFAULT, choose_device(request.device), request.offline, request.dry_run)
+    device = choose_device(request.model.device)
+    return Captioner(request.captioner or DEFAULT, device, request.model.offline, request.dry_run)
 
 
 def _warn_of_training(config: ModelConfig, settings: list[Settings]) -> None:
@@ -271,7 +261,7 @@ def _say_memory(
     from dcrafter import estimate
     from dcrafter.pipeline import free_memory
 
-    plan = request.memory
+    plan = request.model.memory
     if plan == "auto":
         plan = estimate.plan_for(model, settings, dtype, free_memory(device))
     need = estimate.memory(model, settings, dtype, plan)
@@ -320,7 +310,7 @@ def _generate(
     preview: Preview | None,
 ) -> tuple[Video, dict[str, float]]:
     """A video, and the seconds each phase took. Once more with the next memory plan where memory runs out."""
-    pipe.choose_memory(settings, request.memory)
+    pipe.choose_memory(settings, request.model.memory)
     while True:
         noise = _recorded_noise(request.noise) if request.noise else None
         try:

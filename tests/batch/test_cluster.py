@@ -20,9 +20,10 @@ from dcrafter.batch.inputs import Search
 from dcrafter.batch.items import Defaults, make_items
 from dcrafter.batch.journal import Record, read_journals
 from dcrafter.batch.runner import Batch, Weights
-from dcrafter.batch.store import Store, Writing
+from dcrafter.batch.store import Store
 from dcrafter.batch.worker import Models, Progress, Task, Worker
 from dcrafter.errors import UsageError
+from dcrafter.settings import ModelOptions, WriteOptions
 
 pytestmark = pytest.mark.slow
 
@@ -38,8 +39,8 @@ def short() -> Iterator[Path]:
 def batch(checkpoint: Path, pictures: Path, tmp_path: Path) -> Batch:
     entries = Search().find([str(pictures)]).entries
     items = make_items(entries, Defaults(format="apng", name="{stem}", options={"steps": 2, "guidance": 1.0}))
-    models = Models(checkpoint, device="cpu", dtype="float32", retries=1)
-    return Batch(items, Store(tmp_path / "here", Writing("apng")), Weights(models))
+    models = Models(ModelOptions(checkpoint=checkpoint, device="cpu", dtype="float32"), retries=1)
+    return Batch(items, Store(tmp_path / "here", WriteOptions("apng")), Weights(models))
 
 
 def test_the_same_videos_though_a_worker_is_killed(
@@ -57,7 +58,7 @@ def test_the_same_videos_though_a_worker_is_killed(
                 killed.append(news.key[0])
                 cluster.ray.kill(cluster.slots[news.worker].actor)
 
-    there = replace(batch, store=Store(tmp_path / "there", Writing("apng")))
+    there = replace(batch, store=Store(tmp_path / "there", WriteOptions("apng")))
     outcomes = {each.item: each for each in there.run(engine) if isinstance(each, Record)}
     assert {each.status for each in outcomes.values()} == {"done"}
     attempts = {path: each.attempts for path, each in outcomes.items()}

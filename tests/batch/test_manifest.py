@@ -7,7 +7,7 @@ import pytest
 
 from dcrafter.batch.manifest import COLUMNS, is_manifest, read_manifest
 from dcrafter.errors import UsageError
-from dcrafter.settings import Options
+from dcrafter.settings import Settings, options_of
 
 
 def manifest(folder: Path, text: str, name: str = "m.csv") -> Path:
@@ -28,7 +28,7 @@ def test_csv(tmp_path: Path) -> None:
     assert (first.path, first.command, first.prompt, first.seed, first.name) == (
         "a,b.png", "interpolate", "two\nlines", 7, "first",
     )  # fmt: skip
-    assert first.options == {"steps": "5", "negative_prompt": "blurry", "trim_keyframes": True}
+    assert first.options == {"steps": 5, "negative_prompt": "blurry", "trim_keyframes": True}
     assert (second.path, second.prompt, second.command, second.options) == ("sub/d.png", None, None, {})
     assert second.where == "m.csv, line 5"
 
@@ -73,11 +73,11 @@ def test_errors_of_the_whole_name_their_line(tmp_path: Path, text: str, message:
         ("[" * 100_000, "nested too deeply"),
         ('{"a":' * 100_000, "nested too deeply"),
         ('{"image": "a", "seed": ' + "1" * 5000 + "}", "no JSON"),
-        ('{"image": "a", "motion": "' + "1" * 5000 + '"}', "motion must be one value, not 5000 characters"),
-        ('{"image": "a", "motion": [3]}', "motion must be one value, not a list or an object"),
-        ('{"image": "a", "motion": {"a": 3}}', "motion must be one value"),
-        ('{"image": "a", "steps": 1e400}', "steps must be one value, not inf"),
-        ('{"image": "a", "steps": NaN}', "steps must be one value, not nan"),
+        ('{"image": "a", "motion": "' + "1" * 5000 + '"}', "motion must have at most 100 characters, not 5000"),
+        ('{"image": "a", "motion": [3]}', "motion must be text or a whole number, not a list or an object"),
+        ('{"image": "a", "motion": {"a": 3}}', "motion must be text or a whole number"),
+        ('{"image": "a", "steps": 1e400}', "steps must be a number, not inf"),
+        ('{"image": "a", "steps": NaN}', "steps must be a number, not nan"),
         ('{"image": "a", "seed": 1e400}', "seed must be a whole number, not inf"),
         ('{"image": "a", "seed": true}', "seed must be a whole number, not True"),
         ('{"image": "a\\u0000.png"}', "holds a NUL"),
@@ -91,7 +91,7 @@ def test_errors_of_the_whole_name_their_line(tmp_path: Path, text: str, message:
         ('{"image": "a", "image": "b"}', "a column appears twice"),
         ('{"image": "a", "stepz": 3}', "unknown column stepz (did you mean steps?)"),
         ('{"image": "a", "mode": "dance"}', "mode must be animate, interpolate, loop, not dance"),
-        ('{"image": "a", "color-match": "maybe"}', "color-match must be true or false, not 'maybe'"),
+        ('{"image": "a", "color-match": "maybe"}', "color-match must be true or false, not maybe"),
         ('{"prompt": "a"}', "no image"),
     ],
 )
@@ -127,12 +127,12 @@ def test_a_bad_csv_row_costs_itself_only(tmp_path: Path) -> None:
 def test_spellings_and_formats(tmp_path: Path, name: str, text: str) -> None:
     (entry,) = read_manifest(manifest(tmp_path, text, name))
     assert (Path(entry.images[0]).name, entry.prompt) == ("a.png", "cat")
-    assert entry.options == {"negative_prompt": "blur", "guidance": "3"}
+    assert entry.options == {"negative_prompt": "blur", "guidance": 3.0}
     assert is_manifest(text)
 
 
 def test_every_option_is_a_column() -> None:
-    assert {name.replace("_", "-") for name in Options.__annotations__} <= set(COLUMNS)
+    assert {name.replace("_", "-") for name in options_of(Settings)} <= set(COLUMNS)
 
 
 def test_a_list_of_paths_is_no_manifest() -> None:

@@ -18,13 +18,13 @@ from dcrafter.batch.inputs import Search
 from dcrafter.batch.items import Defaults, Item, make_items
 from dcrafter.batch.journal import Record, read_journals
 from dcrafter.batch.runner import Batch, Engine, Weights
-from dcrafter.batch.store import Store, Writing, hash_output
+from dcrafter.batch.store import Store, hash_output
 from dcrafter.batch.worker import Models, Result, Task, Worker
 from dcrafter.captioner import Captioner
 from dcrafter.errors import InputError, NumericalError, OutputError, UsageError
 from dcrafter.media.video import read_settings, read_video
 from dcrafter.pipeline import Pipeline
-from dcrafter.settings import Options
+from dcrafter.settings import ModelOptions, Options, WriteOptions
 from dcrafter.weights.checkpoint import Checkpoint
 
 QUICK: Options = {"steps": 1, "guidance": 1.0}
@@ -36,11 +36,16 @@ def make(checkpoint: Path, tmp_path: Path) -> Make:
     """A batch of entries into tmp_path/out."""
 
     def make(entries: list[Entry], options: Options | None = None, retries: int = 0, **more: Any) -> Batch:
-        store = Store(tmp_path / "out", Writing("apng"), overwrite=more.pop("overwrite", False))
+        store = Store(tmp_path / "out", WriteOptions("apng"), overwrite=more.pop("overwrite", False))
         items = make_items(
             entries, Defaults(prompt="cat", options=QUICK | (options or {}), name="{stem}", format="apng")
         )
-        return Batch(items, store, Weights(Models(checkpoint, device="cpu", dtype="float32", retries=retries)), **more)
+        return Batch(
+            items,
+            store,
+            Weights(Models(ModelOptions(checkpoint=checkpoint, device="cpu", dtype="float32"), retries=retries)),
+            **more,
+        )
 
     return make
 
@@ -328,7 +333,7 @@ def test_folders_of_frames_are_replaced_whole(make: Make, pictures: Path, tmp_pa
     entries = entries_of(pictures, 1)
     for steps in (1, 2, 2):
         batch = make(entries, {"steps": steps, "frames": 3 - steps})
-        store = Store(tmp_path / "out", Writing("frames"))
+        store = Store(tmp_path / "out", WriteOptions("frames"))
         items: list[Item] = [replace(item, output="0.frames") for item in batch.items]
         status = run(replace(batch, store=store, items=items))
         assert len(list((tmp_path / "out" / "0.frames").iterdir())) == 3 - steps

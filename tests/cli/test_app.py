@@ -61,10 +61,10 @@ def test_no_command_is_help_and_an_error(dcrafter: Run) -> None:
         (["animate"], "no picture is named. Try dcrafter animate --help"),
         (["animate", CAT, "--stepz", "3"], "No such option: --stepz"),
         (["animate", CAT, "--steps", "many"], "'--steps': Input should be a valid integer"),
-        (["animate", CAT, "-n", "0"], "greater than or equal to 1"),
+        (["animate", CAT, "-n", "0"], "--count must be at least 1, not 0"),
         (["animate", CAT, "-m", "vast"], "there is no model vast. Choose among 256, 512"),
         (["animate", CAT, "-f", "avi"], "'avi' is not one of 'mp4'"),
-        (["animate", CAT, "--fit", "bend"], "'bend' is not one of 'crop', 'pad', 'stretch'"),
+        (["animate", CAT, "--fit", "bend"], "'bend' is not one of 'crop', 'crop:top'"),
         (["animate", CAT, "--dtype", "int8"], "'int8' is not one of 'auto', 'float32'"),
     ],
 )

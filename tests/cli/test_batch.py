@@ -188,7 +188,7 @@ def test_a_story_that_cannot_be(
         (("in", "--prompts", "p.txt"), "2 prompts for 4 items"),
         (("in", "--prompts", "p.txt", "--prompt-from", "sidecar"), "mutually exclusive"),
         (("bad.csv",), "bad.csv, line 1: unknown column stepz"),
-        (("worse.jsonl",), "worse.jsonl, line 1: --steps must be 1 to 1000"),
+        (("worse.jsonl",), "worse.jsonl, line 1: steps must be 1 to 1000"),
         (("model.jsonl",), "model.jsonl, line 1: with --checkpoint there is one model"),
         (("in", "--shard", "5/4"), "there is no shard 5 of 4"),
         (("in", "--shard", "auto"), "neither a SLURM array nor RANK"),

@@ -12,6 +12,7 @@ from dcrafter.cli.output import Output
 from dcrafter.errors import OutputError, UsageError
 from dcrafter.media import video as media
 from dcrafter.pipeline import Video
+from dcrafter.settings import WriteOptions
 
 VIDEO = Video(np.zeros((2, 32, 32, 3), np.uint8), 8.0, {"seed": 3}, torch.zeros(1))
 
@@ -22,7 +23,8 @@ def _in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def output(results: int = 1, **options: Any) -> Output:
-    return Output(Request(**options), results)
+    writing = {name: options.pop(name) for name in ("format", "codec", "crf", "metadata") if name in options}
+    return Output(Request(writing=WriteOptions(**writing), **options), results)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,8 @@ def test_no_result_takes_the_place_of_a_picture() -> None:
     pictures = [str(Path("a/cat.gif").absolute()), "a/1.png", "https://example.org/cat.gif"]
 
     def planned(**options: Any) -> Path:
-        return Output(Request(**options, overwrite=True), 1, pictures).plan("cat")
+        writing = WriteOptions(options.pop("format", None))
+        return Output(Request(**options, writing=writing, overwrite=True), 1, pictures).plan("cat")
 
     assert planned(output="a", format="gif") == Path("a/cat-2.gif")
     for wrong in ({"output": "a/cat.gif"}, {"output": "a/1.png"}, {"output": "a/../a/cat.gif"}):
@@ -127,7 +130,7 @@ def test_a_name_that_somebody_else_took_meanwhile_is_left_alone() -> None:
 
 
 def test_frames_are_claimed_as_a_folder() -> None:
-    planner = output(format="frames", no_metadata=True)
+    planner = output(format="frames", metadata=False)
     path = planner.save(VIDEO, planner.plan("cat"), "cat")
     assert sorted(file.name for file in path.iterdir()) == ["0001.png", "0002.png"]
     assert media.read_settings(path) is None
