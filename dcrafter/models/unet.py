@@ -142,7 +142,7 @@ class Downsample(nn.Module):
         return self.conv(x)
 
 
-class Stage(nn.Module):
+class UNetStage(nn.Module):
     """A residual block, then a spatial and a temporal transformer where the level has them, then maybe a ×2."""
 
     def __init__(
@@ -168,7 +168,7 @@ class Middle(nn.Module):
 
     def __init__(self, channels: int, config: UNetConfig) -> None:
         super().__init__()
-        self.stage = Stage(channels, channels, config, attention=True)
+        self.stage = UNetStage(channels, channels, config, attention=True)
         self.res = ResBlock(channels, channels, 4 * config.model_channels, config.norm_groups)
 
     def forward(self, x: Tensor, emb: Tensor, text: Tensor, image: Tensor, frames: int) -> Tensor:
@@ -193,7 +193,7 @@ class UNet3D(nn.Module):
         for level, mult in enumerate(config.channel_mult):
             attention = 2**level in config.attention_resolutions
             for _ in range(config.num_res_blocks):
-                self.encoder.append(Stage(channels, mult * width, config, attention))
+                self.encoder.append(UNetStage(channels, mult * width, config, attention))
                 channels = mult * width
                 skips.append(channels)
             if level < last:
@@ -205,7 +205,7 @@ class UNet3D(nn.Module):
             attention = 2**level in config.attention_resolutions
             for i in range(config.num_res_blocks + 1):
                 up = level > 0 and i == config.num_res_blocks
-                self.decoder.append(Stage(channels + skips.pop(), mult * width, config, attention, up))
+                self.decoder.append(UNetStage(channels + skips.pop(), mult * width, config, attention, up))
                 channels = mult * width
 
         self.norm_out = nn.GroupNorm(config.norm_groups, width)

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from dcrafter.metrics.pixels import as_input, as_pixels, psnr
 from dcrafter.models.autoencoder import AttentionBlock, AutoencoderKL, ResnetBlock
-from dcrafter.tiny.data import Draws, Source
+from dcrafter.tiny.clips import Draws
+from dcrafter.tiny.prepared import SPLITS
 from dcrafter.tiny.recipe import TinyRecipe
+from dcrafter.tiny.stills import StillSampler
 from dcrafter.training.stage import TrainingStage
 
 EVALUATION_STILLS = 64  # of each kind
@@ -67,10 +69,9 @@ class AutoencoderStage(TrainingStage):
         self.weights = recipe.loss
         if plan_only:
             return
-        train = Source(data, "train", size=config.height)
+        train, held_out = (StillSampler(data, split, size=config.height) for split in SPLITS)
         items = recipe.train.steps * recipe.train.batch * recipe.train.accumulate
         self.dataset = Draws(train.still, recipe.seed, items)
-        held_out = Source(data, "held-out", size=config.height)
         self.held_out = {
             "emoji": as_input(held_out.evaluation_stills("emoji", EVALUATION_STILLS)),
             "photographs": as_input(held_out.evaluation_stills("photographs", EVALUATION_STILLS)),

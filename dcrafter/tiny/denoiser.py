@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from dcrafter.tiny.data import Source
+from dcrafter.tiny.clips import ClipSampler
 from dcrafter.training.denoiser import DenoiserStage, Items
 
 
@@ -17,7 +17,7 @@ class TinyDenoiserStage(DenoiserStage):
 
     def draws(self, recipe: Any, data: Path, length: int, *, held_out: bool = False) -> Dataset[Any]:
         """What a run trains on, or with `held_out` is evaluated on."""
-        source = Source(data, "held-out" if held_out else "train", size=self.config.height,
+        sampler = ClipSampler(data, "held-out" if held_out else "train", size=self.config.height,
                         frames=self.config.frames, clips=recipe.clips)  # fmt: skip
         loops = 0.0 if held_out else recipe.conditioning.loop_share
-        return Items(partial(source.clip, recipe.seed), recipe, length, loops=loops)
+        return Items(partial(sampler.clip, recipe.seed), recipe, length, loops=loops)

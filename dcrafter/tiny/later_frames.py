@@ -19,24 +19,24 @@ from torch.utils.data import Dataset, default_collate
 from dcrafter.metrics.pixels import as_input, as_pixels
 from dcrafter.models.clip import tokenize
 from dcrafter.sampling.schedule import to_eps_and_x0
-from dcrafter.tiny.data import Draws, Source
+from dcrafter.tiny.clips import ClipSampler, Draws
 from dcrafter.tiny.recipe import TinyRecipe
 from dcrafter.training.denoiser import SHOWN, DenoiserStage, Drawn, Inputs, StageParts
 
 
 class LaterFramesStage(DenoiserStage):
-    """Trains the spatial layers and the query transformer on what `Source.motions` draws: a batch is of pictures."""
+    """Trains the spatial layers and the query transformer; a batch is of images, as `ClipSampler` draws them."""
 
     only_parts = StageParts(("spatial", "image attention", "embeddings"), detail=True, single_frames=True)
 
     def __init__(self, recipe: TinyRecipe, data: Path, *, plan_only: bool = False) -> None:
         super().__init__(recipe, data, plan_only=plan_only)
-        self.motions = recipe.clips.motions
+        self.motions = recipe.clips.later_frames
 
     def draws(self, recipe: Any, data: Path, length: int, *, held_out: bool = False) -> Dataset[Any]:
-        source = Source(data, "held-out" if held_out else "train", size=self.config.height,
+        sampler = ClipSampler(data, "held-out" if held_out else "train", size=self.config.height,
                         frames=self.config.frames, clips=recipe.clips)  # fmt: skip
-        return Draws(source.motions, recipe.seed, length)
+        return Draws(sampler.later_frames, recipe.seed, length)
 
     def activations(self, batch: int, dtype: torch.dtype) -> int:
         return super().activations(batch * self.motions, dtype)

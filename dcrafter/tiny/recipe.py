@@ -21,14 +21,14 @@ class AutoencoderLoss:
 
 @dataclass(frozen=True)
 class Clips:
-    """What kinds of clip the prepared data set gives (see `dcrafter.tiny.data`), as shares."""
+    """What kinds of clip `ClipSampler` draws, as shares."""
 
     animations: float = 0.4  # of emoji's own animations
     scenes: float = 0.25  # of emoji scenes under a motion; what is left are pictures under one
     directed: float = 0.7  # of motions that go one way, beyond their share of all
     spread: float = 1.0  # of paces and sizes of motion about the middle of what their word means; 0: one a word
     speed: float = 1.0  # of all motions
-    motions: int = 4  # of one picture in the stage "motion"
+    later_frames: int = 4  # of one image in the stage "later frames"
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from dcrafter.metrics.pixels import as_input
 from dcrafter.models.clip import ImageEncoder, TextEncoder, clip_pixels, tokenize
-from dcrafter.tiny.data import Draws, Source
+from dcrafter.tiny.clips import Draws
+from dcrafter.tiny.prepared import SPLITS
 from dcrafter.tiny.recipe import TinyRecipe
+from dcrafter.tiny.stills import StillSampler
 from dcrafter.training.stage import TrainingStage
 
-HELD_OUT = 96  # stills, among which each caption looks for its own
+EVALUATION_STILLS = 96  # stills, among which each caption looks for its own
 MAX_LOGIT_SCALE = math.log(100)  # as in the paper, section 2.5
 
 
@@ -33,16 +35,16 @@ class TowersStage(TrainingStage):
         self.model = nn.ModuleDict({"text_encoder": self.text_encoder, "image_encoder": self.image_encoder})
         if plan_only:
             return
-        train, held_out = (Source(data, split, size=self.config.height) for split in ("train", "held-out"))
+        train, held_out = (StillSampler(data, split, size=self.config.height) for split in SPLITS)
         items = recipe.train.steps * recipe.train.batch * recipe.train.accumulate
         self.dataset = Draws(train.captioned_still, recipe.seed, items)
-        self.held_out = [held_out.captioned_still(1, i) for i in range(HELD_OUT)]
+        self.held_out = [held_out.captioned_still(1, i) for i in range(EVALUATION_STILLS)]
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
-        """{"picture": (n, H, W, 3) uint8, "caption": n texts}."""
+        """{"image": (n, H, W, 3) uint8, "caption": n texts}."""
         with torch.no_grad():  # as the paper clips it
             self.text_encoder.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
-        logits = self.text_encoder.logit_scale.exp() * self._similarities(batch["picture"], batch["caption"])
+        logits = self.text_encoder.logit_scale.exp() * self._similarities(batch["image"], batch["caption"])
         own = torch.arange(len(logits), device=logits.device)
         loss = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
         return {"loss": loss, "found": (logits.argmax(dim=1) == own).float().mean()}
@@ -58,14 +60,14 @@ class TowersStage(TrainingStage):
 
     def evaluate(self) -> dict[str, float]:
         """Share of held-out pictures, of labels never trained on, whose own caption is the nearest, and among five."""
-        pictures = torch.stack([item["picture"] for item in self.held_out])
+        pictures = torch.stack([item["image"] for item in self.held_out])
         ranked = self._similarities(pictures, [item["caption"] for item in self.held_out]).argsort(descending=True)
         hits = ranked == torch.arange(len(ranked), device=ranked.device)[:, None]
         return {"top1": float(hits[:, 0].float().mean()), "top5": float(hits[:, :5].any(dim=1).float().mean())}
 
     def picture(self) -> Tensor:
         """The held-out pictures."""
-        shown = torch.stack([item["picture"] for item in self.held_out])
+        shown = torch.stack([item["image"] for item in self.held_out])
         columns = math.ceil(len(shown) ** 0.5)
         grid = shown.new_zeros(math.ceil(len(shown) / columns) * columns, *shown.shape[1:])
         grid[: len(shown)] = shown

@@ -23,8 +23,7 @@ from dcrafter.metrics.pixels import as_input, as_pixels, frame_difference, psnr
 from dcrafter.models.clip import tokenize
 from dcrafter.models.dynamicrafter import DynamiCrafter
 from dcrafter.models.layers import DualCrossAttention
-from dcrafter.models.unet import ResBlock, SpatialTransformer, TemporalConv, TemporalTransformer, UNet3D
-from dcrafter.models.unet import Stage as UNetStage
+from dcrafter.models.unet import ResBlock, SpatialTransformer, TemporalConv, TemporalTransformer, UNet3D, UNetStage
 from dcrafter.sampling.ddim import ddim
 from dcrafter.sampling.guidance import guide, rescale_guidance
 from dcrafter.sampling.schedule import alphas_cumprod, rescale_factors, sampling_steps
@@ -35,7 +34,7 @@ from dcrafter.training.videos import Videos, motion_condition
 
 logger = logging.getLogger(__name__)
 
-HELD_OUT = 32  # clips that the loss is measured on
+EVALUATION_CLIPS = 32  # that the loss is measured on
 SHOWN = 6  # of them sampled, for metrics and to look at
 STEPS, SEEN = 20, 8  # DDIM steps, frames of a clip in the picture
 PIXELS = 2**22  # that the autoencoder gets at once: seven frames of the 1024 model
@@ -229,8 +228,8 @@ class DenoiserStage(TrainingStage):
         if plan_only:
             return
         items = recipe.train.steps * recipe.train.batch * recipe.train.accumulate
-        held_out = self.draws(replace(recipe, seed=recipe.seed + 1), data, HELD_OUT, held_out=True)
-        self.held_out = [held_out[i] for i in range(HELD_OUT)]
+        held_out = self.draws(replace(recipe, seed=recipe.seed + 1), data, EVALUATION_CLIPS, held_out=True)
+        self.held_out = [held_out[i] for i in range(EVALUATION_CLIPS)]
         self.dataset = self.draws(recipe, data, items)
 
     def draws(self, recipe: Any, data: Path, length: int, *, held_out: bool = False) -> Dataset[Any]:
@@ -421,7 +420,7 @@ class DenoiserStage(TrainingStage):
         generator = torch.Generator().manual_seed(0)
         self._scale_context(float(self.has_context))
         losses = []
-        for i in range(0, HELD_OUT, self.at_once):
+        for i in range(0, EVALUATION_CLIPS, self.at_once):
             batch = default_collate(self.held_out[i : i + self.at_once])
             given = Drawn.none(len(batch["frames"]), ends=self.only_ends)
             inputs = self.inputs(batch, given, generator, single=self.single_frames)
@@ -431,7 +430,7 @@ class DenoiserStage(TrainingStage):
         true, made = (torch.cat(frames) for frames in zip(*parts, strict=True))
         self.sampled = list(zip(true, made, strict=True))
         figures = {
-            "held_out_loss": float(torch.stack(losses).sum() / HELD_OUT),
+            "held_out_loss": float(torch.stack(losses).sum() / EVALUATION_CLIPS),
             "psnr_first_frame": psnr(as_input(made[:, 0]), as_input(true[:, 0])),
         }
         if self.only_ends:

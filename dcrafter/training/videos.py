@@ -26,7 +26,7 @@ from dcrafter.media.video import reason
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".gif")
 TRIES = 100  # videos that may fail in one item
-HELD_OUT = 0.05  # of the files
+HELD_OUT_SHARE = 0.05  # of the files
 _EXACT = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND  # the faster one is darker
 _FILES, _CAPTIONS = ("path", "file", "file_name", "video"), ("caption", "text", "name")
 _COLUMNS = "It needs `path` or `file`, or WebVid's `videoid` and `page_dir`; and `caption`, `text` or `name`."
@@ -285,7 +285,7 @@ def _split(videos: list[tuple[str, str]], held_out: bool) -> list[tuple[str, str
     names = sorted({Path(file).name for file, _ in videos}, key=lambda name: hashlib.sha256(name.encode()).digest())
     if len(names) < 2:
         return videos
-    kept_back = set(names[: max(int(HELD_OUT * len(names)), 1)])
+    kept_back = set(names[: max(int(HELD_OUT_SHARE * len(names)), 1)])
     return [video for video in videos if (Path(video[0]).name in kept_back) == held_out]
 
 

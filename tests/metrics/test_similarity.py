@@ -9,19 +9,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dcrafter.metrics.similarity import Similarity, goes, similarity
-from dcrafter.tiny.data import DIRECTED, Motion, make_motion, sample, sampling_grid
+from dcrafter.tiny.motions import DIRECTED, MOTIONS, Timing, Trajectory, sample, sampling_grid
 
 SIZE, FRAMES = 128, 16
 STILL = np.zeros(FRAMES)
 
 
-def filmed(motion: Motion, seed: int = 0) -> Tensor:
+def filmed(trajectory: Trajectory, seed: int = 0) -> Tensor:
     """A random texture, coarse and fine, under a motion: (T, S, S, 3) in 0…255."""
     generator = torch.Generator().manual_seed(seed)
     texture = torch.zeros(1, 3, 512, 512)
     for cells in (6, 20, 60):
         texture += F.interpolate(torch.randn(1, 3, cells, cells, generator=generator), (512, 512), mode="bicubic")
-    grid = sampling_grid(motion, np.arange(FRAMES) / 8, SIZE) / 3.5  # the texture is wider than any view
+    grid = sampling_grid(trajectory, np.arange(FRAMES) / 8, SIZE) / 3.5  # the texture is wider than any view
     return (sample(texture[0], torch.from_numpy(grid)) * 40 + 128).clamp(0, 255).permute(0, 2, 3, 1)
 
 
@@ -35,7 +35,7 @@ def other(name: str) -> str:
 @pytest.mark.parametrize("pace", [0.1, 1.0, 5.0])  # the least, a usual and the most motion of a clip
 @pytest.mark.parametrize("name", DIRECTED)
 def test_each_directed_motion_is_found(name: str, pace: float) -> None:
-    true = make_motion(name, pace, np.arange(FRAMES) / 8, np.random.default_rng(0))
+    true = MOTIONS[name](Timing(np.arange(FRAMES) / 8, pace, 1.0, np.random.default_rng(0)))
     measured = similarity(filmed(true, seed=DIRECTED.index(name)))
     assert goes(name, measured)
     assert not goes(other(name), measured)
@@ -46,7 +46,7 @@ def test_each_directed_motion_is_found(name: str, pace: float) -> None:
 
 def test_all_at_once() -> None:
     share = np.linspace(0, 1, FRAMES)
-    measured = similarity(filmed(Motion(0.3 * share, -0.2 * share, 0.25 * share, -0.4 * share)))
+    measured = similarity(filmed(Trajectory(0.3 * share, -0.2 * share, 0.25 * share, -0.4 * share)))
     assert measured.x == pytest.approx(0.3, abs=0.02)
     assert measured.y == pytest.approx(-0.2, abs=0.02)
     assert measured.zoom == pytest.approx(0.25, abs=0.02)
@@ -54,12 +54,12 @@ def test_all_at_once() -> None:
 
 
 def test_a_turn_may_go_beyond_half_a_circle() -> None:
-    measured = similarity(filmed(Motion(STILL, STILL, STILL, np.linspace(0, 4, FRAMES))))
+    measured = similarity(filmed(Trajectory(STILL, STILL, STILL, np.linspace(0, 4, FRAMES))))
     assert measured.turn == pytest.approx(4, rel=0.05)
 
 
 def test_noise_and_changing_light_do_not_matter() -> None:
-    frames = filmed(Motion(np.linspace(0, 0.3, FRAMES), STILL, STILL, STILL))
+    frames = filmed(Trajectory(np.linspace(0, 0.3, FRAMES), STILL, STILL, STILL))
     generator = torch.Generator().manual_seed(1)
     frames = frames + 15 * torch.randn(FRAMES, 1, 1, 1, generator=generator)
     frames = frames + 12 * torch.randn(frames.shape, generator=generator)
@@ -67,7 +67,7 @@ def test_noise_and_changing_light_do_not_matter() -> None:
 
 
 def test_something_that_moves_across_does_not_matter() -> None:
-    frames = filmed(Motion(STILL, np.linspace(0, 0.4, FRAMES), STILL, STILL))
+    frames = filmed(Trajectory(STILL, np.linspace(0, 0.4, FRAMES), STILL, STILL))
     for t, frame in enumerate(frames):
         frame[40:70, 5 * t : 5 * t + 30] = 255
     assert similarity(frames).y == pytest.approx(0.4, rel=0.1)

@@ -16,7 +16,7 @@ from dcrafter.training.denoiser import Drawn
 
 @pytest.fixture
 def stage(data: Path, monkeypatch: pytest.MonkeyPatch) -> LaterFramesStage:
-    monkeypatch.setattr(denoiser, "HELD_OUT", 2)
+    monkeypatch.setattr(denoiser, "EVALUATION_CLIPS", 2)
     return awake(LaterFramesStage(recipe("later frames", replace(TRAIN, batch=2)), data))
 
 

@@ -11,8 +11,9 @@ from PIL import Image
 
 from dcrafter.errors import InputError
 from dcrafter.tiny import prepare
-from dcrafter.tiny.data import Index, Source
+from dcrafter.tiny.clips import ClipSampler
 from dcrafter.tiny.prepare import EMOJI_PACKAGES, fraction, held_out_pictures, normal_code
+from dcrafter.tiny.prepared import PreparedData
 
 LABELS = [
     {"label": "cat face", "hexcode": "1F431", "tags": ["pet"]},
@@ -65,7 +66,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_it_builds_what_data_reads(work: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     prepare.prepare(out, work)
-    index = Index(out)
+    index = PreparedData(out)
     emoji = {row["hexcode"]: row for row in index.about["emoji"]}
     assert emoji.keys() == {"1f431", "270b", "270b-1f3ff", "270b-1f3fb"}  # what has no label is left out
     assert emoji["1f431"]["label"] == "cat face"
@@ -76,11 +77,11 @@ def test_it_builds_what_data_reads(work: Path, tmp_path: Path) -> None:
     start, count = emoji["1f431"]["animation"]
     frames = index.animations[start : start + count]
     assert frames[:, 64, 64].tolist() == [[a, 0, 0, a] for a in (100, 120, 140, 160)]  # premultiplied red
-    sizes = {row["label"]: index.picture(row).shape for row in index.about["pictures"]}
+    sizes = {row["label"]: index.pixels(row).shape for row in index.about["pictures"]}
     assert sizes == {"a": (200, 300, 3), "b": (1024, 1500, 3)}
     assert str(tmp_path) not in (out / "index.json").read_text()
     assert sum(row["split"] == "held-out" for row in index.about["pictures"]) == 1
-    assert Source(out).animated
+    assert ClipSampler(out).ingredients.animated
 
 
 def test_twice_is_the_same_and_complete_is_left_alone(work: Path, tmp_path: Path) -> None:

@@ -17,17 +17,17 @@ from dcrafter.tiny.towers import TowersStage
 
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(towers, "HELD_OUT", 4)
+    monkeypatch.setattr(towers, "EVALUATION_STILLS", 4)
 
 
 class Four(Dataset[Any]):
-    """Four pictures of one colour each, and what they are called."""
+    """Four images of one color each, and what they are called."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        picture = torch.zeros(32, 32, 3, dtype=torch.uint8)
+        image = torch.zeros(32, 32, 3, dtype=torch.uint8)
         if index % 4:
-            picture[..., index % 4 - 1] = 255
-        return {"picture": picture, "caption": ("night", "fire", "grass", "sea")[index % 4]}
+            image[..., index % 4 - 1] = 255
+        return {"image": image, "caption": ("night", "fire", "grass", "sea")[index % 4]}
 
 
 def test_pictures_and_captions_find_each_other(data: Path, tmp_path: Path) -> None:

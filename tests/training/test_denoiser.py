@@ -33,7 +33,7 @@ from dcrafter.weights.checkpoint import open_checkpoint, save_checkpoint
 
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(denoiser, "HELD_OUT", 2)
+    monkeypatch.setattr(denoiser, "EVALUATION_CLIPS", 2)
     monkeypatch.setattr(denoiser, "SHOWN", 2)
     monkeypatch.setattr(denoiser, "STEPS", 2)
 

@@ -17,7 +17,7 @@ from dcrafter.weights.checkpoint import open_checkpoint, save_checkpoint
 
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HELD_OUT", "SHOWN", "STEPS"):
+    for name in ("EVALUATION_CLIPS", "SHOWN", "STEPS"):
         monkeypatch.setattr(f"dcrafter.training.denoiser.{name}", 1)
 
 

@@ -13,7 +13,10 @@ import numpy as np
 from dcrafter.errors import InputError
 from dcrafter.evaluation.studio import Case
 from dcrafter.tiny.captions import PHRASES, fill, takes_pace
-from dcrafter.tiny.data import DIRECTED, PACES, Source, one_of
+from dcrafter.tiny.clips import ClipSampler
+from dcrafter.tiny.drawing import one_of
+from dcrafter.tiny.motions import DIRECTED, PACES
+from dcrafter.tiny.stills import StillSampler
 
 FPS = 12  # every case has this motion condition, so that they can be sampled together
 LOOPING = ("sway", "pulse", "ripple", "shake")  # motions that come back to where they began
@@ -24,18 +27,18 @@ NOUNS = (
 )  # fmt: skip
 
 
-def moved(source: Source, seed: int, motions: Sequence[str], count: int) -> list[Case]:
+def moved(sampler: ClipSampler, seed: int, motions: Sequence[str], count: int) -> list[Case]:
     """Pictures that the data's own clips move in one of `motions`, in turn."""
     cases: list[Case] = []
     numbers = itertools.count()
     while len(cases) < count:
-        clip = source.clip(seed, next(numbers), motion=motions[len(cases) % len(motions)])
+        clip = sampler.clip(seed, next(numbers), motion=motions[len(cases) % len(motions)])
         if clip["kind"] == "picture":  # not a scene of emoji
             cases.append(_case(clip))
     return cases
 
 
-def pictures(source: Source, seed: int, count: int) -> list[Case]:
+def pictures(sampler: ClipSampler, seed: int, count: int) -> list[Case]:
     """Photographs to be moved in one of the eight directed motions, in turn, in the phrases of training.
 
     They are no frames of such a motion: one that is to be zoomed out of could be known by what it shows.
@@ -43,25 +46,25 @@ def pictures(source: Source, seed: int, count: int) -> list[Case]:
     cases = []
     for number in range(count):
         motion = DIRECTED[number % len(DIRECTED)]
-        picture, caption = source.asked(seed, number, motion)
+        picture, caption = sampler.prompted_view(seed, number, motion)
         cases.append(Case(caption, picture[None], FPS, motion))
     return cases
 
 
-def between(source: Source, seed: int, count: int) -> list[Case]:
+def between(sampler: ClipSampler, seed: int, count: int) -> list[Case]:
     """Pictures under the eight directed motions, whose last frames are wanted too."""
-    return moved(source, seed, DIRECTED, count)
+    return moved(sampler, seed, DIRECTED, count)
 
 
-def paraphrases(source: Source, seed: int, count: int) -> list[Case]:
+def paraphrases(sampler: ClipSampler, seed: int, count: int) -> list[Case]:
     """The same pictures and motions in phrases and with nouns that no training caption has.
 
     Raises InputError where training knows all the nouns.
     """
     rng = np.random.default_rng([seed, 1])
-    nouns = unseen_nouns(source)
+    nouns = unseen_nouns(sampler)
     cases = []
-    for case in pictures(source, seed, count):
+    for case in pictures(sampler, seed, count):
         assert case.direction is not None
         template = one_of(rng, PHRASES[case.direction].held_out)
         pace = one_of(rng, tuple(PACES)) if takes_pace(template) else None
@@ -69,21 +72,22 @@ def paraphrases(source: Source, seed: int, count: int) -> list[Case]:
     return cases
 
 
-def loops(source: Source, seed: int, count: int) -> list[Case]:
+def loops(sampler: ClipSampler, seed: int, count: int) -> list[Case]:
     """Pictures under motions that come back."""
-    return moved(source, seed, LOOPING, count)
+    return moved(sampler, seed, LOOPING, count)
 
 
-def emoji(source: Source, seed: int, count: int) -> list[Case]:
+def emoji(sampler: ClipSampler, seed: int, count: int) -> list[Case]:
     """Emoji with animations of their own."""
-    clips = (source.clip(seed, index) for index in itertools.count())
+    clips = (sampler.clip(seed, index) for index in itertools.count())
     found = (clip for clip in clips if clip["kind"] == "animation" and clip["fps"] == FPS)
     return [_case(next(found)) for _ in range(count)]
 
 
-def unseen_nouns(source: Source) -> list[str]:
+def unseen_nouns(sampler: ClipSampler) -> list[str]:
     """Those of `NOUNS` whose words are in no label or tag of the training data."""
-    rows = [*source.index.emoji("train"), *source.index.pictures("train")]
+    data = sampler.ingredients.data
+    rows = [*data.emoji("train"), *data.images("train")]
     said = " ".join(" ".join([row["label"], *row.get("tags", [])]) for row in rows)
     known = set(re.findall(r"\w+", said.lower()))
     nouns = [noun for noun in NOUNS if noun.split()[-1] not in known]
@@ -96,6 +100,6 @@ def _case(clip: dict[str, Any]) -> Case:
     return Case(clip["caption"], clip["frames"], FPS, clip["motion"])
 
 
-def stills(source: Source, kind: Literal["emoji", "photographs"], seed: int, count: int) -> list[Case]:
+def stills(sampler: StillSampler, kind: Literal["emoji", "photographs"], seed: int, count: int) -> list[Case]:
     """The images that the autoencoder's own stage is evaluated on, the same for every seed."""
-    return [Case("", image[None], FPS) for image in source.evaluation_stills(kind, count)]
+    return [Case("", image[None], FPS) for image in sampler.evaluation_stills(kind, count)]

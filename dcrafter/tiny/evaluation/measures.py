@@ -13,7 +13,7 @@ from dcrafter.evaluation.report import Row
 from dcrafter.evaluation.studio import Studio
 from dcrafter.metrics.similarity import goes
 from dcrafter.tiny.autoencoder import EVALUATION_STILLS
-from dcrafter.tiny.data import DIRECTED
+from dcrafter.tiny.motions import DIRECTED
 
 
 def autoencoder(studio: Studio, count: int) -> list[Row]:

@@ -10,10 +10,10 @@ from PIL import Image
 from dcrafter.evaluation.studio import Studio
 from dcrafter.metrics.pixels import as_input, psnr
 from dcrafter.pipeline import Pipeline
-from dcrafter.tiny.data import Source
 from dcrafter.tiny.evaluation import measures
 from dcrafter.tiny.evaluation.__main__ import COMMAND
 from dcrafter.tiny.evaluation.sets import video_sets
+from dcrafter.tiny.stills import StillSampler
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
@@ -88,7 +88,7 @@ def test_the_autoencoders_figure_is_that_of_its_own_stage(data: Path, checkpoint
     """The same images, through the pipeline as by hand."""
     pipe = Pipeline.from_pretrained(checkpoint=checkpoint, device="cpu", dtype="float32")
     studio = Studio(pipe, video_sets(pipe.config, data), batch=5, options={}, report=lambda *_: None)
-    autoencoder, held_out = pipe.model.autoencoder, Source(data, "held-out", size=32)
+    autoencoder, held_out = pipe.model.autoencoder, StillSampler(data, "held-out", size=32)
     for row, kind in zip(measures.autoencoder(studio, 1), ("emoji", "photographs"), strict=True):
         true = as_input(held_out.evaluation_stills(kind, 64))
         with torch.no_grad():

@@ -8,8 +8,8 @@ from evaluation.ready import ReadyStudio, clip, run
 
 from dcrafter.evaluation.measures import FEW
 from dcrafter.metrics.similarity import Similarity
-from dcrafter.tiny.data import DIRECTED
 from dcrafter.tiny.evaluation.measures import MEASURES
+from dcrafter.tiny.motions import DIRECTED
 
 AS_ASKED = {
     "pan left": Similarity(0.3, 0, 0, 0),

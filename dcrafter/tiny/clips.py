@@ -1,0 +1,229 @@
+"""Clips of the built-in model's data, each a function of (seed, index), so that a resume is exact.
+
+Two kinds: an emoji's own animation over some background, and an image, or a scene of emoji, under a named motion. An
+animation of 24 frames a second taken at stride s has fps 24/s (24, 12, 8 or 6); motions are given one of those too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dcrafter.tiny.captions import ANIMATION_PHRASES, PHRASES, fill, noun, takes_pace
+from dcrafter.tiny.drawing import composite, maybe_mirror, one_of, paste, resize, to_planes, to_sprites, to_uint8
+from dcrafter.tiny.ingredients import Ingredients, Rng
+from dcrafter.tiny.motions import (
+    DIRECTED,
+    MOTIONS,
+    PACES,
+    UNMOVED,
+    Timing,
+    Trajectory,
+    sample,
+    sampling_grid,
+    toward_middle,
+)
+from dcrafter.tiny.prepared import Array, Split
+from dcrafter.tiny.recipe import Clips
+from dcrafter.training.videos import swing
+
+EMOJI_FPS = 24
+STRIDES = (1, 2, 3, 4)
+TEXELS = 1.2  # source pixels for one of the view, at the middle of a clip: bilinear sampling stays sharp
+ONE_WAY = ("left", "right", "clock", "arrow", "button", "flag", "letter", "input", "symbol", "mark")
+"""Words in labels of emoji that would be wrong mirrored."""
+
+
+@dataclass(frozen=True)
+class PromptedMotion:
+    """A motion, when its frames are, and the words for it."""
+
+    template: str
+    word: str | None  # for its pace
+    pace: float
+    stride: int
+    seconds: Array  # (T,)
+    trajectory: Trajectory
+
+    def caption(self, label: str, rng: Rng) -> str:
+        return fill(self.template, label, self.word, rng=rng)
+
+
+class ClipSampler:
+    """Draws clips of one split of a prepared data set."""
+
+    def __init__(
+        self, folder: Path, split: Split = "train", *, size: int = 128, frames: int = 16, clips: Clips | None = None
+    ) -> None:
+        """Open the data.
+
+        Args:
+            folder: what `dcrafter.tiny.prepare` made.
+            split: which of its emoji and images.
+            size: pixels a side of a frame.
+            frames: of a clip.
+            clips: the shares of kinds of clip.
+
+        Raises:
+            InputError: there is no prepared data set.
+        """
+        self.ingredients = Ingredients(folder, split, size)
+        self.size, self.frames, self.clips = size, frames, clips or Clips()
+
+    def clip(
+        self, seed: int, index: int, *, motion: str | None = None, new_words: bool = False, loop: bool = False
+    ) -> dict[str, Any]:
+        """A clip with its caption.
+
+        Args:
+            seed: of the run.
+            index: of the clip.
+            motion: one of `MOTIONS`, or None for any, or for an emoji's own animation.
+            new_words: caption it in the phrases kept from training.
+            loop: go half as far and come back.
+
+        Returns:
+            {"frames": (T, H, W, 3) uint8, "caption", "fps", "stride", "kind": "animation", "picture" or "scene",
+            "motion" (None for an animation), "pace": the motion's rate in units of the usual one}.
+        """
+        rng = np.random.default_rng([seed, index])
+        way = swing(self.frames) / 2 if loop else np.linspace(0, 1, self.frames)
+        kind = rng.random()
+        if motion is None and kind < self.clips.animations:
+            return self._animation(rng, new_words, way)
+        chosen = motion or one_of(rng, DIRECTED if rng.random() < self.clips.directed else tuple(MOTIONS))
+        return self._moved(rng, chosen, new_words, way, scene=kind > 1 - self.clips.scenes)
+
+    def prompted_view(self, seed: int, index: int, motion: str) -> tuple[Tensor, str]:
+        """A view of a photograph (H, W, 3) uint8, the same whatever `motion` is, and a caption that asks for that."""
+        rng = np.random.default_rng([seed, index])
+        image, label = self.ingredients.labelled_image(rng, photographs=1.0)
+        grid = sampling_grid(UNMOVED, np.zeros(1), self.size)
+        view = self._film(rng, image, grid, centered=False)[0]
+        return view, self._prompted_motion(rng, motion).caption(label, rng)
+
+    def later_frames(self, seed: int, index: int) -> dict[str, Any]:
+        """An image and, of each of some clips of it that go one way, a single later frame.
+
+        Returns:
+            {"frames": (1 + n, H, W, 3) uint8, the image first; "captions": n of them, "fps": (n,), "places": (n,),
+            which frame each is, 1…}.
+        """
+        rng = np.random.default_rng([seed, index])
+        scene = rng.random() < self.clips.scenes
+        image, label = self.ingredients.scene(rng) if scene else self.ingredients.labelled_image(rng)
+        grids = [sampling_grid(UNMOVED, np.zeros(1), self.size)]
+        captions, fps, places = [], [], []
+        for name in rng.permutation(DIRECTED)[: self.clips.later_frames]:
+            motion = self._prompted_motion(rng, str(name))
+            place = int(rng.integers(1, self.frames))
+            grids.append(sampling_grid(motion.trajectory.at(place), motion.seconds, self.size))
+            captions.append(motion.caption(label, rng))
+            fps.append(EMOJI_FPS // motion.stride)
+            places.append(place)
+        frames = self._film(rng, image, np.concatenate(grids), centered=scene)
+        return {"frames": frames, "captions": captions, "fps": torch.tensor(fps), "places": torch.tensor(places)}
+
+    def _animation(self, rng: Rng, new_words: bool, way: Array) -> dict[str, Any]:
+        """An emoji's own animation. `way` (T,) says how much of the clip's time is over in each frame."""
+        row = one_of(rng, self.ingredients.animated)
+        start, count = row["animation"]
+        stride = one_of(rng, STRIDES)
+        span = stride * (self.frames - 1) + 1
+        first = int(rng.integers(max(count - span, 0) + 1)) if count >= span else int(rng.integers(count))
+        chosen = start + (first + np.rint((span - 1) * way).astype(int)) % count
+        frames = self.ingredients.data.animations[chosen]
+        if not any(word in row["label"] for word in ONE_WAY):
+            frames = maybe_mirror(rng, frames)
+        canvas = to_planes(self.ingredients.background(rng)).repeat(self.frames, 1, 1, 1)
+        paste(canvas, to_sprites(frames, int(self.size * rng.uniform(0.5, 1.0))), rng)
+        template = one_of(rng, ANIMATION_PHRASES.held_out if new_words else ANIMATION_PHRASES.train)
+        caption = fill(template, noun(row["label"]), tags=self.ingredients.some_tags(rng, row))
+        return {
+            "frames": to_uint8(canvas), "caption": caption, "fps": EMOJI_FPS // stride, "stride": stride,
+            "kind": "animation", "motion": None, "pace": 1.0,
+        }  # fmt: skip
+
+    def _moved(self, rng: Rng, name: str, new_words: bool, way: Array, *, scene: bool) -> dict[str, Any]:
+        """An image or a scene of emoji under a named motion."""
+        motion = self._prompted_motion(rng, name, new_words, way)
+        if scene and name not in DIRECTED and rng.random() < 0.6:  # whose words mean the whole view
+            frames, label = self._moving_emoji(rng, motion.trajectory, motion.seconds)
+        else:
+            image, label = self.ingredients.scene(rng) if scene else self.ingredients.labelled_image(rng)
+            grid = sampling_grid(motion.trajectory, motion.seconds, self.size)
+            frames = self._film(rng, image, grid, centered=scene, zoom=float(np.mean(motion.trajectory.zoom)))
+        return {
+            "frames": frames, "caption": motion.caption(label, rng), "fps": EMOJI_FPS // motion.stride,
+            "stride": motion.stride, "kind": "scene" if scene else "picture", "motion": name, "pace": motion.pace,
+        }  # fmt: skip
+
+    def _prompted_motion(
+        self, rng: Rng, name: str, new_words: bool = False, way: Array | None = None
+    ) -> PromptedMotion:
+        """A motion and its words. `way` (T,) says how much of the clip's time is over in each frame."""
+        template = one_of(rng, PHRASES[name].held_out if new_words else PHRASES[name].train)
+        word = one_of(rng, (None, "slow", "fast")) if takes_pace(template) and rng.random() < 0.6 else None
+        least, most = PACES[word] if takes_pace(template) else (PACES["slow"][0], PACES["fast"][1])
+        pace = self.clips.speed * toward_middle(float(rng.uniform(least, most)), least, most, self.clips.spread)
+        stride = one_of(rng, STRIDES)
+        duration = (self.frames - 1) * stride / EMOJI_FPS
+        seconds = duration * (np.linspace(0, 1, self.frames) if way is None else way)
+        trajectory = MOTIONS[name](Timing(seconds, pace, self.clips.spread, rng))
+        return PromptedMotion(template, word, pace, stride, seconds, trajectory)
+
+    def _film(self, rng: Rng, image: Array, grid: Array, *, centered: bool, zoom: float = 0.0) -> Tensor:
+        """The image (H, W, 3) as a moving camera sees it, no border ever in view: (T, size, size, 3) uint8.
+
+        `grid` is a `sampling_grid`; `centered` keeps the unmoved view's middle at the image's, else it is anywhere.
+        """
+        flat = torch.from_numpy(grid).view(-1, 2)
+        margin = 2 / self.size  # half a texel of the source, and some
+        low, high = flat.amin(0).numpy() - margin, flat.amax(0).numpy() + margin
+        if centered:
+            high = np.maximum(high, -low)
+            low = -high
+        box = (high - low) / 2  # in views
+        most = min(image.shape[1] / box[0], image.shape[0] / box[1])
+        view = most * rng.uniform(0.6, 1.0) if centered else np.exp(rng.uniform(np.log(0.3), 0)) * most
+        width, height = (max(int(view * extent), 2) for extent in box)
+        left, top = (int(rng.uniform() * (room - taken)) if not centered else (room - taken) // 2
+                     for room, taken in ((image.shape[1], width), (image.shape[0], height)))  # fmt: skip
+        texels = self.size * TEXELS * np.exp(zoom)
+        crop = resize(image[top : top + height, left : left + width], *(max(int(e * texels), 2) for e in box))
+        source = to_planes(crop)[0]
+        scale = 2 / (high - low)
+        spanned = torch.from_numpy(grid) * torch.from_numpy(scale) - torch.from_numpy(low * scale + 1)
+        return to_uint8(sample(source, spanned))
+
+    def _moving_emoji(self, rng: Rng, trajectory: Trajectory, seconds: Array) -> tuple[Tensor, str]:
+        """One emoji that moves about its own middle, over a background that does not; and its noun."""
+        row = one_of(rng, self.ingredients.emoji)
+        extent = rng.uniform(0.45, 0.8)  # of the view
+        place = rng.uniform(-1, 1, 2) * (1 - extent) * 0.8
+        still = self.ingredients.data.stills[row["still"]]
+        sprite = to_sprites(still[None], int(self.size * extent * TEXELS))[0]
+        grid = sampling_grid(trajectory, seconds, self.size, place) / np.float32(extent)
+        background = to_planes(self.ingredients.background(rng))
+        moving = sample(sprite, torch.from_numpy(grid))
+        return to_uint8(composite(moving, background)), noun(row["label"])
+
+
+class Draws(Dataset[Any]):
+    """Draws as a map-style data set, such as `Draws(sampler.clip, seed, length)`; item i is always the same."""
+
+    def __init__(self, draw: Callable[[int, int], Any], seed: int, length: int) -> None:
+        self.draw, self.seed, self.length = draw, seed, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Any:
+        return self.draw(self.seed, index)

@@ -1,0 +1,224 @@
+"""The motions that captions name, as where content is in each frame.
+
+A view spans [-1, 1] both ways, y down; lengths are in half views. Motions happen in seconds: a frame is taken every
+1/fps of one, where fps is the model's motion condition, so that a lower number moves more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+Array = np.ndarray
+Rng = np.random.Generator
+
+# Rates a second at pace 1, and the least and most in a whole clip.
+PAN_RATE, PAN_RANGE = 0.45, (0.10, 1.1)  # half views
+ZOOM_RATE, ZOOM_RANGE = 0.28, (0.06, 0.65)  # log scale
+TURN_RATE, TURN_RANGE = 0.42, (0.08, 1.0)  # radians
+DRIFT_RATE = 0.12
+
+PACES: dict[str | None, tuple[float, float]] = {"slow": (0.4, 0.65), None: (0.65, 1.4), "fast": (1.4, 2.2)}
+"""Least and most pace that a caption's word means."""
+
+
+class Warp(Protocol):
+    """A motion of parts against each other."""
+
+    def displace(self, points: Array, seconds: Array) -> Array:
+        """Where what is seen at `points` (H, W, 2) lies in the unmoved content, for each time: (T, H, W, 2)."""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Where content is in each frame, as a similarity and perhaps a warp: x, y, zoom and turn are (T,)."""
+
+    x: Array
+    y: Array
+    zoom: Array  # log scale
+    turn: Array  # radians, clockwise as seen
+    warp: Warp | None = None
+
+    def at(self, frame: int) -> Trajectory:
+        """That frame alone; of a trajectory without a warp."""
+        only = slice(frame, frame + 1)
+        return Trajectory(self.x[only], self.y[only], self.zoom[only], self.turn[only])
+
+    def content(self, points: Array) -> Array:
+        """Where what is seen at `points` (N, 2) in each frame lies in the unmoved content, warp apart: (T, N, 2)."""
+        cos, sin = np.cos(self.turn), np.sin(self.turn)
+        back = np.stack([cos, -sin, sin, cos], axis=-1).reshape(-1, 2, 2) * np.exp(-self.zoom)[:, None, None]
+        offset = np.stack([self.x, self.y], axis=-1)[:, None] @ back
+        return points @ back.astype(np.float32) - offset.astype(np.float32)
+
+
+UNMOVED = Trajectory(*np.zeros((4, 1)))
+
+
+def toward_middle(value: float, least: float, most: float, spread: float) -> float:
+    """A value drawn between two, nearer to their geometric middle: at a spread of 0 it is that, at 1 the value."""
+    middle = (least * most) ** 0.5
+    return middle * (value / middle) ** spread
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The times of a clip's frames, and how a motion varies."""
+
+    seconds: Array  # (T,)
+    pace: float  # in units of the usual rate
+    spread: float  # how much two motions of a name differ: at 0 they are one, but for where a drift goes
+    rng: Rng
+
+    @property
+    def share(self) -> Array:
+        """How much of the clip's time is over in each frame: (T,) in [0, 1]."""
+        return self.seconds / self.seconds.max()
+
+    def steady(self, rate: float, limits: tuple[float, float]) -> Array:
+        """A value that grows evenly at `rate` a second, and is within the limits at the end: (T,)."""
+        return float(np.clip(rate * self.pace * self.seconds.max(), *limits)) * self.share
+
+    def about(self, least: float, most: float) -> float:
+        """A random value between two."""
+        return toward_middle(float(self.rng.uniform(least, most)), least, most, self.spread)
+
+    def wave(self, hertz: float) -> Array:
+        """A sine that begins at 0: (T,)."""
+        return np.sin(2 * np.pi * hertz * self.pace * self.seconds)
+
+    def trajectory(
+        self, x: Array | float = 0.0, y: Array | float = 0.0, zoom: Array | float = 0.0, turn: Array | float = 0.0,
+        warp: Warp | None = None,
+    ) -> Trajectory:  # fmt: skip
+        """A trajectory of which some parts rest."""
+        rest = np.zeros(len(self.seconds))
+        return Trajectory(rest + x, rest + y, rest + zoom, rest + turn, warp)
+
+
+# --- the named motions: at 0 seconds nothing has moved
+
+
+def pan(time: Timing, x: int = 0, y: int = 0) -> Trajectory:
+    """Content goes along (x, y)."""
+    way = time.steady(PAN_RATE, PAN_RANGE)
+    return time.trajectory(x=x * way, y=y * way)
+
+
+def zoom(time: Timing, sign: int) -> Trajectory:
+    """Content grows, or with a sign of -1 shrinks."""
+    return time.trajectory(zoom=sign * time.steady(ZOOM_RATE, ZOOM_RANGE))
+
+
+def rotate(time: Timing, sign: int) -> Trajectory:
+    """Content turns clockwise, or with a sign of -1 counterclockwise."""
+    return time.trajectory(turn=sign * time.steady(TURN_RATE, TURN_RANGE))
+
+
+def shake(time: Timing) -> Trajectory:
+    """Content trembles."""
+    size = time.about(0.03, 0.08)
+    # So many times on the clip's way, not a second: what turns at every other frame could be any motion.
+    way = np.abs(np.diff(time.seconds)).sum()
+    x, y, turn = (
+        amplitude * time.wave(time.about(*often) / way)
+        for amplitude, often in ((size, (2, 3)), (size, (2.5, 3.5)), (0.3 * size, (2, 3.5)))
+    )
+    return time.trajectory(x, y, turn=turn)
+
+
+def sway(time: Timing) -> Trajectory:
+    """Content goes from side to side: to the right first, or a small model would learn the mean of both."""
+    swayed = time.wave(time.about(0.6, 1.0))
+    return time.trajectory(x=time.about(0.08, 0.2) * swayed, turn=time.about(0.06, 0.2) * swayed)
+
+
+def pulse(time: Timing) -> Trajectory:
+    """Content grows and shrinks."""
+    return time.trajectory(zoom=time.about(0.08, 0.2) * time.wave(time.about(0.8, 1.4)))
+
+
+def drift(time: Timing) -> Trajectory:
+    """Content floats somewhere."""
+    rng, share = time.rng, time.share
+    heading = rng.uniform(0, 2 * np.pi) + rng.uniform(-1, 1) * share
+    x, y = (DRIFT_RATE * time.pace * time.seconds * turned for turned in (np.cos(heading), np.sin(heading)))
+    return time.trajectory(x, y, turn=rng.uniform(-0.1, 0.1) * time.pace * time.seconds)
+
+
+@dataclass(frozen=True)
+class Ripple:
+    """Rings that run outward from the middle."""
+
+    amplitude: float  # half views
+    waves: float  # a half view
+    hertz: float
+
+    def displace(self, points: Array, seconds: Array) -> Array:
+        radius = np.hypot(points[..., 0], points[..., 1])
+        start, passed = 2 * np.pi * self.waves * radius, 2 * np.pi * self.hertz * seconds[:, None, None]
+        shift = self.amplitude * (np.sin(start - passed) - np.sin(start))
+        outward = points / np.maximum(radius, 1e-3)[..., None]
+        return points + shift[..., None] * outward
+
+
+def ripple(time: Timing) -> Trajectory:
+    """Content moves like the surface of water into which something fell."""
+    warp = Ripple(time.about(0.06, 0.1), time.about(1.5, 3.0), time.about(0.6, 1.2) * time.pace)
+    return time.trajectory(warp=warp)
+
+
+def still(time: Timing) -> Trajectory:
+    """Nothing moves."""
+    return time.trajectory()
+
+
+MOTIONS: dict[str, Callable[[Timing], Trajectory]] = {
+    "zoom in": partial(zoom, sign=1),
+    "zoom out": partial(zoom, sign=-1),
+    "pan left": partial(pan, x=1),  # a pan is the camera's: the content goes the other way
+    "pan right": partial(pan, x=-1),
+    "pan up": partial(pan, y=1),
+    "pan down": partial(pan, y=-1),
+    "rotate clockwise": partial(rotate, sign=1),
+    "rotate counterclockwise": partial(rotate, sign=-1),
+    "shake": shake,
+    "still": still,
+    "sway": sway,
+    "pulse": pulse,
+    "ripple": ripple,
+    "drift": drift,
+}
+"""The motions by name; `dcrafter.tiny.captions` has their phrases."""
+
+DIRECTED = tuple(MOTIONS)[:8]
+"""Those that go one way."""
+
+
+def sampling_grid(trajectory: Trajectory, seconds: Array, size: int, center: Array | None = None) -> Array:
+    """Where each pixel of each frame lies in the unmoved content: (T, size, size, 2) float32 in half views.
+
+    Args:
+        trajectory: of T frames.
+        seconds: their times (T,), for a warp.
+        size: pixels a side.
+        center: the point (2,) about which content turns, grows and warps, by default the view's middle; the result is
+            relative to it.
+    """
+    line = (np.arange(size) + 0.5) * 2 / size - 1
+    points = (np.stack(np.meshgrid(line, line), axis=-1) - (0 if center is None else center)).astype(np.float32)
+    if trajectory.warp is not None:
+        return trajectory.warp.displace(points, seconds).astype(np.float32)
+    return trajectory.content(points.reshape(-1, 2)).reshape(-1, size, size, 2)
+
+
+def sample(source: Tensor, grid: Tensor) -> Tensor:
+    """(C, h, w) float and a grid (T, H, W, 2) that spans it with [-1, 1] → (T, C, H, W), bilinear; outside is 0."""
+    sources = source.expand(len(grid), *source.shape)
+    return F.grid_sample(sources, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
