@@ -33,7 +33,7 @@ from dcrafter.sampling import load_sampler
 from dcrafter.sampling.ddim import Denoiser
 from dcrafter.sampling.guidance import guide, guide_multi, rescale_guidance
 from dcrafter.sampling.schedule import sampling_steps
-from dcrafter.settings import DTYPES, MEMORY_PLANS, Options, Settings, resolve
+from dcrafter.settings import DTYPES, MEMORY_PLANS, Options, Settings, WriteOptions, resolve
 from dcrafter.weights import hub
 from dcrafter.weights.checkpoint import Checkpoint, open_checkpoint
 
@@ -123,16 +123,8 @@ class Video:
 
         Raises OutputError where the file exists and may not be overwritten, or cannot be written.
         """
-        return write_video(
-            self.frames,
-            Path(path),
-            format=format,
-            fps=self.fps,
-            settings=self.settings if metadata else None,
-            codec=codec,
-            crf=crf,
-            overwrite=overwrite,
-        )
+        options = WriteOptions(format, codec, crf, metadata)
+        return write_video(self.frames, path, options, fps=self.fps, settings=self.settings, overwrite=overwrite)
 
 
 @dataclass(frozen=True, eq=False)

@@ -191,15 +191,7 @@ class Store:
         path = self.path(task.item)
         part = self.unfinished / f"{secrets.token_hex(8)}{FORMATS[self.format].suffix}"
         try:
-            write_video(
-                video.frames,
-                part,
-                format=self.format,
-                fps=video.fps,
-                settings=video.settings if self.writing.metadata else None,
-                codec=self.writing.codec,
-                crf=self.writing.crf,
-            )
+            write_video(video.frames, part, self.writing, fps=video.fps, settings=video.settings)
             _sync(part)
             check_output(path, self.format, overwrite=self._may_replace(task.item))
             record = Record(

@@ -385,6 +385,7 @@ def _write_story(
     from dcrafter.batch.store import hash_output
     from dcrafter.media.formats import FORMATS, format_of
     from dcrafter.media.video import write_video
+    from dcrafter.settings import WriteOptions
 
     shots = [work.store.path(item) for item in work.items]
     story = {"shots": [[shot.name, hash_output(shot)] for shot in shots], "crossfade": crossfade}
@@ -396,15 +397,15 @@ def _write_story(
     if earlier == story:
         return path
     format = format_of(path)
-    coded = FORMATS[format].codecs
+    options = WriteOptions(format, metadata=request.writing.metadata)
+    if FORMATS[format].codecs:
+        options = replace(options, codec=request.writing.codec, crf=request.writing.crf)
     write_video(
         join(shots, overlap),
         path,
-        format=format,
+        options,
         fps=fps,
-        settings=story if request.writing.metadata else None,
-        codec=request.writing.codec if coded else None,
-        crf=request.writing.crf if coded else None,
+        settings=story,
         overwrite=request.overwrite or earlier is not None,
     )
     work.store.append(

@@ -6,6 +6,7 @@ import itertools
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from dcrafter.cli.options import Request
 from dcrafter.errors import OutputError, UsageError
 from dcrafter.media.formats import DEFAULT_FORMAT, FORMATS, format_of, is_folder, named_format
 from dcrafter.media.video import check_output, encode_video, holds_frames, is_at, places_of, write_video
-from dcrafter.settings import Settings
+from dcrafter.settings import Settings, WriteOptions
 
 if TYPE_CHECKING:
     from dcrafter.pipeline import Video
@@ -56,6 +57,11 @@ class Output:
         self.format = format_of(self.file, request.writing.format)
         if suffix_format not in (None, self.format):
             raise UsageError(f"{self.file} is no name for {self.format}", "Change its suffix, or leave out -f")
+
+    @property
+    def options(self) -> WriteOptions:
+        """How its files are written."""
+        return replace(self.request.writing, format=self.format)
 
     def _is_result(self, format: str | None, suffix_format: str | None) -> bool:
         """Whether the folder that -o names is one of frames, by its suffix or as an earlier result."""
@@ -101,26 +107,11 @@ class Output:
         """Writes one black frame somewhere temporary: codec and options that do not work fail now, not at the end."""
         frame = np.zeros((1, settings.height, settings.width, 3), np.uint8)
         with TemporaryDirectory() as folder:
-            write_video(
-                frame,
-                Path(folder) / "trial",
-                format=self.format,
-                fps=settings.fps,
-                codec=self.request.writing.codec,
-                crf=self.request.writing.crf,
-            )
+            write_video(frame, Path(folder) / "trial", self.options, fps=settings.fps)
 
     def encode(self, video: Video) -> bytes:
         """A video as the bytes of a file."""
-        settings = video.settings if self.request.writing.metadata else None
-        return encode_video(
-            video.frames,
-            self.format,
-            fps=video.fps,
-            settings=settings,
-            codec=self.request.writing.codec,
-            crf=self.request.writing.crf,
-        )
+        return encode_video(video.frames, self.options, fps=video.fps, settings=video.settings)
 
     def save(self, video: Video, path: Path, stem: str) -> Path:
         """Writes a video under its planned name, or the next free one if somebody else was faster."""
@@ -128,13 +119,9 @@ class Output:
         while claims and not _claim(path, folder=self.format == "frames"):
             path = self.plan(stem)
         try:
-            return video.save(
-                path,
-                format=self.format,
-                codec=self.request.writing.codec,
-                crf=self.request.writing.crf,
-                overwrite=claims or self.request.overwrite,
-                metadata=self.request.writing.metadata,
+            overwrite = claims or self.request.overwrite
+            return write_video(
+                video.frames, path, self.options, fps=video.fps, settings=video.settings, overwrite=overwrite
             )
         except BaseException:
             if claims:

@@ -27,6 +27,7 @@ from dcrafter.media.containers import CODECS
 from dcrafter.media.encoding import EncoderError, Encoding, Frames
 from dcrafter.media.fetch import is_url
 from dcrafter.media.formats import FORMATS, format_of
+from dcrafter.settings import WriteOptions
 
 READABLE_IMAGES = ("GIF", "PNG", "WEBP")
 _PILLOW_MAGIC = re.compile(rb"GIF8|\x89PNG|RIFF....WEBP", re.DOTALL)
@@ -38,12 +39,10 @@ _EXACT = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.AC
 def write_video(
     frames: Frames,
     path: str | Path,
+    options: WriteOptions = WriteOptions(),
     *,
-    format: str | None = None,
     fps: float = 8.0,
     settings: dict[str, Any] | None = None,
-    codec: str | None = None,
-    crf: int | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write frames to a video file, which appears under its name once it is complete and has been read back.
@@ -54,11 +53,10 @@ def write_video(
     Args:
         frames: uint8 (T, H, W, 3).
         path: a file, or a folder for the format "frames".
-        format: a name in FORMATS; by the suffix of `path` if None.
+        options: the format, by the suffix of `path` if None; one of its codecs, or any video encoder of PyAV; the
+            constant rate factor, 0 (best) to 63. Only formats with codecs take codec and rate factor.
         fps: frames per second.
-        settings: anything that JSON can hold, embedded in the file (in each file of a folder).
-        codec: one of the format's codecs, or any video encoder of PyAV; for formats with codecs only.
-        crf: constant rate factor, 0 (best) to 63; for formats with codecs only.
+        settings: anything that JSON can hold, embedded in the file (in each file of a folder) as metadata.
         overwrite: replace what is at `path`, if it is of the same kind.
 
     Returns:
@@ -70,12 +68,13 @@ def write_video(
         OutputError: `path` exists, or cannot be written.
     """
     path = Path(path)
-    name = format_of(path, format)
+    name, codec, crf = format_of(path, options.format), options.codec, options.crf
     kind = FORMATS[name]
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or frames.size == 0:
         raise InputError(f"frames must be uint8 (T, H, W, 3), not {frames.dtype} {frames.shape}")
     _check_encoding(name, fps, codec, crf)
-    comment = None if settings is None else json.dumps(settings)  # plain ASCII, safe in every container
+    embedded = options.metadata and settings is not None
+    comment = json.dumps(settings) if embedded else None  # plain ASCII, safe in every container
     encoding = Encoding(fps, comment, codec or next(iter(kind.codecs), ""), crf)
     height, width = frames.shape[1:3]
     bottom, right = -height % kind.size_multiple, -width % kind.size_multiple
@@ -153,16 +152,16 @@ def holds_frames(folder: Path) -> bool:
     return all(_FRAME_NAME.fullmatch(entry.name) for entry in folder.iterdir())
 
 
-def encode_video(frames: Frames, format: str, **options: Any) -> bytes:
+def encode_video(frames: Frames, options: WriteOptions, **more: Any) -> bytes:
     """The bytes of the file that `write_video` writes with the same options, for pipes, where nothing can seek.
 
     Raises:
         UsageError: the format is a folder of files.
     """
-    if FORMATS[format].is_folder:
+    if options.format and FORMATS[options.format].is_folder:
         raise UsageError("a folder of frames cannot go to a pipe", "Choose another format with -f")
     with TemporaryDirectory() as folder:
-        return write_video(frames, Path(folder) / "video", format=format, **options).read_bytes()
+        return write_video(frames, Path(folder) / "video", options, **more).read_bytes()
 
 
 @contextmanager

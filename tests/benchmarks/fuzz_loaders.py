@@ -32,6 +32,7 @@ from fuzzing import mutate
 from safetensors.torch import load_file, save_file
 
 from dcrafter.errors import DCrafterError
+from dcrafter.settings import WriteOptions
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 MAX_SECONDS = 10
@@ -115,7 +116,7 @@ def make_videos(folder: Path) -> list[Path]:
     paths = []
     for name in ("mp4", "webm", "gif", "webp", "apng"):
         paths.append(folder / f"video.{'png' if name == 'apng' else name}")
-        paths[-1].write_bytes(encode_video(frames, name, fps=8, settings=settings))
+        paths[-1].write_bytes(encode_video(frames, WriteOptions(name), fps=8, settings=settings))
     return paths
 
 

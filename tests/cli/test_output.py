@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from dcrafter.cli import output as output_module
 from dcrafter.cli.options import Request
 from dcrafter.cli.output import Output
 from dcrafter.errors import OutputError, UsageError
@@ -142,7 +143,7 @@ def test_a_failure_gives_the_claimed_name_back(format: str, monkeypatch: pytest.
         assert len(list(Path().iterdir())) == 1
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Video, "save", fail)
+    monkeypatch.setattr(output_module, "write_video", fail)
     planner = output(format=format)
     with pytest.raises(KeyboardInterrupt):
         planner.save(VIDEO, planner.plan("cat"), "cat")

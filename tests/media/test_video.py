@@ -4,6 +4,7 @@ import resource
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -15,6 +16,7 @@ from dcrafter.errors import InputError, OutputError, UsageError, WriteError
 from dcrafter.media import video
 from dcrafter.media.formats import FORMATS, format_of
 from dcrafter.media.video import check_output, encode_video, read_settings, read_video, write_video
+from dcrafter.settings import WriteOptions
 
 SETTINGS = {
     "prompt": 'Katze gähnt\n猫が"あくび"する 🐱\\ \0',
@@ -155,7 +157,7 @@ def test_mp4_plays_before_it_is_loaded(tmp_path: Path) -> None:
 def test_odd_sizes_gain_a_copied_edge(tmp_path: Path) -> None:
     frames = moving_square(4, 47, 63)
     frames[:, -1] = COLOURS["red"]
-    read, _ = read_video(write_video(frames, tmp_path / "cat.mp4", crf=1))
+    read, _ = read_video(write_video(frames, tmp_path / "cat.mp4", WriteOptions(crf=1)))
     assert read.shape == (4, 48, 64, 3)
     assert np.abs(read[:, :47, :63].astype(int) - frames).mean() < 4
     assert np.abs(read[:, 47, 4:60].astype(int) - COLOURS["red"]).max() < 12
@@ -167,7 +169,7 @@ def test_odd_sizes_gain_a_copied_edge(tmp_path: Path) -> None:
     [("h265", "cat.mp4", "hevc"), ("av1", "cat.mp4", "av1"), ("av1", "cat.webm", "av1"), ("mpeg4", "cat.mp4", "mpeg4")],
 )
 def test_other_codecs(tmp_path: Path, codec: str, name: str, expected: str, capfd: pytest.CaptureFixture[str]) -> None:
-    path = write_video(moving_square(height=64), tmp_path / name, codec=codec)
+    path = write_video(moving_square(height=64), tmp_path / name, WriteOptions(codec=codec))
     with av.open(str(path)) as container:
         context = container.streams.video[0].codec_context
         assert context.codec.canonical_name == expected
@@ -178,17 +180,17 @@ def test_other_codecs(tmp_path: Path, codec: str, name: str, expected: str, capf
 @pytest.mark.parametrize("format", ["mp4", "webm"])
 def test_crf_trades_size_for_quality(format: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
-    fine, default, coarse = (len(encode_video(noise, format, crf=crf)) for crf in (5, None, 50))
+    fine, default, coarse = (len(encode_video(noise, WriteOptions(format, crf=crf))) for crf in (5, None, 50))
     assert fine > 1.2 * default > 2 * coarse
 
 
 def test_encoded_bytes_are_the_file(tmp_path: Path) -> None:
-    data = encode_video(moving_square(), "mp4", fps=12, settings=SETTINGS)
+    data = encode_video(moving_square(), WriteOptions("mp4"), fps=12, settings=SETTINGS)
     (tmp_path / "piped").write_bytes(data)
     assert read_video(tmp_path / "piped")[1] == 12
     assert read_settings(tmp_path / "piped") == SETTINGS
     with pytest.raises(UsageError, match="pipe"):
-        encode_video(moving_square(), "frames")
+        encode_video(moving_square(), WriteOptions("frames"))
 
 
 def test_phone_videos_are_read_upright(tmp_path: Path) -> None:
@@ -208,7 +210,7 @@ def test_phone_videos_are_read_upright(tmp_path: Path) -> None:
 
 def test_frames_are_numbered_pngs_with_settings(tmp_path: Path) -> None:
     frames = moving_square(11)
-    folder = write_video(frames, tmp_path / "new" / "cat", format="frames", fps=5, settings=SETTINGS)
+    folder = write_video(frames, tmp_path / "new" / "cat", WriteOptions("frames"), fps=5, settings=SETTINGS)
     assert sorted(path.name for path in folder.iterdir()) == [f"{number:04}.png" for number in range(1, 12)]
     assert read_settings(folder / "0007.png") == SETTINGS
     assert read_video(folder)[1] == 5
@@ -257,10 +259,11 @@ def test_unknown_formats_name_the_choices(name: str, wanted: str | None) -> None
     ],
 )
 def test_options_without_meaning_are_refused(
-    tmp_path: Path, name: str, options: dict[str, object], complaint: str
+    tmp_path: Path, name: str, options: dict[str, Any], complaint: str
 ) -> None:
+    fps = options.pop("fps", 8.0)
     with pytest.raises(UsageError, match=complaint):
-        write_video(moving_square(), tmp_path / name, **options)  # type: ignore[arg-type]
+        write_video(moving_square(), tmp_path / name, WriteOptions(**options), fps=fps)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -365,13 +368,13 @@ def test_only_its_like_is_replaced(tmp_path: Path) -> None:
     photos.mkdir()
     (photos / "cat.jpg").write_bytes(b"precious")
     with pytest.raises(OutputError, match="more than numbered PNGs"):
-        write_video(moving_square(), photos, format="frames", overwrite=True)
+        write_video(moving_square(), photos, WriteOptions("frames"), overwrite=True)
     with pytest.raises(OutputError, match="not a file"):
-        write_video(moving_square(), photos, format="mp4", overwrite=True)
+        write_video(moving_square(), photos, WriteOptions("mp4"), overwrite=True)
     with pytest.raises(OutputError, match="not a folder"):
-        write_video(moving_square(), photos / "cat.jpg", format="frames", overwrite=True)
+        write_video(moving_square(), photos / "cat.jpg", WriteOptions("frames"), overwrite=True)
     with pytest.raises(OutputError, match="not a file"):
-        write_video(moving_square(), "/dev/null", format="mp4", overwrite=True)
+        write_video(moving_square(), "/dev/null", WriteOptions("mp4"), overwrite=True)
     assert (photos / "cat.jpg").read_bytes() == b"precious"
 
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from dcrafter.errors import InputError
 from dcrafter.media.video import write_video
+from dcrafter.settings import WriteOptions
 from dcrafter.training.videos import VideoData, Videos, there_and_back
 
 LENGTH, STEP = 40, 6  # frames of a video, and how much brighter each is than the one before
@@ -212,7 +213,7 @@ def test_the_picture_covers_and_is_cut_to_its_middle(tmp_path: Path) -> None:
 def test_scaling_is_antialiased(tmp_path: Path) -> None:
     checked = np.zeros((6, 128, 128, 3), np.uint8)
     checked[:, ::2, ::2] = checked[:, 1::2, 1::2] = 255
-    write_video(checked, tmp_path / "a.mp4", crf=0)
+    write_video(checked, tmp_path / "a.mp4", WriteOptions(crf=0))
     clip = videos(tmp_path)[0]["frames"][:, 1:-1, 1:-1].float()
     assert (clip - 127.5).abs().max() < 6
 
@@ -330,7 +331,7 @@ def test_some_files_are_held_out_and_the_same_ones_wherever_they_lie(tmp_path: P
 def test_a_folder_is_searched_through(tmp_path: Path) -> None:
     deep = tmp_path / "deep" / "er"
     deep.mkdir(parents=True)
-    video = write_video(numbered(), tmp_path / "A-red_fox.runs.MP4", format="mp4").read_bytes()
+    video = write_video(numbered(), tmp_path / "A-red_fox.runs.MP4", WriteOptions("mp4")).read_bytes()
     (deep / "x.mov").write_bytes(video)
     (deep / "x.txt").write_text("a dog barks\n", "utf-8")
     (deep / "notes.md").write_text("no video")
