@@ -149,10 +149,10 @@ class Motion:
 class ModelConfig:
     """A model whole: its parts, its process, and how it is meant to be used.
 
-    `height` and `width` are pixels, `frames` the number of frames it was trained to sample at once. Steps and the
-    guidance's numbers are what is taken where nobody asks for others. A model that `keeps_ends` interpolates from one
-    picture's latent to the other's themselves, and joins a loop where its first and its last estimate of the one
-    picture meet, their mean; others keep their own estimates of all frames, as published.
+    `height` and `width` are pixels, `frames` the number of frames it was trained to sample at once. The sampler, its
+    steps and the guidance's numbers are what is taken where nobody asks for others. A model that `keeps_ends`
+    interpolates from one picture's latent to the other's themselves, and joins a loop where its first and its last
+    estimate of the one picture meet, their mean; others keep their own estimates of all frames, as published.
     """
 
     name: str
@@ -161,6 +161,7 @@ class ModelConfig:
     motion: Motion
     commands: tuple[Command, ...] = ("animate",)
     frames: int = 16
+    sampler: str = "ddim"
     steps: int = 50
     guidance: float = 7.5
     guidance_rescale: float = 0.7
@@ -249,10 +250,11 @@ MODELS: dict[str, ModelConfig] = {
         name="tiny",
         height=128,
         width=128,
-        motion=Motion("FPS", 6, 24, default=12, low=24, medium=12, high=6),
+        motion=Motion("FPS", 6, 24, default=10, low=20, medium=10, high=6),
         commands=("animate", "interpolate", "loop"),
-        steps=25,
-        guidance=1.5,
+        sampler="dpm++",
+        steps=15,
+        guidance=1.0,
         keeps_ends=True,
         output_scale=2,
         unet=UNetConfig(

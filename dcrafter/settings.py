@@ -12,6 +12,7 @@ type for type checkers in `Options`, and use it.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any, Literal, TypedDict, get_args, get_type_hints
 
 from dcrafter.config import MODELS, Command, ModelConfig, Spacing
 from dcrafter.errors import UsageError
-from dcrafter.sampling import DEFAULT_SAMPLER, SAMPLERS
+from dcrafter.sampling import SAMPLERS
 from dcrafter.validation import convert
 
 Fit = Literal["crop", "crop:top", "crop:bottom", "crop:left", "crop:right", "pad", "stretch"]
@@ -64,7 +65,7 @@ class Option:
     type: Any = None
     default: Any = None
     default_help: str | Literal[False] | None = None
-    choices: tuple[str, ...] = ()
+    choices: Collection[str] = ()
     words: tuple[str, ...] = ()
     minimum: float | None = None
     maximum: float | None = None
@@ -77,7 +78,7 @@ class Option:
     def given_type(self) -> Any:
         """The type of a value that is given, which is never None."""
         if self.choices:
-            return Literal[self.choices]
+            return Literal[tuple(self.choices)]
         if isinstance(self.type, UnionType):
             kinds = [each for each in get_args(self.type) if each is not type(None)]
             return kinds[0] if len(kinds) == 1 else self.type
@@ -139,7 +140,7 @@ def flag(name: str) -> str:
 def _defaults(setting: str) -> str:
     """The value of the published models, and that of the built-in one."""
     published, tiny = (getattr(MODELS[name], setting) for name in ("512", "tiny"))
-    return f"{published:g}, tiny {tiny:g}"
+    return f"{published}, tiny {tiny}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,8 +159,9 @@ class Settings:
     sampler: str = option(
         "; ".join(f"{name}: {each.help}" for name, each in SAMPLERS.items()) + ".",
         SAMPLING,
-        default=DEFAULT_SAMPLER,
-        choices=tuple(SAMPLERS),
+        by_model=True,
+        default_help=_defaults("sampler"),
+        choices=SAMPLERS,
         metavar="<name>",
     )
     steps: int = option(
@@ -353,11 +355,10 @@ def resolve(
         raise UsageError(
             f"the {config.name} model does not {command}", f"It is made to {' and '.join(config.commands)}"
         )
-    asked = _check(command, options)
+    sampler = options.get("sampler") or config.sampler
+    asked = _check(command, Options(**{**options, "sampler": sampler}))
     most = config.frames - 1 if command == "loop" else config.frames
-    values = _model_defaults(
-        config, asked.get("sampler", DEFAULT_SAMPLER), portrait and not {"width", "height"} & {*asked}
-    )
+    values = _model_defaults(config, asked["sampler"], portrait and not {"width", "height"} & {*asked})
     values |= {"frames": most} | asked
     values |= {
         "motion": _motion(config, values["motion"]),

@@ -10,7 +10,6 @@ from dcrafter.cli.arguments import STDIO
 from dcrafter.config import MODELS, Command, ModelConfig
 from dcrafter.errors import InputError
 from dcrafter.media.fetch import is_url
-from dcrafter.sampling import DEFAULT_SAMPLER
 from dcrafter.settings import DTYPES, Options, Settings, resolve
 from dcrafter.validation import build
 
@@ -98,7 +97,7 @@ def _asked_for(found: dict[str, Any], before: str, now: str) -> dict[str, Any]:
         return found
     sampler = found["sampler"]
     defaults = resolve(config, found["command"], "", 0, Options(sampler=sampler)).to_dict() | {
-        "sampler": DEFAULT_SAMPLER
+        "sampler": config.sampler
     }
     kept = {
         name: value

@@ -25,7 +25,6 @@ SAMPLERS = {
     "ddim": Sampler("ddim", eta=1.0, help="as published"),
     "dpm++": Sampler("dpm", eta=0.0, help="good from 15 steps on"),
 }
-DEFAULT_SAMPLER = "ddim"
 
 
 def load_sampler(name: str) -> SamplerFunction:

@@ -200,10 +200,10 @@ def test_another_command_and_another_sampler_have_their_own_defaults(
     assert again("animate", "--fast")["eta"] == 0.0
     earlier(eta=0.5, frames=5)
     assert (again("loop")["frames"], again("animate", "--sampler", "dpm++")["eta"]) == (5, 0.5)
-    earlier(sampler="dpm++", segments=2)
-    found = again("animate", "-m", "512")
+    earlier(model="512", sampler="dpm++", segments=2)
+    found = again("animate", "-m", "1024")
     assert (found["sampler"], found["eta"], found["segments"]) == ("dpm++", 0.0, 2)
-    assert again("loop")["sampler"] == "dpm++"
+    assert again("loop", "-m", "512-interp")["sampler"] == "dpm++"
 
 
 def test_other_pictures_lie_as_they_lie(earlier: Callable[..., Path], again: Again) -> None:
