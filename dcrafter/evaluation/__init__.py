@@ -1,0 +1,1 @@
+"""Runs a model over cases and reports what it measures."""

@@ -17,7 +17,7 @@ def load_stages() -> Stages:
     from dcrafter.tiny.denoiser import TinyDenoiserStage
     from dcrafter.tiny.later_frames import LaterFramesStage
     from dcrafter.tiny.towers import TowersStage
-    from dcrafter.training.denoiser import STAGES
+    from dcrafter.training.parts import STAGES
 
     return {
         "autoencoder": AutoencoderStage,

@@ -101,7 +101,7 @@ class AutoencoderStage(TrainingStage):
             values[f"latent_std_{kind}"] = float(mean.std())
         return values
 
-    def picture(self) -> Tensor:
+    def preview(self) -> Tensor:
         """Held-out stills, each over what becomes of it."""
         rows = []
         for true in self.held_out.values():

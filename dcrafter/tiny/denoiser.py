@@ -9,7 +9,8 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from dcrafter.tiny.clips import ClipSampler
-from dcrafter.training.denoiser import DenoiserStage, Items
+from dcrafter.training.denoiser import DenoiserStage
+from dcrafter.training.inputs import Items
 
 
 class TinyDenoiserStage(DenoiserStage):

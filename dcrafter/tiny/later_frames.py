@@ -21,7 +21,9 @@ from dcrafter.models.clip import tokenize
 from dcrafter.sampling.schedule import to_eps_and_x0
 from dcrafter.tiny.clips import ClipSampler, Draws
 from dcrafter.tiny.recipe import TinyRecipe
-from dcrafter.training.denoiser import SHOWN, DenoiserStage, Drawn, Inputs, StageParts
+from dcrafter.training.denoiser import SHOWN, DenoiserStage
+from dcrafter.training.inputs import ConditioningDraw, Inputs
+from dcrafter.training.parts import StageParts
 
 
 class LaterFramesStage(DenoiserStage):
@@ -43,18 +45,18 @@ class LaterFramesStage(DenoiserStage):
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
         loops = torch.zeros(batch["places"].numel(), dtype=torch.bool)
-        drawn = Drawn.random(loops, self.config.frames, self.options, generator)
-        return {"loss": self._loss(self.moved(batch, drawn, generator), generator)}
+        draw = ConditioningDraw.random(loops, self.config.frames, self.options, generator)
+        return {"loss": self._loss(self.moved(batch, draw, generator), generator)}
 
-    def moved(self, batch: dict[str, Any], drawn: Drawn, generator: torch.Generator) -> Inputs:
+    def moved(self, batch: dict[str, Any], draw: ConditioningDraw, generator: torch.Generator) -> Inputs:
         """Encodes a batch of P pictures with n motions each: P·n clips of one frame."""
         frames: Tensor = batch["frames"].to(self._device)  # (P, 1 + n, H, W, 3)
         pictures, motions = batch["places"].shape
         captions = [caption for of_one in zip(*batch["captions"], strict=True) for caption in of_one]
-        kept = [text if keep else "" for text, keep in zip(captions, drawn.text, strict=True)]
+        kept = [text if keep else "" for text, keep in zip(captions, draw.text, strict=True)]
         text = self.model.encode_text(tokenize(kept, self.config.clip.text.context_length).to(self._device))
         with torch.no_grad():
-            latents = self._encoded(frames, generator)
+            latents = self.inputs.encode_frames(frames, generator)
         moved = rearrange(latents[:, :, 1:], "p c n h w -> (p n) c 1 h w")
         concat = repeat(latents[:, :, 0], "p c h w -> (p n) c 1 h w", n=motions)
         seen = as_input(frames[:, 0])
@@ -62,7 +64,7 @@ class LaterFramesStage(DenoiserStage):
         context = self.model.encode_image(torch.cat([seen, no_picture]))
         context = rearrange(context, "p (t m) d -> p t m d", t=self.config.frames)
         owner = torch.arange(pictures).repeat_interleave(motions)
-        image = context[torch.where(drawn.image, owner, pictures), batch["places"].flatten()]
+        image = context[torch.where(draw.image, owner, pictures), batch["places"].flatten()]
         self.unet.set_temporal(False)
         return Inputs(moved, text, image, concat, batch["fps"].flatten().to(self._device))
 
@@ -73,7 +75,7 @@ class LaterFramesStage(DenoiserStage):
         losses: list[Tensor] = []
         for i in range(0, len(self.held_out), SHOWN):
             batch = default_collate(self.held_out[i : i + SHOWN])
-            inputs = self.moved(batch, Drawn.none(batch["places"].numel()), generator)
+            inputs = self.moved(batch, ConditioningDraw.plain(batch["places"].numel()), generator)
             motions = batch["places"].shape[1]
             others = rearrange(inputs.text, "(p n) l d -> p n l d", n=motions).roll(1, dims=1).flatten(0, 1)
             t = torch.full((len(inputs.text),), last)

@@ -65,7 +65,7 @@ class TowersStage(TrainingStage):
         hits = ranked == torch.arange(len(ranked), device=ranked.device)[:, None]
         return {"top1": float(hits[:, 0].float().mean()), "top5": float(hits[:, :5].any(dim=1).float().mean())}
 
-    def picture(self) -> Tensor:
+    def preview(self) -> Tensor:
         """The held-out pictures."""
         shown = torch.stack([item["image"] for item in self.held_out])
         columns = math.ceil(len(shown) ** 0.5)

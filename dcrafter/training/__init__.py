@@ -1,0 +1,1 @@
+"""Training on captioned videos, as the paper does it."""

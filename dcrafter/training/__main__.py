@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 def load_stages() -> Stages:
     """The paper's stages, and the text-to-video one before them."""
-    from dcrafter.training.denoiser import STAGES, DenoiserStage
+    from dcrafter.training.denoiser import DenoiserStage
+    from dcrafter.training.parts import STAGES
 
     return dict.fromkeys(STAGES, DenoiserStage)
 

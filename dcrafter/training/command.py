@@ -97,9 +97,9 @@ def train(recipe: Recipe, stage: TrainingStage, data: Path, start: list[Path], o
     """Train a stage in the folder `out`, from the weights in `start` or from the folder's own checkpoint."""
     from dcrafter.training.trainer import Trainer
 
-    if about := stage.about_data():
+    if about := stage.about_data:
         say(about)
-    stage.begin_from(start)
+    stage.load_weights(start)
     out.mkdir(parents=True, exist_ok=True)
     settings = flatten(asdict(recipe)) | {"data": str(data), "start": [str(path) for path in start]}
     Trainer(stage, recipe.train, out, seed=recipe.seed, say=say, settings=settings).run()

@@ -26,6 +26,7 @@ class TrainingStage(nn.Module):
     model: nn.Module  # its children are components of `DynamiCrafter`, by their names there
     needed: tuple[str, ...] = ()  # the components that an earlier run must have trained
     dataset: Dataset[Any]  # map-style: item i of a run is always the same
+    about_data: str = ""  # what there is to train on, where it is a person's own
 
     @abstractmethod
     def forward(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
@@ -40,7 +41,7 @@ class TrainingStage(nn.Module):
         """Metrics on held-out data."""
 
     @abstractmethod
-    def picture(self) -> Tensor:
+    def preview(self) -> Tensor:
         """What the stage makes of held-out data, to look at: (H, W, 3) uint8."""
 
     def trained(self) -> dict[str, nn.Parameter]:
@@ -50,15 +51,11 @@ class TrainingStage(nn.Module):
         """What trains, in words."""
         return sorted({name.split(".")[0] for name in self.trained()})
 
-    def about_data(self) -> str:
-        """What there is to train on, in words, where it is a person's own."""
-        return ""
-
     def activations(self, batch: int, dtype: torch.dtype) -> int:
         """Bytes that a batch adds to the weights and the optimizer, about; 0 where it is not known."""
         return 0
 
-    def begin_from(self, paths: Sequence[Path]) -> None:
+    def load_weights(self, paths: Sequence[Path]) -> None:
         """Takes weights from checkpoints, published ones or those of earlier runs, the last file's first.
 
         Raises InputError where shapes differ or a needed component is in no file, WeightsError where a file cannot

@@ -243,7 +243,7 @@ class Trainer:
         with self.average.applied(), torch.no_grad(), self.accelerator.autocast():
             self.stage.eval()
             self._log(self.stage.evaluate())
-            Image.fromarray(self.stage.picture().numpy()).save(self.out / f"step-{self.step:07d}.png")
+            Image.fromarray(self.stage.preview().numpy()).save(self.out / f"step-{self.step:07d}.png")
             self.stage.train()
         self.export()
 

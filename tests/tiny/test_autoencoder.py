@@ -40,7 +40,7 @@ def test_it_learns_four_pictures(data: Path, tmp_path: Path, recipe: TinyRecipe)
     assert stage(batch, torch.Generator().manual_seed(0))["loss"].item() < 0.7 * before
     with torch.no_grad():
         metrics = stage.evaluate()
-        assert stage.picture().shape == (4 * 128, 3 * 128, 3)
+        assert stage.preview().shape == (4 * 128, 3 * 128, 3)
     assert metrics.keys() == {"psnr_emoji", "latent_std_emoji", "psnr_photographs", "latent_std_photographs"}
 
 

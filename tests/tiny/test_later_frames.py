@@ -11,7 +11,7 @@ from training.micro import TRAIN, awake
 
 from dcrafter.tiny.later_frames import LaterFramesStage
 from dcrafter.training import denoiser
-from dcrafter.training.denoiser import Drawn
+from dcrafter.training.inputs import ConditioningDraw
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def test_each_frame_is_told_of_alone(stage: LaterFramesStage) -> None:
 
     def made(**changed: object) -> torch.Tensor:
         generator = torch.Generator().manual_seed(0)
-        inputs = stage.moved({**batch, **changed}, Drawn.none(8), generator)
+        inputs = stage.moved({**batch, **changed}, ConditioningDraw.plain(8), generator)
         return inputs.denoise(stage.unet, torch.ones_like(inputs.latents), torch.full((8,), 999))
 
     before = made()
@@ -52,12 +52,12 @@ def test_what_is_dropped_of_a_frame(stage: LaterFramesStage) -> None:
     yes = torch.ones(8, dtype=torch.bool)
     last = yes & (torch.arange(8) == 7)
 
-    def inputs(drawn: Drawn) -> tuple[torch.Tensor, torch.Tensor]:
+    def inputs(drawn: ConditioningDraw) -> tuple[torch.Tensor, torch.Tensor]:
         made = stage.moved(batch, drawn, torch.Generator().manual_seed(0))
         return made.text, made.image
 
-    text, image = inputs(Drawn.none(8))
-    without_text, without_image = inputs(replace(Drawn.none(8), text=yes ^ last, image=yes ^ last))
+    text, image = inputs(ConditioningDraw.plain(8))
+    without_text, without_image = inputs(replace(ConditioningDraw.plain(8), text=yes ^ last, image=yes ^ last))
     assert moved_rows(text, without_text) == [7]
     assert moved_rows(image, without_image) == [7]
 
@@ -67,4 +67,4 @@ def test_the_figures_and_the_picture(stage: LaterFramesStage) -> None:
         figures = stage.evaluate()
     assert figures.keys() == {"held_out_loss", "with_other_words"}
     assert 0 < figures["held_out_loss"] != figures["with_other_words"]
-    assert stage.picture().shape == (2 * 2 * 32, 5 * 32, 3)
+    assert stage.preview().shape == (2 * 2 * 32, 5 * 32, 3)

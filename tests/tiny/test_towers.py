@@ -47,7 +47,7 @@ def test_pictures_and_captions_find_each_other(data: Path, tmp_path: Path) -> No
     assert not unchanged
     stage.held_out = [stage.dataset[i] for i in range(4)]
     assert stage.evaluate() == {"top1": 1.0, "top5": 1.0}
-    assert stage.picture().shape == (2 * 32, 2 * 32, 3)
+    assert stage.preview().shape == (2 * 32, 2 * 32, 3)
     others = stage.held_out[1:] + stage.held_out[:1]
     pairs = zip(stage.held_out, others, strict=True)
     stage.held_out = [{**item, "caption": other["caption"]} for item, other in pairs]

@@ -69,7 +69,7 @@ class Line(TrainingStage):
     def evaluate(self) -> dict[str, float]:
         return {"bias": float(self.learns.bias.sum())}
 
-    def picture(self) -> Tensor:
+    def preview(self) -> Tensor:
         return torch.zeros(4, 6, 3, dtype=torch.uint8)
 
 

@@ -16,17 +16,11 @@ from dcrafter.errors import InputError
 from dcrafter.models.clip import clip_pixels
 from dcrafter.models.dynamicrafter import DynamiCrafter
 from dcrafter.sampling.schedule import sampling_steps, to_eps_and_x0
-from dcrafter.training import denoiser
-from dcrafter.training.denoiser import (
-    STAGES,
-    DenoiserStage,
-    Drawn,
-    Inputs,
-    Process,
-    frames_to,
-    initialise,
-    parameter_groups,
-)
+from dcrafter.training import denoiser, memory
+from dcrafter.training.denoiser import DenoiserStage, distance_to_given
+from dcrafter.training.inputs import ConditioningDraw, InputEncoder, Inputs
+from dcrafter.training.parts import STAGES, initialize, parameter_groups
+from dcrafter.training.process import Process
 from dcrafter.training.recipe import Conditioning, Recipe
 from dcrafter.weights.checkpoint import open_checkpoint, save_checkpoint
 
@@ -137,16 +131,16 @@ def test_metrics_and_pictures(videos: Path, stage: str) -> None:
     assert metrics.keys() == {"held_out_loss", "psnr_first_frame"} | of_motion
     assert 0.1 < metrics["held_out_loss"] < 2
     columns = 1 if stage == "context" else 8
-    assert built.picture().shape == (4 * 32, columns * 32, 3)
+    assert built.preview().shape == (4 * 32, columns * 32, 3)
 
 
 def test_the_image_changes_nothing_before_it_is_trained(videos: Path) -> None:
     stage = DenoiserStage(recipe("detail"), videos)
     batch = default_collate([stage.dataset[i] for i in range(2)])
     awake(stage)
-    initialise(stage.unet)
+    initialize(stage.unet)
     nn.init.normal_(stage.unet.conv_out.weight)
-    inputs = stage.inputs(batch, Drawn.none(2), torch.Generator().manual_seed(0))
+    inputs = stage.inputs(batch, ConditioningDraw.plain(2), torch.Generator().manual_seed(0))
     assert inputs.concat_latents.abs().max() > 0
     t = torch.tensor([500, 20])
     out = inputs.denoise(stage.unet, inputs.latents, t)
@@ -155,15 +149,15 @@ def test_the_image_changes_nothing_before_it_is_trained(videos: Path) -> None:
     torch.testing.assert_close(without.denoise(stage.unet, inputs.latents, t), out)
 
 
-def drawn(**values: list[Any]) -> Drawn:
-    return replace(Drawn.none(2), **{name: torch.tensor(value) for name, value in values.items()})
+def drawn(**values: list[Any]) -> ConditioningDraw:
+    return replace(ConditioningDraw.plain(2), **{name: torch.tensor(value) for name, value in values.items()})
 
 
 def test_what_is_concatenated(videos: Path) -> None:
     stage = DenoiserStage(recipe("detail"), videos)
     batch = default_collate([stage.dataset[i] for i in range(2)])
 
-    def of(given: Drawn) -> Any:
+    def of(given: ConditioningDraw) -> Any:
         return stage.inputs(batch, given, torch.Generator().manual_seed(0))
 
     anywhere = of(drawn(condition=[0, 7]))
@@ -181,7 +175,7 @@ def test_what_is_concatenated(videos: Path) -> None:
     assert torch.equal(loop.latents[:, :, :15], ends.latents[:, :, :15])
     batch["loop"][0] = False
     for unguided in (recipe("adaptation"), recipe("detail", detail=False)):
-        inputs = DenoiserStage(unguided, videos).inputs(batch, Drawn.none(2), torch.Generator())
+        inputs = DenoiserStage(unguided, videos).inputs(batch, ConditioningDraw.plain(2), torch.Generator())
         assert inputs.concat_latents.abs().max() == 0
 
 
@@ -190,11 +184,11 @@ def test_what_is_dropped(videos: Path) -> None:
     batch = default_collate([stage.dataset[i] for i in range(2)])
     empty = {**batch, "caption": ["", ""], "frames": torch.full_like(batch["frames"], 127)}
 
-    def of(batch: Any, given: Drawn) -> Any:
+    def of(batch: Any, given: ConditioningDraw) -> Any:
         return stage.inputs(batch, given, torch.Generator().manual_seed(0))
 
     given = of(batch, drawn(text=[False, True], image=[True, False]))
-    whole, nothing = of(batch, Drawn.none(2)), of(empty, Drawn.none(2))
+    whole, nothing = of(batch, ConditioningDraw.plain(2)), of(empty, ConditioningDraw.plain(2))
     assert torch.equal(given.text[0], nothing.text[0])
     assert torch.equal(given.text[1], whole.text[1])
     assert torch.equal(given.image[0], whole.image[0])
@@ -205,7 +199,7 @@ def test_what_is_dropped(videos: Path) -> None:
 def test_the_shares_of_what_is_drawn() -> None:
     options = Conditioning(first_frame=0.8, interpolation=0.4, loops=0.5)
     loops = torch.arange(20_000) % 5 == 0  # 0.4 · 0.5
-    given = Drawn.random(loops, 16, options, torch.Generator().manual_seed(1))
+    given = ConditioningDraw.random(loops, 16, options, torch.Generator().manual_seed(1))
 
     def share(values: Tensor) -> float:
         return float(values.float().mean())
@@ -264,7 +258,7 @@ def test_frames_near_what_is_given_weigh_more(videos: Path, monkeypatch: pytest.
 
 def test_how_far_frames_are_from_given_ones() -> None:
     given = torch.tensor([[True, False, False, False, True], [False, True, False, False, False], [False] * 5])
-    assert frames_to(given).tolist() == [[0, 1, 2, 1, 0], [1, 0, 1, 2, 3], [float("inf")] * 5]
+    assert distance_to_given(given).tolist() == [[0, 1, 2, 1, 0], [1, 0, 1, 2, 3], [float("inf")] * 5]
 
 
 def test_what_a_context_scale_means(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,7 +267,7 @@ def test_what_a_context_scale_means(videos: Path, monkeypatch: pytest.MonkeyPatc
     seen: list[Inputs] = []
     for seed in range(8):
         generator = torch.Generator().manual_seed(seed)
-        given = Drawn.random(batch["loop"], 16, stage.options, torch.Generator().manual_seed(seed))
+        given = ConditioningDraw.random(batch["loop"], 16, stage.options, torch.Generator().manual_seed(seed))
         with monkeypatch.context() as patch:
             patch.setattr(stage, "_loss", lambda inputs, generator: seen.append(inputs))
             stage(batch, generator)
@@ -326,7 +320,7 @@ def test_what_an_earlier_run_must_have_trained(videos: Path) -> None:
         ("detail", "a trained text_encoder and autoencoder and unet and image_encoder and projector\\."),
     ):
         with pytest.raises(InputError, match=needed):
-            DenoiserStage(recipe(stage), videos).begin_from([])
+            DenoiserStage(recipe(stage), videos).load_weights([])
 
 
 def test_what_a_recipe_leaves_out_its_model_does_without(videos: Path, tmp_path: Path) -> None:
@@ -338,7 +332,7 @@ def test_what_a_recipe_leaves_out_its_model_does_without(videos: Path, tmp_path:
 
     def silenced(**options: Any) -> set[str]:
         stage = DenoiserStage(recipe("detail", **options), videos)
-        stage.begin_from([start])
+        stage.load_weights([start])
         layers = stage.unet.dual_attentions()
         guidance = stage.unet.conv_in.weight[:, stage.config.autoencoder.latent_channels :]
         found = {
@@ -392,8 +386,8 @@ def test_draws_stay_on_the_cpu_where_the_batch_is_moved(videos: Path, monkeypatc
 def test_a_model_that_only_interpolates_is_judged_by_that(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = DenoiserStage(recipe("detail", interpolation=1), videos)
     seen = []
-    inputs = stage.inputs
-    monkeypatch.setattr(stage, "inputs", lambda *given, **how: seen.append(inputs(*given, **how)) or seen[-1])
+    encode = InputEncoder.__call__
+    monkeypatch.setattr(InputEncoder, "__call__", lambda *given, **how: seen.append(encode(*given, **how)) or seen[-1])
     with torch.no_grad():
         assert "psnr_last_frame" in stage.evaluate()
     for each in seen:
@@ -426,7 +420,7 @@ def test_a_plan_tells_what_a_batch_keeps(videos: Path, monkeypatch: pytest.Monke
     again = kept(2, checkpointing=True)
     assert again < 0.5 * kept(2)
     planned = DenoiserStage(recipe("detail", checkpointing=True), videos, plan_only=True)
-    monkeypatch.setattr(planned, "unet_stages", lambda: [])
+    monkeypatch.setattr(memory, "unet_stages", lambda _: [])
     assert planned.activations(2, torch.float32) == kept(2)  # with no stage recomputed all is kept
     assert kept(2, "context") < 0.2 * kept(2)  # a sixteenth of the frames
 
@@ -440,7 +434,7 @@ def test_a_published_checkpoint_is_trained_further(
     further = Recipe("detail", model, "", replace(TRAIN, steps=1, evaluate_every=9), config=small.to_dict())
     stage = DenoiserStage(further, videos)
     assert stage.process.config.prediction == ("eps" if model == "256" else "v")
-    stage.begin_from([weights])
+    stage.load_weights([weights])
     found = open_checkpoint(weights).tensors
     state = stage.model.state_dict()
     assert all(torch.equal(state[name], found[name].float()) for name in state)

@@ -83,7 +83,7 @@ def test_a_changed_recipe_is_said_when_it_goes_on(
 ) -> None:
     for steps, rate in ((1, 1e-3), (2, 1e-3), (2, 1e-4)):
         recipe = recipe_file(tmp_path / "small.toml", "text-to-video", train={"steps": steps, "learning_rate": rate})
-        monkeypatch.setattr(DenoiserStage, "begin_from", lambda *_: None)
+        monkeypatch.setattr(DenoiserStage, "load_weights", lambda *_: None)
         run(monkeypatch, recipe, "--data", videos, "--out", tmp_path / "out")
         said = capsys.readouterr().err
         assert ("train.learning_rate was 0.001 until step 2 and is 0.0001 from here on" in said) == (rate == 1e-4)
@@ -102,19 +102,19 @@ def test_a_run_begins_from_the_weights_of_another(
     weights = open_checkpoint(made).tensors
     stage = DenoiserStage(load_recipe(path, Recipe), videos)
     assert not all(torch.equal(p, weights[name].float()) for name, p in stage.trained().items())
-    stage.begin_from([made])
+    stage.load_weights([made])
     assert all(torch.equal(p, weights[name].float()) for name, p in stage.trained().items())
 
 
-def test_what_a_run_cannot_begin_from(videos: Path, tmp_path: Path) -> None:
+def test_what_a_run_cannot_load_weights(videos: Path, tmp_path: Path) -> None:
     path = recipe_file(tmp_path / "small.toml", "text-to-video")
     stage = DenoiserStage(load_recipe(path, Recipe), videos)
     other = tmp_path / "other.safetensors"
     save_checkpoint({"autoencoder.encoder.conv_in.bias": torch.zeros(3)}, stage.config, other)
     with pytest.raises(InputError, match=r"autoencoder.encoder.conv_in.bias is \(3,\) where"):
-        stage.begin_from([other])
+        stage.load_weights([other])
     with pytest.raises(InputError, match="needs a trained text_encoder and autoencoder"):
-        stage.begin_from([])
+        stage.load_weights([])
     for name in ("small.toml", "nothing"):
         with pytest.raises(WeightsError):
-            stage.begin_from([tmp_path / name])
+            stage.load_weights([tmp_path / name])

@@ -1,0 +1,114 @@
+"""What each stage trains: the UNet in groups of parameters, the paper's stages (section 3.3) as tables of those."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from dcrafter.models.dynamicrafter import DynamiCrafter
+from dcrafter.models.layers import DualCrossAttention
+from dcrafter.models.unet import ResBlock, SpatialTransformer, TemporalConv, TemporalTransformer, UNet3D
+from dcrafter.training.recipe import Conditioning
+
+Group = Literal["temporal", "spatial", "image attention", "embeddings"]
+
+
+@dataclass(frozen=True)
+class StageParts:
+    """What a stage trains of the UNet, and what the denoiser is given in it.
+
+    With `context` it trains the query transformer too.
+    """
+
+    groups: tuple[Group, ...]
+    context: bool = True  # the image context stream
+    detail: bool = False  # visual detail guidance
+    single_frames: bool = False  # one frame a clip: the temporal layers are left out
+    needed: tuple[str, ...] = (
+        "text_encoder",
+        "autoencoder",
+        "unet",
+        "image_encoder",
+        "projector",
+    )  # components trained before
+
+
+STAGES: dict[str, StageParts] = {
+    "text-to-video": StageParts(
+        ("temporal", "spatial", "embeddings"), context=False, needed=("text_encoder", "autoencoder")
+    ),
+    "context": StageParts(
+        ("image attention",), single_frames=True, needed=("text_encoder", "autoencoder", "unet", "image_encoder")
+    ),
+    "adaptation": StageParts(("spatial", "image attention")),
+    "detail": StageParts(("spatial", "image attention"), detail=True),
+}
+"""The paper's stages by their names in recipes (section 3.3)."""
+
+
+def parameter_groups(unet: UNet3D) -> dict[str, Group]:
+    """The group that each of the UNet's parameters belongs to."""
+    groups: dict[str, Group] = {name: "spatial" for name, _ in unet.named_parameters()}
+    for prefix, module in unet.named_modules():
+        names = [f"{prefix}.{name}" for name, _ in module.named_parameters()]
+        if isinstance(module, TemporalConv | TemporalTransformer):
+            groups |= dict.fromkeys(names, "temporal")
+        elif isinstance(module, DualCrossAttention):
+            added = ("to_k_ip.weight", "to_v_ip.weight", "alpha")
+            groups |= {name: "image attention" for name in names if name.removeprefix(f"{prefix}.") in added}
+        elif prefix in ("time_embed", "fs_embed"):
+            groups |= dict.fromkeys(names, "embeddings")
+    return groups
+
+
+@torch.no_grad()
+def initialize(unet: UNet3D) -> None:
+    """Residual branches, the image's attention and its latent add nothing yet, and the prediction is zero."""
+    silent: list[nn.Module] = [unet.conv_out]
+    for module in unet.modules():
+        match module:
+            case ResBlock():
+                silent.append(module.conv2)
+            case TemporalConv():
+                silent.append(module.convs[-1])
+            case SpatialTransformer() | TemporalTransformer():
+                silent.append(module.proj_out)
+            case DualCrossAttention():
+                silent.append(module.to_v_ip)
+    for module in silent:
+        for parameter in module.parameters():
+            nn.init.zeros_(parameter)
+    unet.conv_in.weight[:, unet.config.in_channels // 2 :] = 0
+
+
+def freeze(model: DynamiCrafter, parts: StageParts, options: Conditioning) -> None:
+    """Have what a stage trains require gradients, and nothing else."""
+    groups = parameter_groups(model.unet)
+    context = parts.context and options.context
+    trained = set(parts.groups)
+    if options.train == "everything":
+        trained |= {"temporal", "spatial", "embeddings"}
+    if not context:
+        trained.discard("image attention")
+    for name, parameter in model.unet.named_parameters():
+        is_kept_scale = name.endswith(".alpha") and not options.learn_scale
+        parameter.requires_grad_(groups[name] in trained and not is_kept_scale)
+    trains = {"projector": context, "text_encoder": options.text_encoder}
+    for name, component in model.named_children():
+        if name != "unet":
+            component.requires_grad_(trains.get(name, False))
+
+
+@torch.no_grad()
+def silence(unet: UNet3D, options: Conditioning) -> None:
+    """Set to zero what a recipe leaves out, so that the model does without it too."""
+    for layer in unet.dual_attentions():
+        if not options.context:
+            layer.to_v_ip.weight.zero_()
+        if not options.learn_scale and layer.alpha is not None:
+            layer.alpha.zero_()  # λ is 1
+    if not options.detail:
+        unet.conv_in.weight[:, unet.config.in_channels // 2 :] = 0
