@@ -37,7 +37,7 @@ MOTION, SAMPLING = "Image and motion", "Sampling"
 MODEL, WRITING, MESSAGES = "Model and machine", "Writing", "Messages"
 PANELS = ("", MOTION, SAMPLING, MODEL, WRITING, MESSAGES)
 BY_MODEL = "the model's"  # a default, in --help
-LONGEST_TEXT, LONGEST_VALUE, LONGEST_SHOWN = 10_000, 100, 40  # characters
+LONGEST_TEXT, LONGEST_VALUE, LONGEST_SHOWN = 10_000, 1000, 40  # characters
 
 
 @dataclass(frozen=True)
@@ -355,6 +355,8 @@ def resolve(
         raise UsageError(
             f"the {config.name} model does not {command}", f"It is made to {' and '.join(config.commands)}"
         )
+    if len(prompt) > LONGEST_TEXT:
+        raise UsageError(f"--prompt must have at most {LONGEST_TEXT} characters, not {len(prompt)}")
     sampler = options.get("sampler") or config.sampler
     asked = _check(command, Options(**{**options, "sampler": sampler}))
     most = config.frames - 1 if command == "loop" else config.frames

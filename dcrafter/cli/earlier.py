@@ -1,56 +1,61 @@
-"""--from: what an earlier result says of itself, as the options that make it again."""
+"""--from: what an earlier result says of itself, as the options that make it again.
+
+The result may be a stranger's. It chooses numbers and words, never what is read or fetched: images are looked up by
+their bare names, and models that are not on this machine are not downloaded, unless the user names them.
+"""
 
 from __future__ import annotations
 
 import logging
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, get_type_hints
 
 from dcrafter.cli.arguments import STDIO
 from dcrafter.config import MODELS, Command, ModelConfig
-from dcrafter.errors import InputError
+from dcrafter.errors import DCrafterError, InputError
 from dcrafter.media.fetch import is_url
-from dcrafter.settings import DTYPES, Options, Settings, resolve
+from dcrafter.settings import DTYPES, LONGEST_TEXT, Options, Settings, resolve
 from dcrafter.validation import build
 
-ARGUMENTS = ("images", "inputs")  # the names that commands have for their pictures
+ARGUMENTS = ("images", "inputs")  # the names that commands have for their images
+MAX_IMAGES = 1000
+# Types of what an earlier result says, where they differ from those of Settings.
+TYPES = {"context_scale": float | tuple[float, ...], "images": tuple[str, ...], "checkpoint": str, "dtype": str}
+REQUIRED = {"command", "model", "sampler", "seed"}
 
 logger = logging.getLogger(__name__)
 
 
 def take_over(values: dict[str, Any], flags: set[str], command: Command) -> None:
-    """Puts an earlier result's settings in the place of options (by their names) that were not given as flags.
+    """Put an earlier result's settings in the place of options that were not given as flags.
 
     Where the model, the command or the sampler is another now, only what was not left to the earlier one's defaults.
 
-    Raises InputError where the file tells no settings, or its pictures or weights are not to be found.
+    Args:
+        values: Options and arguments by name, changed in place.
+        flags: Names of those that are given on the command line.
+        command: What is to be made now.
+
+    Raises:
+        InputError: The file holds no settings, or its images or its model are not here.
     """
     path: Path = values["from_"]
     earlier = read(path)
     found = {name: value for name, value in earlier.items() if name in Settings.__dataclass_fields__}
+    model = values["model"] if "model" in flags else found["model"]
     if values["checkpoint"] is not None:
-        model = values["model"] if "model" in flags else found["model"]
         del found["model"]
-    elif "model" in flags:
-        model = values["model"]
-    else:
-        model = found["model"]
-        if not _is_here(model):
-            raise InputError(f"the model {model}, with which {path} was made, is not here", "Name another one with -m")
+    elif "model" not in flags:
+        _check_here(model, path)
     sampler = values["sampler"] if "sampler" in flags else found["sampler"]
     other = (model, command, sampler) != (earlier["model"], found["command"], found["sampler"])
     if other or any(values.get(name) for name in ARGUMENTS):
         config = MODELS.get(earlier["model"])
         if config and {found.get("width"), found.get("height")} == {config.width, config.height}:  # perhaps turned
-            del found["width"], found["height"]  # as pictures lie
+            del found["width"], found["height"]  # as images lie
     if other:
         found = _asked_for(found, earlier["model"], model)
-    if "motion" in found:
-        found["motion"] = str(found["motion"])
-    if isinstance(layers := found.get("context_scale"), list):
-        found["context_scale"] = ",".join(f"{i}:{s}" for i, s in enumerate(layers, start=1))
-    elif layers is not None:
-        found["context_scale"] = str(layers)
+    found |= _as_options(found)
     if earlier.get("dtype") in DTYPES:
         found["dtype"] = earlier["dtype"]
     found["auto_prompt"] = False  # its caption is in the prompt
@@ -58,11 +63,22 @@ def take_over(values: dict[str, Any], flags: set[str], command: Command) -> None
         if name in values and name not in flags:
             values[name] = value
     if "images" in values and not values["images"]:
-        values["images"] = [_find(path, picture) for picture in earlier.get("images", [])]
+        values["images"] = [_find(path, image) for image in earlier.get("images", [])]
+
+
+def _as_options(found: dict[str, Any]) -> dict[str, Any]:
+    """Settings that options say in other words."""
+    words = {"motion": str(found["motion"])} if "motion" in found else {}
+    scales = found.get("context_scale")
+    if isinstance(scales, list):
+        words["context_scale"] = ",".join(f"{i}:{s}" for i, s in enumerate(scales, start=1))
+    elif scales is not None:
+        words["context_scale"] = str(scales)
+    return words
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What a video of ours says of itself. Raises InputError where it says nothing."""
+    """Read the settings in a video. Raises InputError if it holds none."""
     from dcrafter.media.video import read_settings
 
     earlier = read_settings(path)
@@ -72,19 +88,22 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _is_ours(earlier: dict[str, Any]) -> bool:
-    """True if what a file says are our settings, each of its type."""
-    types = get_type_hints(Settings)
-    types |= {"context_scale": float | tuple[float, ...], "images": tuple[str, ...], "checkpoint": str, "dtype": str}
+    """True if what a file says are our settings, each of its type and of a sane length."""
+    types = get_type_hints(Settings) | TYPES
+    said = {name: earlier[name] for name in earlier.keys() & types}
+    texts = [*said.values(), *said.get("images", ())]
     try:
-        for name in earlier.keys() & types:
-            build(types[name], earlier[name])
+        if any(isinstance(text, str | list) and len(text) > LONGEST_TEXT for text in texts):
+            return False
+        for name, value in said.items():
+            build(types[name], value)
     except (TypeError, ValueError):
         return False
-    return earlier.keys() >= {"command", "model", "sampler", "seed"}
+    return said.keys() >= REQUIRED and len(said.get("images", ())) <= MAX_IMAGES
 
 
 def warn_of_other_weights(path: Path, model: str, fingerprint: str) -> None:
-    """Says so if a result was made with a model of the same name whose weights were others."""
+    """Warn if a result was made with a model of the same name whose weights were others."""
     earlier = read(path)
     if earlier["model"] == model and earlier.get("checkpoint", fingerprint) != fingerprint:
         logger.warning("%s was made with other weights of the %s model; the result will differ", path, model)
@@ -118,20 +137,28 @@ def _word(config: ModelConfig, motion: int) -> str | None:
     return words.get(motion)
 
 
-def _is_here(model: str) -> bool:
-    if model in MODELS:
-        return True
-    from dcrafter.weights.cache import cache_dir, weights_path
+def _check_here(model: str, earlier: Path) -> None:
+    """Raises InputError unless a model is on this machine."""
+    from dcrafter.weights import hub
 
-    return weights_path(cache_dir(), model).is_file()
+    try:
+        here = hub.find(model) is not None
+    except DCrafterError:  # no model can have that name
+        here = False
+    if not here:
+        fetch = f"Fetch it with dcrafter download {model}, or name" if model in MODELS else "Name"
+        problem = f"the model {model}, with which {earlier} was made, is not on this machine"
+        raise InputError(problem, f"{fetch} another with -m")
 
 
-def _find(earlier: Path, picture: str) -> str:
-    """A picture by the name that an earlier result knows it by, beside that result or here."""
-    if is_url(picture):
-        return picture
+def _find(earlier: Path, image: str) -> str:
+    """An image by the bare name that an earlier result knows it by, beside that result or in the current folder."""
+    if is_url(image):
+        raise InputError(f"{earlier} was made of {image}, which is not fetched unasked", "Name it before --from")
+    if image == STDIO:
+        raise InputError(f"an image from stdin, of which {earlier} was made, is not here", "Name it before --from")
+    is_bare = image not in ("", ".", "..") and PurePosixPath(image).name == image == PureWindowsPath(image).name
     for folder in (earlier.parent, Path()):
-        if picture != STDIO and (folder / picture).is_file():
-            return str(folder / picture)
-    what = "a picture from stdin" if picture == STDIO else f"the picture {picture}"
-    raise InputError(f"{what}, of which {earlier} was made, is not here", "Name it before --from")
+        if is_bare and (folder / image).is_file():
+            return str(folder / image)
+    raise InputError(f"the image {image}, of which {earlier} was made, is not here", "Name it before --from")

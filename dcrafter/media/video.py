@@ -29,6 +29,7 @@ from dcrafter.media.fetch import is_url
 from dcrafter.media.formats import FORMATS, format_of
 from dcrafter.settings import WriteOptions
 
+MAX_SETTINGS = 1_000_000  # characters
 READABLE_IMAGES = ("GIF", "PNG", "WEBP")
 _PILLOW_MAGIC = re.compile(rb"GIF8|\x89PNG|RIFF....WEBP", re.DOTALL)
 _FRAME_NAME = re.compile(r"\d+\.png")
@@ -252,9 +253,11 @@ def read_settings(path: str | Path) -> dict[str, Any] | None:
         else:
             with av.open(str(path)) as container:
                 comment = container.metadata.get("comment") or container.metadata.get("COMMENT")
+    if comment is None or len(comment) > MAX_SETTINGS:
+        return None
     try:
-        settings = json.loads(comment or "null")
-    except ValueError:  # somebody else's comment
+        settings = json.loads(comment)
+    except (ValueError, RecursionError):  # somebody else's comment
         return None
     return settings if isinstance(settings, dict) else None
 

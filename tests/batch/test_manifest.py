@@ -73,7 +73,7 @@ def test_errors_of_the_whole_name_their_line(tmp_path: Path, text: str, message:
         ("[" * 100_000, "nested too deeply"),
         ('{"a":' * 100_000, "nested too deeply"),
         ('{"image": "a", "seed": ' + "1" * 5000 + "}", "no JSON"),
-        ('{"image": "a", "motion": "' + "1" * 5000 + '"}', "motion must have at most 100 characters, not 5000"),
+        ('{"image": "a", "motion": "' + "1" * 5000 + '"}', "motion must have at most 1000 characters, not 5000"),
         ('{"image": "a", "motion": [3]}', "motion must be text or a whole number, not a list or an object"),
         ('{"image": "a", "motion": {"a": 3}}', "motion must be text or a whole number"),
         ('{"image": "a", "steps": 1e400}', "steps must be a number, not inf"),

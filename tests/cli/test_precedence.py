@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cli.running import CAT, MODEL, QUICK, Run
-from loopback import files, served
+from loopback import Reply, files, served
 from safetensors.torch import load_file
 
 from dcrafter.config import MODELS, Command
@@ -19,6 +19,7 @@ from dcrafter.media import image
 from dcrafter.media.image import open_image
 from dcrafter.media.video import read_settings, write_video
 from dcrafter.settings import Options, resolve
+from dcrafter.weights import hub
 
 
 @pytest.fixture(autouse=True)
@@ -150,9 +151,11 @@ def test_what_a_file_switches_on_a_flag_switches_off(dcrafter: Run, home: Path) 
 def earlier(tmp_path: Path) -> Callable[..., Path]:
     """Writes a video that says it was made in some way, by tiny unless told otherwise."""
 
-    def write(command: Command = "animate", model: str = "tiny", **options: Any) -> Path:
+    def write(
+        command: Command = "animate", model: str = "tiny", images: list[str] | None = None, **options: Any
+    ) -> Path:
         settled = resolve(MODELS[model], command, "a cat", 7, Options(**options)).to_dict()
-        told = {**settled, "images": ["cat.png"], "checkpoint": "0123", "dtype": "float32", "version": "0"}
+        told = {**settled, "images": images or ["cat.png"], "checkpoint": "0123", "dtype": "float32", "version": "0"}
         frames = np.zeros((2, 16, 16, 3), np.uint8)
         return write_video(frames, tmp_path / "earlier.gif", fps=8, settings=told, overwrite=True)
 
@@ -209,9 +212,9 @@ def test_another_command_and_another_sampler_have_their_own_defaults(
 def test_other_pictures_lie_as_they_lie(earlier: Callable[..., Path], again: Again) -> None:
     """CAT is as wide as high: what was turned with a portrait is not turned with it."""
     earlier(model="512", width=320, height=512)
-    assert [again("animate")[side] for side in ("width", "height")] == [512, 320]
+    assert [again("animate", "-m", "512")[side] for side in ("width", "height")] == [512, 320]
     earlier(model="512", width=256, height=256)
-    assert [again("animate")[side] for side in ("width", "height")] == [256, 256]
+    assert [again("animate", "-m", "512")[side] for side in ("width", "height")] == [256, 256]
 
 
 def test_other_weights_of_the_same_name_are_said(dcrafter: Run, earlier: Callable[..., Path]) -> None:
@@ -229,7 +232,7 @@ def test_a_model_that_is_not_here(dcrafter: Run, earlier: Callable[..., Path], m
     monkeypatch.delitem(MODELS, "mine")
     outcome = dcrafter("animate", CAT, "--from", "earlier.gif", "--dry-run")
     assert outcome.status == 2
-    assert "the model mine, with which earlier.gif was made, is not here" in outcome.stderr
+    assert "the model mine, with which earlier.gif was made, is not on this machine" in outcome.stderr
     assert dcrafter("animate", CAT, "--from", "earlier.gif", "-m", "tiny", "--dry-run").status == 0
 
 
@@ -244,7 +247,7 @@ def test_pictures_are_found_again(dcrafter: Run, tmp_path: Path, monkeypatch: py
     assert dcrafter("animate", "--from", "made/a.gif", *QUICK, "-o", "b.gif").status == 0
     assert opened[0] == "made/cat.png"  # beside the result, before the one that is here
     assert dcrafter("animate", "-", *QUICK, "--frames", "2", "-o", "s.gif", stdin=Path(CAT).read_bytes()).status == 0
-    assert "a picture from stdin, of which s.gif was made" in dcrafter("animate", "--from", "s.gif", *QUICK).stderr
+    assert "an image from stdin, of which s.gif was made" in dcrafter("animate", "--from", "s.gif", *QUICK).stderr
 
 
 def test_a_picture_from_the_web(dcrafter: Run, tmp_path: Path) -> None:
@@ -255,13 +258,69 @@ def test_a_picture_from_the_web(dcrafter: Run, tmp_path: Path) -> None:
         told = read_settings(tmp_path / "cat.mp4")
         assert told is not None
         assert told["images"] == [f"{address}/cat.png"]
-        again = dcrafter("animate", "--from", "cat.mp4", *QUICK, "-o", "b.gif", "--save-latents", "b.safetensors")
+        again = dcrafter(
+            "animate",
+            f"{address}/cat.png",
+            "--from",
+            "cat.mp4",
+            *QUICK,
+            "-o",
+            "b.gif",
+            "--save-latents",
+            "b.safetensors",
+        )
         assert again.status == 0, again.stderr
         missing = dcrafter("animate", f"{address}/dog.png", *QUICK)
     assert (missing.status, missing.stderr.count("\n")) == (2, 1)
     assert "404 Not Found" in missing.stderr
     latents = [load_file(tmp_path / f"{name}.safetensors")["final_latents"] for name in "ab"]
     assert latents[0].equal(latents[1])
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/hostname", "../secret.png", "..", ".", "", "a/../../secret.png", r"..\secret.png", r"C:secret.png"]
+)
+def test_a_result_names_no_files_elsewhere(
+    dcrafter: Run, earlier: Callable[..., Path], tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret.png").write_bytes(Path(CAT).read_bytes())
+    folder = tmp_path / "here" / "a"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    earlier(images=[name]).rename("earlier.gif")
+    outcome = dcrafter("animate", "--from", "earlier.gif", *QUICK, "--dry-run")
+    assert outcome.status == 2
+    assert "of which earlier.gif was made, is not here" in outcome.stderr
+
+
+def test_a_result_sends_no_requests(dcrafter: Run, earlier: Callable[..., Path]) -> None:
+    requests: list[str] = []
+
+    def answer(path: str, posted: bytes) -> Reply:
+        requests.append(path)
+        return files({"/cat.png": Path(CAT).read_bytes()})(path, posted)
+
+    with served(answer) as address:
+        earlier(images=[f"{address}/cat.png"])
+        outcome = dcrafter("animate", "--from", "earlier.gif", *QUICK, "--dry-run")
+        assert outcome.status == 2
+        assert "is not fetched unasked. Name it before --from" in outcome.stderr
+        assert requests == []
+        named = dcrafter("animate", f"{address}/cat.png", "--from", "earlier.gif", *QUICK, "--dry-run")
+        assert named.status == 0, named.stderr
+        assert requests == ["/cat.png"]
+
+
+def test_a_result_downloads_no_model(
+    dcrafter: Run, earlier: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "acquire", lambda *_: pytest.fail("downloads"))
+    earlier(model="512")
+    for dry in ((), ("--dry-run",)):
+        outcome = dcrafter("animate", CAT, "--from", "earlier.gif", *dry)
+        assert outcome.status == 2
+        assert "the model 512, with which earlier.gif was made, is not on this machine" in outcome.stderr
+        assert "dcrafter download 512" in outcome.stderr
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "webm", "gif", "webp", "apng", "frames"])
@@ -284,7 +343,13 @@ def test_what_no_result_can_be_made_from(dcrafter: Run, tmp_path: Path) -> None:
     assert "holds no settings" in outcome.stderr
     frames = np.zeros((1, 16, 16, 3), np.uint8)
     whole = resolve(MODELS["tiny"], "animate", "", 1, {}).to_dict()
-    for odd in ({"seed": 1}, whole | {"model": ["tiny"]}, whole | {"steps": "many"}, whole | {"images": [1]}):
+    huge = (
+        whole | {"prompt": "x" * 10_000_000},
+        whole | {"prompt": "x" * 20_000},
+        whole | {"images": ["cat.png"] * 2000},
+        whole | {"context_scale": [1.0] * 20_000},
+    )
+    for odd in ({"seed": 1}, whole | {"model": ["tiny"]}, whole | {"steps": "many"}, whole | {"images": [1]}, *huge):
         write_video(frames, "odd.gif", settings=odd, overwrite=True)
         outcome = dcrafter("animate", CAT, "--from", "odd.gif", "--dry-run")
         assert outcome.status == 2
@@ -292,4 +357,4 @@ def test_what_no_result_can_be_made_from(dcrafter: Run, tmp_path: Path) -> None:
     assert dcrafter("animate", CAT, *QUICK, "--frames", "2", "-o", "cat.gif").status == 0
     outcome = dcrafter("animate", *QUICK, "--from", "cat.gif")
     assert outcome.status == 2
-    assert "the picture cat.png, of which cat.gif was made, is not here" in outcome.stderr
+    assert "the image cat.png, of which cat.gif was made, is not here" in outcome.stderr
