@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,12 +28,13 @@ from dcrafter.models.registration import (
 )
 
 FLOW_SIDE, FLOW_WINDOW, FLOW_STEPS = 32, 9, 4  # pixels of the shorter side, of the window; how often
-DETAIL = 0.02  # what the details of coarse images are told from noise by, in units of [0, 1]
-BEND = 2.0  # how strongly bends over time are taken out of a flow
-TOLERANCE = 0.18  # of a mean difference, in units of [0, 1], at which a reference counts for a third
+BEND = 2.0  # how strongly bends over time are taken out of a motion
+DETAIL_WINDOW = 17  # coarse pixels over which details are compared
+DETAIL = 0.005  # what details are told from noise by, in units of [0, 1]
+TOLERANCE = 0.2  # of a mean difference, in units of [0, 1], at which a reference counts for a third
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reference:
     """A sharp image, and the frame of the clip that shows it: T is the one after the last, None is none."""
 
@@ -41,56 +43,72 @@ class Reference:
     frame: int | None
 
 
-def compose(frames: Tensor, references: Sequence[Reference]) -> Tensor:
-    """Coarse frames (T, 3, h, w) in [0, 1] and references → (T, 3, H, W), each later one laid over the earlier.
+class Moved(NamedTuple):
+    """A reference as each frame of a clip shows it."""
 
-    One that a later frame shows fades in until there.
+    sharp: Tensor  # (T, 3, H, W)
+    coarse: Tensor  # (T, 3, h, w)
+    seen: Tensor  # (T, 1, h, w) in 0 … 1, where the reference shows what the frame does
+
+
+def compose(frames: Tensor, references: Sequence[Reference]) -> Tensor:
+    """Lay references over coarse frames, moved as the frames are.
+
+    Args:
+        frames: coarse, (T, 3, h, w) in [0, 1].
+        references: one or two, each later one laid over the earlier; one that a later frame shows fades in until there.
+
+    Returns:
+        (T, 3, H, W) in [0, 1], of the size of the references' images.
     """
     height, width = references[0].image.shape[-2:]
-    flows = [find_flow(reference, frames) for reference in references]
-    sharp = [
-        warp(r.image, resize_flow(f, height, width), mode="bicubic") for r, f in zip(references, flows, strict=True)
-    ]
-    coarse = [warp(r.coarse, resize_flow(f, *frames.shape[-2:])) for r, f in zip(references, flows, strict=True)]
-    shown = [blur(inside(resize_flow(f, *frames.shape[-2:])), 3) for f in flows]
-    shares = mixture(frames, coarse, shown)
+    moved = [move(reference, frames) for reference in references]
     out = enlarge(frames, height, width)
-    for each, moved, share in zip(sharp, coarse, shares, strict=True):
-        out = out + enlarge(share, height, width) * (each - enlarge(moved, height, width))
-    for reference, each, moved, seen in zip(references, sharp, coarse, shown, strict=True):
-        trust = blur(agreement(moved, frames) * seen, 3)
+    for each, share in zip(moved, mixture(frames, moved), strict=True):
+        out = out + enlarge(share, height, width) * (each.sharp - enlarge(each.coarse, height, width))
+    for reference, each in zip(references, moved, strict=True):
+        trust = blur(agreement(each.coarse, frames) * each.seen, 3)
         if reference.frame:
             trust = trust * (torch.arange(len(frames), device=frames.device)[:, None, None, None] / reference.frame)
-        out = torch.lerp(out, each, enlarge(trust, height, width))
+        out = torch.lerp(out, each.sharp, enlarge(trust, height, width))
     return out.clamp(0, 1)
 
 
 def enlarge(x: Tensor, height: int, width: int) -> Tensor:
+    """(n, C, h, w) → (n, C, height, width): images bicubic, shares (C = 1) bilinear, so that they stay in 0 … 1."""
     return F.interpolate(x, (height, width), mode="bilinear" if x.shape[1] == 1 else "bicubic", align_corners=False)
 
 
-def mixture(frames: Tensor, coarse: Sequence[Tensor], shown: Sequence[Tensor], window: int = 9) -> list[Tensor]:
-    """How much of each moved coarse reference is in coarse frames (T, 3, h, w): shares (T, 1, h, w) in 0 … 1.
+def move(reference: Reference, frames: Tensor) -> Moved:
+    """A reference by the flow that is found from it to coarse frames (T, 3, h, w)."""
+    flow = find_flow(reference, frames)
+    fine, coarse = (resize_flow(flow, *x.shape[-2:]) for x in (reference.image, frames))
+    return Moved(warp(reference.image, fine, mode="bicubic"), warp(reference.coarse, coarse), blur(inside(coarse), 3))
+
+
+def mixture(frames: Tensor, moved: Sequence[Moved]) -> list[Tensor]:
+    """How much of each of one or two references is in coarse frames (T, 3, h, w): shares (T, 1, h, w) in 0 … 1.
 
     Windowed least squares of their details, so that a frame half faded from one image to another has half of both.
     """
-    details = [c - blur(c, window) for c in coarse]
-    target = frames - blur(frames, window)
+
+    def detail(x: Tensor) -> Tensor:
+        return x - blur(x, DETAIL_WINDOW)
 
     def product(a: Tensor, b: Tensor) -> Tensor:
-        return blur((a * b).mean(1, keepdim=True), window)
+        return blur((a * b).mean(1, keepdim=True), DETAIL_WINDOW)
 
-    floor = DETAIL**2
+    target, details = detail(frames), [detail(each.coarse) for each in moved]
     if len(details) == 1:
         (a,) = details
-        shares = [product(a, target) / (product(a, a) + floor)]
+        shares = [product(a, target) / (product(a, a) + DETAIL**2)]
     else:
         a, b = details
-        aa, bb, ab = product(a, a) + floor, product(b, b) + floor, product(a, b)
+        aa, bb, ab = product(a, a) + DETAIL**2, product(b, b) + DETAIL**2, product(a, b)
         at, bt = product(a, target), product(b, target)
-        scale = aa * bb - ab**2
-        shares = [(bb * at - ab * bt) / scale, (aa * bt - ab * at) / scale]
-    shares = [share.clamp(0, 1) * seen for share, seen in zip(shares, shown, strict=True)]
+        determinant = aa * bb - ab**2
+        shares = [(bb * at - ab * bt) / determinant, (aa * bt - ab * at) / determinant]
+    shares = [share.clamp(0, 1) * each.seen for share, each in zip(shares, moved, strict=True)]
     total = torch.stack(shares).sum(0).clamp_min(1)
     return [share / total for share in shares]
 
@@ -105,11 +123,11 @@ def find_flow(reference: Reference, frames: Tensor) -> Tensor:
     height, width = small.shape[-2:]
     rigid = Similarity(height, width, frames).flow(p)
     flow = refine_flow(shrink(reference.coarse, FLOW_SIDE), small, rigid, FLOW_WINDOW, FLOW_STEPS)
-    bent = smooth(flow - rigid, BEND)
+    bent = smooth(flow - rigid)
     return rigid + bent - (bent[reference.frame] if known else 0)
 
 
-def smooth(x: Tensor, strength: float = 2.0) -> Tensor:
+def smooth(x: Tensor, strength: float = BEND) -> Tensor:
     """(T, …) over time with small bends taken out: the minimum of |s − x|² + strength·|s″|² (Whittaker)."""
     n = len(x)
     if n < 3:
