@@ -190,7 +190,7 @@ def test_srgb_profile_changes_nothing() -> None:
     assert np.array_equal(np.asarray(open_image(saved(picture, icc_profile=profile))), np.asarray(picture))
 
 
-@pytest.mark.parametrize("profile", [b"no profile", red_green_swapped_profile()[:300]])
+@pytest.mark.parametrize("profile", [b"no profile", red_green_swapped_profile()[:300]], ids=["none", "cut"])
 def test_damaged_profile_is_ignored(profile: bytes) -> None:
     assert open_image(saved(Image.new("RGB", (1, 1), RED), icc_profile=profile)).getpixel((0, 0)) == RED
 
