@@ -322,6 +322,7 @@ def jpeg_of(width: int, height: int, progressive: bool = False) -> bytes:
     return small[: marker + 5] + struct.pack(">HH", height, width) + small[marker + 9 :]
 
 
+@pytest.mark.slow
 def test_photos_larger_than_the_limit_are_decoded_reduced() -> None:
     photo = Image.new("RGB", (12000, 9000), RED)
     photo.paste(BLUE, (6000, 0, 12000, 9000))
@@ -374,6 +375,7 @@ def test_endless_and_oversized_files_are_refused(tmp_path: Path, monkeypatch: py
     assert stream.tell() == 1001
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="counts kilobytes as Linux does")
 @pytest.mark.parametrize(("mode", "side"), [("F", 10_000), ("F", 5_000), ("I;16", 5_000), ("RGBA", 6_000)])
 def test_small_files_take_no_gigabytes(tmp_path: Path, mode: str, side: int) -> None:

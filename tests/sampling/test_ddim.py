@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from dcrafter.config import MODELS, ScheduleConfig, Spacing
-from dcrafter.sampling.ddim import Denoiser, ddim
+from dcrafter.sampling.ddim import Denoiser, ddim, sigma
 from dcrafter.sampling.guidance import guide, guide_multi, rescale_guidance
-from dcrafter.sampling.schedule import alphas_cumprod, sampling_steps
+from dcrafter.sampling.schedule import alphas_cumprod, betas, sampling_steps
 
 EPS, V = MODELS["256"].schedule, replace(MODELS["512"].schedule, rescale_base=1.0)
 
@@ -37,17 +37,23 @@ def sample(config: ScheduleConfig, spacing: Spacing, steps: int, eta: float, den
 
 @pytest.mark.parametrize("config", [EPS, V], ids=["eps", "v"])
 @pytest.mark.parametrize("spacing", get_args(Spacing))
-@pytest.mark.parametrize("steps", [3, 7, 30, 61, 1000])
-@pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_a_perfect_denoiser_leads_to_the_picture(
-    config: ScheduleConfig, spacing: Spacing, steps: int, eta: float
-) -> None:
-    """Behind the last step what is left is the picture at ᾱ_0, which is all but clean."""
+def test_a_perfect_denoiser_goes_straight_to_the_image_at_eta_0(config: ScheduleConfig, spacing: Spacing) -> None:
+    """At every step x is the image and the first noise, in the proportions of that step's ᾱ."""
     x0 = torch.randn(1, 2, 3, 4, 4, dtype=torch.float64)
-    last = sample(config, spacing, steps, eta, oracle(config, x0))[-1]
-    a = float(alphas_cumprod(config)[0])
-    left = last - a**0.5 * x0
-    assert float(left.std()) < 1.5 * (1 - a) ** 0.5
+    walk = sample(config, spacing, 7, 0.0, oracle(config, x0))
+    x_T = torch.randn(1, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    table = sampling_steps(config, spacing, 7)
+    eps = (x_T - table[0].alpha ** 0.5 * x0) / (1 - table[0].alpha) ** 0.5
+    for x, step in zip(walk, table, strict=True):
+        torch.testing.assert_close(x, step.alpha_prev**0.5 * x0 + (1 - step.alpha_prev) ** 0.5 * eps, atol=1e-4, rtol=0)
+
+
+def test_sigma_at_eta_1_is_the_posteriors() -> None:
+    """Between neighboring timesteps it is DDPM's β̃_t = (1 − ᾱ_{t−1}) / (1 − ᾱ_t) · β_t (arXiv 2006.11239)."""
+    for step in sampling_steps(EPS, "uniform", 1000)[:-1]:
+        posterior = (1 - step.alpha_prev) / (1 - step.alpha) * betas(EPS)[step.t]
+        assert sigma(step, 1.0) ** 2 == pytest.approx(posterior, rel=1e-3)
+        assert sigma(step, 0.5) == pytest.approx(sigma(step, 1.0) / 2)
 
 
 def test_noise_is_drawn_once_a_step_whatever_eta() -> None:

@@ -282,7 +282,8 @@ def test_published_files_tell_their_model(
     write_full_size(golden, tmp_path / file, manifest, base)
     opened = open_checkpoint(tmp_path / file, model=model, command=command)
     assert opened.config == MODELS[taken]
-    opened.check(DynamiCrafter.on_meta(opened.config))
+    if taken in ("256", "512"):  # once for each list of keys
+        opened.check(DynamiCrafter.on_meta(opened.config))
     keys_decide = manifest == "256" or base == 0.3 or model is not None
     assert bool(opened.assumption) != keys_decide
 
@@ -494,6 +495,7 @@ for steps in (
 """
 
 
+@pytest.mark.slow
 def test_a_file_that_is_cut_while_in_use_does_not_end_the_process(tmp_path: Path, reference: Checkpoint) -> None:
     save_checkpoint(reference.tensors, reference.config, tmp_path / "mine.safetensors")
     command = [sys.executable, "-c", CUT_WHILE_IN_USE, str(tmp_path / "mine.safetensors")]

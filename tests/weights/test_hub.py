@@ -312,6 +312,7 @@ def in_a_process(action: str = "pass") -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", ["downloading", "converting"])
 def test_a_kill_leaves_what_a_rerun_goes_on_with(
     server: Hub, folder: Path, ckpt: bytes, published: dict[str, torch.Tensor], phase: str
@@ -332,6 +333,7 @@ def test_a_kill_leaves_what_a_rerun_goes_on_with(
     assert asked == ([("GET", f"bytes={come}-")] if phase == "downloading" else [])
 
 
+@pytest.mark.slow
 def test_two_processes_share_one_download(server: Hub, folder: Path, published: dict[str, torch.Tensor]) -> None:
     server.faults.append(Hold(50_000))
     first = in_a_process()
