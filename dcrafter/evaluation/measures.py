@@ -40,7 +40,7 @@ def movement(studio: Studio, count: int, name: str = "videos") -> list[Row]:
     generated = frame_difference(studio.videos(name, few))
     ratio = float(generated.mean() / true.mean().clamp_min(1e-8))
     details = {"generated": generated.tolist(), "data": true.tolist()}
-    return [Row(f"{name}, difference of neighbouring frames over the data's", ratio, "", few, details)]
+    return [Row(f"{name}, difference of neighboring frames over the data's", ratio, "", few, details)]
 
 
 def loop(studio: Studio, count: int) -> list[Row]:

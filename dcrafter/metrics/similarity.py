@@ -1,7 +1,7 @@
 """How the content of a clip moves as a whole: a similarity (shift, zoom, turn) from its first frame to its last.
 
 A similarity is one complex number times a point plus another: p → a·p + b, with a = exp(zoom + i·turn) and b = x + i·y.
-In a picture's coordinates, y down, multiplying by i turns clockwise as seen. Each frame is registered to the next by
+In image coordinates, y down, multiplying by i turns clockwise as seen. Each frame is registered to the next by
 least squares on grey values (Gauss–Newton, coarse to fine, robust; Baker & Matthews, "Lucas–Kanade 20 Years On",
 2004), all pairs at once, and the steps are composed. So no step is large, and content that comes in on the way counts.
 """
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LEVELS = (16, 32, 64)  # pixels a side that pictures are compared at
+LEVELS = (16, 32, 64)  # pixels a side at which frames are compared
 ITERATIONS = 8  # at each level
 
 
@@ -45,12 +45,12 @@ def similarity(frames: Tensor) -> Similarity:
     return Similarity(float(b.real), float(b.imag), float(a.abs().log()), turn)
 
 
-def goes(name: str, measured: Similarity) -> bool:
-    """Whether what was measured goes the way that one of the eight directed motions says: its sign alone counts.
+def goes(direction: str, measured: Similarity) -> bool:
+    """True if the measured motion has the sign that one of the eight directed motions asks for.
 
     A pan is the camera's: under "pan left" the content goes right.
     """
-    match name.split():
+    match direction.split():
         case ["pan", to]:
             amount = {"left": measured.x, "right": -measured.x, "up": measured.y, "down": -measured.y}[to]
         case ["zoom", to]:
@@ -58,18 +58,18 @@ def goes(name: str, measured: Similarity) -> bool:
         case ["rotate", to]:
             amount = {"clockwise": measured.turn, "counterclockwise": -measured.turn}[to]
         case _:
-            raise ValueError(f"{name} has no direction")
+            raise ValueError(f"{direction} has no direction")
     return amount > 0
 
 
-def _gradients(picture: Tensor) -> Tensor:
+def _gradients(frame: Tensor) -> Tensor:
     """(n, 1, S, S) → (n, 2, S, S), along x and y, a half view."""
-    down, right = torch.gradient(picture[:, 0], spacing=2 / picture.shape[-1], dim=(1, 2))
+    down, right = torch.gradient(frame[:, 0], spacing=2 / frame.shape[-1], dim=(1, 2))
     return torch.stack([right, down], dim=1)
 
 
 def _register(first: Tensor, second: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Improves a, b (n,) so that second at a·p + b looks as first at p. Pictures (n, 1, S, S)."""
+    """Improve a, b (n,) so that second at a·p + b matches first at p. Frames (n, 1, S, S)."""
     n, _, size, _ = first.shape
     line = (torch.arange(size) + 0.5) * 2 / size - 1
     p = torch.complex(*torch.meshgrid(line, line, indexing="xy")).flatten()

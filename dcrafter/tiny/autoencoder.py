@@ -1,6 +1,6 @@
 """The autoencoder stage: a small AutoencoderKL from nothing, by pixels, edges and a little KL (arXiv 2112.10752).
 
-No perceptual network and no discriminator: differences of neighbouring pixels at three scales keep edges sharp.
+No perceptual network and no discriminator: differences of neighboring pixels at three scales keep edges sharp.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcrafter.metrics.pixels import as_input, as_pixels, psnr
+from dcrafter.metrics.pixels import as_input, psnr, quantize_uint8
 from dcrafter.models.autoencoder import AttentionBlock, AutoencoderKL, ResnetBlock
 from dcrafter.tiny.clips import Draws
 from dcrafter.tiny.prepared import SPLITS
@@ -21,12 +21,12 @@ from dcrafter.tiny.stills import StillSampler
 from dcrafter.training.stage import TrainingStage
 
 EVALUATION_STILLS = 64  # of each kind
-SHOWN = 12  # of each kind of held-out stills, in the picture
-FIRST_LOGVAR = -6.0  # a little noise from the start, so that the decoder learns at once
+SHOWN = 12  # of each kind, in the preview
+FIRST_LOGVAR = -6.0  # of the posterior: a little noise, so that the decoder learns at once
 
 
 def edges(difference: Tensor) -> Tensor:
-    """Mean absolute difference of neighbours, over three scales. (n, 3, H, W) → scalar."""
+    """Mean absolute difference of neighbors, over three scales. (n, 3, H, W) → scalar."""
     total = difference.new_zeros(())
     for _ in range(3):
         total = total + difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
@@ -35,10 +35,10 @@ def edges(difference: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def initialise(autoencoder: AutoencoderKL) -> None:
-    """Nearly a linear autoencoder: residual branches that add nothing yet, all else orthogonal (arXiv 1312.6120).
+def initialize(autoencoder: AutoencoderKL) -> None:
+    """Start nearly linear: residual branches at zero, all else orthogonal (arXiv 1312.6120).
 
-    So pixels reach the latents and gradients the pixels from the first step on.
+    So signal and gradients pass through from the first step on.
     """
     for module in autoencoder.modules():
         if isinstance(module, nn.Conv2d):
@@ -64,7 +64,7 @@ class AutoencoderStage(TrainingStage):
         torch.manual_seed(recipe.seed)
         self.config = config
         self.autoencoder = AutoencoderKL(config.autoencoder)
-        initialise(self.autoencoder)
+        initialize(self.autoencoder)
         self.model = nn.ModuleDict({"autoencoder": self.autoencoder})
         self.weights = recipe.loss
         if plan_only:
@@ -102,20 +102,20 @@ class AutoencoderStage(TrainingStage):
         return values
 
     def preview(self) -> Tensor:
-        """Held-out stills, each over what becomes of it."""
+        """Held-out stills, each above its reconstruction."""
         rows = []
         for true in self.held_out.values():
             shown = true[:SHOWN].to(self._device)
             rows += [torch.cat([*shown], dim=-1), torch.cat([*self._reconstruct(shown)[1]], dim=-1)]
         grid = torch.cat(rows, dim=-2).clamp(-1, 1)
-        return as_pixels(grid).permute(1, 2, 0).cpu().contiguous()
+        return quantize_uint8(grid).permute(1, 2, 0).cpu().contiguous()
 
     @property
     def _device(self) -> Any:
         return self.autoencoder.quant_conv.weight.device
 
     def _reconstruct(self, true: Tensor) -> tuple[Tensor, Tensor]:
-        """Latent means and pictures, as they come without posterior noise, on the CPU."""
+        """Latent means, and reconstructions without posterior noise, on the CPU."""
         parts = []
         for some in torch.split(true, 16):
             mean, _ = self.autoencoder.posterior(some.to(self._device))

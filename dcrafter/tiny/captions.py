@@ -174,7 +174,7 @@ ANIMATION_PHRASES = Phrases(
 )
 
 _PLAIN_TAG = re.compile(r"[a-z][a-z -]{2,}")
-# Slang that a caption does without, and words that promise another motion
+# Slang, and words that name another motion
 _TAGS_NOT_USED = set(
     re.findall(
         r"\w+",
@@ -185,7 +185,7 @@ _TAGS_NOT_USED = set(
 
 
 def plain_tags(label: str, tags: list[str]) -> list[str]:
-    """The tags that say in plain words something that the label does not."""
+    """The tags in plain words that add to the label."""
     return [
         tag
         for tag in tags

@@ -1,8 +1,8 @@
-"""The stage in which words learn to move a picture: single later frames, each under a motion of its own.
+"""The stage that binds words to motions: single later frames, each under a motion of its own.
 
-The sixteen frames of a clip say the same of how its caption moves a picture, at sixteen times the price. Here several
-motions of one picture give a frame each, and the temporal layers are left out, as in the paper's first stage (section
-3.3). Which frame it is, the image context tells: each frame of a clip has its own tokens.
+The sixteen frames of a clip teach the same about its caption as one does, at sixteen times the cost. Here several
+motions of one image give a frame each, and the temporal layers are left out, as in the paper's first stage (section
+3.3). The image context says which frame it is: each frame of a clip has its own tokens.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from einops import rearrange, repeat
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from dcrafter.metrics.pixels import as_input, as_pixels
+from dcrafter.metrics.pixels import as_input, quantize_uint8
 from dcrafter.models.clip import tokenize
 from dcrafter.sampling.schedule import to_eps_and_x0
 from dcrafter.tiny.clips import ClipSampler, Draws
@@ -49,9 +49,9 @@ class LaterFramesStage(DenoiserStage):
         return {"loss": self._loss(self.moved(batch, draw, generator), generator)}
 
     def moved(self, batch: dict[str, Any], draw: ConditioningDraw, generator: torch.Generator) -> Inputs:
-        """Encodes a batch of P pictures with n motions each: P·n clips of one frame."""
+        """Encode a batch of P images with n motions each: P·n clips of one frame."""
         frames: Tensor = batch["frames"].to(self._device)  # (P, 1 + n, H, W, 3)
-        pictures, motions = batch["places"].shape
+        images, motions = batch["places"].shape
         captions = [caption for of_one in zip(*batch["captions"], strict=True) for caption in of_one]
         kept = [text if keep else "" for text, keep in zip(captions, draw.text, strict=True)]
         text = self.model.encode_text(tokenize(kept, self.config.clip.text.context_length).to(self._device))
@@ -60,16 +60,16 @@ class LaterFramesStage(DenoiserStage):
         moved = rearrange(latents[:, :, 1:], "p c n h w -> (p n) c 1 h w")
         concat = repeat(latents[:, :, 0], "p c h w -> (p n) c 1 h w", n=motions)
         seen = as_input(frames[:, 0])
-        no_picture = torch.zeros_like(seen[:1])
-        context = self.model.encode_image(torch.cat([seen, no_picture]))
+        no_image = torch.zeros_like(seen[:1])
+        context = self.model.encode_image(torch.cat([seen, no_image]))
         context = rearrange(context, "p (t m) d -> p t m d", t=self.config.frames)
-        owner = torch.arange(pictures).repeat_interleave(motions)
-        image = context[torch.where(draw.image, owner, pictures), batch["places"].flatten()]
+        owner = torch.arange(images).repeat_interleave(motions)
+        image = context[torch.where(draw.image, owner, images), batch["places"].flatten()]
         self.unet.set_temporal(False)
         return Inputs(moved, text, image, concat, batch["fps"].flatten().to(self._device))
 
     def evaluate(self) -> dict[str, float]:
-        """The held-out loss where nothing of the frame is seen, with its words and with those of another motion."""
+        """The held-out loss at the last timestep, with a frame's own caption and with that of another motion."""
         generator = torch.Generator().manual_seed(0)
         last = self.config.schedule.num_timesteps - 1
         losses: list[Tensor] = []
@@ -83,14 +83,14 @@ class LaterFramesStage(DenoiserStage):
                 inputs.latents, t, torch.randn(inputs.latents.shape, generator=generator).to(inputs.latents)
             )
             made, of_others = (
-                told.denoise(self.unet, x_t, t.to(x_t.device)) for told in (inputs, replace(inputs, text=others))
+                given.denoise(self.unet, x_t, t.to(x_t.device)) for given in (inputs, replace(inputs, text=others))
             )
             losses.append(torch.stack([((v - target) ** 2).mean() for v in (made, of_others)]))
             if i == 0:
                 alpha = float(self.process.root[last]) ** 2
                 _, x0 = to_eps_and_x0(self.config.schedule.prediction, made, x_t, alpha)
                 pixels = self.model.decode(x0[:, :, 0] / float(self.process.rescale[last]))
-                moved = as_pixels(rearrange(pixels, "(p n) c h w -> p n h w c", n=motions)).cpu()
+                moved = quantize_uint8(rearrange(pixels, "(p n) c h w -> p n h w c", n=motions)).cpu()
                 self.sampled = list(zip(batch["frames"], torch.cat([batch["frames"][:, :1], moved], 1), strict=True))
-        right, wrong = torch.stack(losses).mean(0).tolist()
-        return {"held_out_loss": right, "with_other_words": wrong}
+        own, other = torch.stack(losses).mean(0).tolist()
+        return {"held_out_loss": own, "with_other_words": other}

@@ -1,15 +1,15 @@
-"""Builds the data set of the small model from package registries: `python -m dcrafter.tiny.prepare OUT`.
+"""Builds the built-in model's data set from package registries: `python -m dcrafter.tiny.prepare OUT`.
 
 Emoji and their animations come from npm (`npm pack`), pictures from Debian's wallpaper packages
 (`apt-get download`, after an `apt-get update`); `pictures.toml` beside this file says which pictures, under which
-licence and by whom. What is already downloaded is not downloaded again. OUT then holds
+licence and by whom. Existing downloads are used. OUT then holds
 
 - `animations.u8`: (N, 128, 128, 4) bytes, the frames of all animated emoji at 24 frames a second, one after the other;
 - `stills.u8`: (M, 128, 128, 4) bytes, one frame of each emoji. Both are RGBA with premultiplied alpha;
 - `pictures.u8`: RGB pictures of different sizes, short side at most 1024, one after the other;
-- `index.json`: what is where, with label, tags, licence, credit and split of each (see `Index` in `data.py`).
+- `index.json`: what is where, with label, tags, licence, credit and split of each (see `PreparedData`).
 
-Of an emoji with skin tones every tone is a still, and one, chosen by a hash, an animation: they all move alike.
+Of an emoji with skin tones every tone is a still, and one, chosen by a hash, an animation: all move alike.
 Splits are chosen by hashes of names, so they stay the same wherever and whenever this runs.
 """
 
@@ -37,15 +37,15 @@ from dcrafter.errors import InputError, exit_on_error
 
 EMOJI_PACKAGES = tuple(f"@lobehub/fluent-emoji-anim-{part}" for part in (1, 2, 3, 4))
 LABEL_PACKAGE = "emojibase-data"
-EMOJI_LICENCE = "MIT"
+EMOJI_LICENSE = "MIT"
 EMOJI_CREDIT = "Microsoft Fluent Emoji, packaged by LobeHub; labels by emojibase"
 
 EMOJI_SIZE = 128
 PICTURE_SIDE = 1024
 HELD_OUT_LABELS = 0.05
-HELD_OUT_PICTURES = 0.10  # of so few, 5 % would be two photographs
+HELD_OUT_PICTURES = 0.10  # 5 % would be two photographs
 
-Image.MAX_IMAGE_PIXELS = None  # the wallpapers are large, and they are the ones we asked for
+Image.MAX_IMAGE_PIXELS = None  # the wallpapers are large, and trusted
 
 
 def fraction(name: str) -> float:
@@ -80,16 +80,16 @@ def run(command: list[str], folder: Path, advice: str) -> None:
 
 
 def npm_archive(package: str, work: Path) -> Path:
-    """The package's archive in `work`, downloaded when it is not there yet."""
+    """The package's archive in `work`, downloaded if it is missing."""
     stem = package.lstrip("@").replace("/", "-")
     if not any(work.glob(f"{stem}-[0-9]*.tgz")):
         say(f"npm pack {package}")
-        run(["npm", "pack", "--silent", package], work, "It needs npm and its registry.")
+        run(["npm", "pack", "--silent", package], work, "It needs npm and its registry")
     return max(work.glob(f"{stem}-[0-9]*.tgz"))
 
 
 def debian_files(package: str, work: Path) -> Path:
-    """The folder in `work` with the package's files, downloaded and unpacked when they are not there yet."""
+    """The folder in `work` with the package's files, downloaded and unpacked if it is missing."""
     folder = work / package
     if not folder.is_dir():
         if not any(work.glob(f"{package}_*.deb")):
@@ -97,13 +97,13 @@ def debian_files(package: str, work: Path) -> Path:
             run(
                 ["apt-get", "download", package],
                 work,
-                "It needs Debian's packages; run `apt-get update` once before.",
+                "It needs Debian's packages; run `apt-get update` first",
             )
         part = work / f"{package}.part"
         run(
             ["dpkg-deb", "-x", str(max(work.glob(f"{package}_*.deb"))), str(part)],
             work,
-            "Delete it and try again.",
+            "Delete it and try again",
         )
         part.rename(folder)
     return folder
@@ -113,7 +113,7 @@ def debian_files(package: str, work: Path) -> Path:
 
 
 def normal_code(code: str) -> str:
-    """Hex codes are spelled with and without variation selectors, in either case."""
+    """A hex code in lower case without variation selectors: packages spell it differently."""
     return code.lower().replace("_", "-").replace("-fe0f", "")
 
 
@@ -159,7 +159,7 @@ def is_animated(webp: bytes) -> bool:
 
 
 def convert_emoji(archives: list[Path], labels: dict[str, dict[str, Any]], out: Path) -> list[dict[str, Any]]:
-    """Writes `animations.u8` and `stills.u8`; returns the index of the emoji, by label then code."""
+    """Write `animations.u8` and `stills.u8`; return the index of the emoji, by label then code."""
     files = sorted((code, webp) for code, webp in emoji_files(archives) if normal_code(code) in labels)
     by_label: dict[str, list[str]] = {}
     for code, webp in files:
@@ -207,7 +207,7 @@ def picture_table() -> list[dict[str, Any]]:
 
 
 def convert_pictures(work: Path, out: Path) -> list[dict[str, Any]]:
-    """Writes `pictures.u8`; returns the index of the pictures."""
+    """Write `pictures.u8`; return the index of the images."""
     names = {f"{row['package']}/{row['file']}": row for row in picture_table()}
     held_out: set[str] = set()
     for photograph in (True, False):
@@ -236,7 +236,7 @@ def convert_pictures(work: Path, out: Path) -> list[dict[str, Any]]:
 
 
 def prepare(out: Path, work: Path) -> None:
-    """Builds the data set in `out`. `work` keeps the downloads. Raises InputError where a package cannot be had."""
+    """Build the data set in `out`; `work` keeps the downloads. Raises InputError where a package is out of reach."""
     if (out / "index.json").exists():
         say(f"{out} is complete: nothing to do")
         return
@@ -249,14 +249,14 @@ def prepare(out: Path, work: Path) -> None:
     emoji = convert_emoji(archives, labels, out)
     index = {
         "emoji_size": EMOJI_SIZE,
-        "emoji_licence": EMOJI_LICENCE,
+        "emoji_licence": EMOJI_LICENSE,
         "emoji_credit": EMOJI_CREDIT,
         "emoji": emoji,
         "pictures": pictures,
     }
     part = out / "index.json.part"
     part.write_text(json.dumps(index, indent=1, ensure_ascii=False), "utf-8")
-    part.rename(out / "index.json")  # last, so that an index means a complete data set
+    part.rename(out / "index.json")  # last: an index means a complete data set
     say(f"{len(emoji)} emoji, {sum(row['animation'] is not None for row in emoji)} of them animated, in {out}")
 
 

@@ -15,7 +15,7 @@ class AutoencoderLoss:
     """Weights of the terms beside the mean absolute difference of pixels in [-1, 1]."""
 
     squared: float = 1.0  # mean squared difference
-    edges: float = 1.0  # absolute difference of neighbouring pixels' differences, at three scales
+    edges: float = 1.0  # absolute difference of neighboring pixels' differences, at three scales
     kl: float = 1e-3  # mean over latent elements
 
 

@@ -1,4 +1,4 @@
-"""The towers' stage: pictures and captions that belong together find each other (CLIP, arXiv 2103.00020)."""
+"""The CLIP towers' stage: contrastive training on images and captions (arXiv 2103.00020)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dcrafter.tiny.recipe import TinyRecipe
 from dcrafter.tiny.stills import StillSampler
 from dcrafter.training.stage import TrainingStage
 
-EVALUATION_STILLS = 96  # stills, among which each caption looks for its own
+EVALUATION_STILLS = 96  # each ranked among all of them by its caption
 MAX_LOGIT_SCALE = math.log(100)  # as in the paper, section 2.5
 
 
@@ -42,31 +42,31 @@ class TowersStage(TrainingStage):
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
         """{"image": (n, H, W, 3) uint8, "caption": n texts}."""
-        with torch.no_grad():  # as the paper clips it
+        with torch.no_grad():  # as in the paper
             self.text_encoder.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
         logits = self.text_encoder.logit_scale.exp() * self._similarities(batch["image"], batch["caption"])
         own = torch.arange(len(logits), device=logits.device)
         loss = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
         return {"loss": loss, "found": (logits.argmax(dim=1) == own).float().mean()}
 
-    def _similarities(self, pictures: Tensor, captions: list[str]) -> Tensor:
-        """Cosines (pictures, captions)."""
+    def _similarities(self, images: Tensor, captions: list[str]) -> Tensor:
+        """Cosines (images, captions)."""
         device = self.text_encoder.logit_scale.device
-        pixels = clip_pixels(as_input(pictures.to(device)), self.config.clip.vision.image_size)
+        pixels = clip_pixels(as_input(images.to(device)), self.config.clip.vision.image_size)
         tokens = tokenize(captions, self.config.clip.text.context_length).to(device)
-        of_pictures = self.image_encoder.similarity_features(self.image_encoder(pixels))
+        of_images = self.image_encoder.similarity_features(self.image_encoder(pixels))
         of_captions = self.text_encoder.similarity_features(tokens)
-        return F.normalize(of_pictures.float(), dim=-1) @ F.normalize(of_captions.float(), dim=-1).T
+        return F.normalize(of_images.float(), dim=-1) @ F.normalize(of_captions.float(), dim=-1).T
 
     def evaluate(self) -> dict[str, float]:
-        """Share of held-out pictures, of labels never trained on, whose own caption is the nearest, and among five."""
-        pictures = torch.stack([item["image"] for item in self.held_out])
-        ranked = self._similarities(pictures, [item["caption"] for item in self.held_out]).argsort(descending=True)
+        """Share of held-out images whose own caption is the nearest, or among the nearest five."""
+        images = torch.stack([item["image"] for item in self.held_out])
+        ranked = self._similarities(images, [item["caption"] for item in self.held_out]).argsort(descending=True)
         hits = ranked == torch.arange(len(ranked), device=ranked.device)[:, None]
         return {"top1": float(hits[:, 0].float().mean()), "top5": float(hits[:, :5].any(dim=1).float().mean())}
 
     def preview(self) -> Tensor:
-        """The held-out pictures."""
+        """The held-out images."""
         shown = torch.stack([item["image"] for item in self.held_out])
         columns = math.ceil(len(shown) ** 0.5)
         grid = shown.new_zeros(math.ceil(len(shown) / columns) * columns, *shown.shape[1:])

@@ -53,7 +53,7 @@ class TrainingCommand:
         data = arguments.data or Path(recipe.data)
         stage = self.make_stage(recipe, data, plan_only=arguments.dry_run)
         if not stage.trained():
-            raise InputError(f"{arguments.recipe.name} trains nothing", "It leaves out all that its stage trains")
+            raise InputError(f"{arguments.recipe.name} trains nothing", "It leaves out all that the stage trains")
         say_plan(recipe, stage, activations=arguments.dry_run)
         if not arguments.dry_run:
             out = arguments.out or Path("runs") / arguments.recipe.stem

@@ -1,4 +1,4 @@
-"""What the denoiser is given in training: the items of a batch, what is draw of them, and their encoding."""
+"""What the denoiser is given in training: the items of a batch, what is drawn for them, and their encoding."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dcrafter.metrics.pixels import as_input, as_pixels
+from dcrafter.metrics.pixels import as_input, quantize_uint8
 from dcrafter.models.clip import tokenize
 from dcrafter.models.dynamicrafter import DynamiCrafter
 from dcrafter.models.unet import UNet3D
@@ -51,7 +51,7 @@ class Items(Dataset[dict[str, Any]]):
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the denoiser is given, for B clips of T frames. `latents` are the clean ones."""
+    """What the denoiser is given for B clips of T frames, and the clean latents."""
 
     latents: Tensor  # (B, C, T, h, w)
     text: Tensor  # (B, L, D)
@@ -65,24 +65,22 @@ class Inputs:
 
 @dataclass(frozen=True)
 class ConditioningDraw:
-    """What is random of a batch, one value a clip; without the draws, what a person does who animates a picture.
+    """The random choices for a batch, one value per clip, on the CPU wherever the batch is."""
 
-    On the CPU, wherever the batch is.
-    """
-
-    condition: Tensor  # the frame that is the picture
-    text: Tensor  # is the text kept?
-    image: Tensor  # is the picture kept in the context?
-    ends: Tensor  # are first and last frame the guidance, and none between?
+    condition: Tensor  # the frame that is the image
+    text: Tensor  # True where the text is kept
+    image: Tensor  # True where the image is kept in the context
+    ends: Tensor  # True where the first and last frame are the guidance, and none between
 
     @staticmethod
     def plain(clips: int, *, ends: bool = False) -> ConditioningDraw:
+        """As in inference: everything is kept, and the image is the first frame."""
         yes = torch.ones(clips, dtype=torch.bool)
         return ConditioningDraw(torch.zeros(clips, dtype=torch.long), yes, yes, yes if ends else ~yes)
 
     @staticmethod
     def random(loops: Tensor, frames: int, options: Conditioning, generator: torch.Generator) -> ConditioningDraw:
-        """For clips of so many frames; those that are `loops` (B,) have the guidance at both ends."""
+        """For clips of `frames` frames; where `loops` (B,) is True both ends are given."""
         clips = len(loops)
 
         def uniform() -> Tensor:
@@ -112,11 +110,18 @@ class InputEncoder:
     def __call__(
         self, batch: dict[str, Any], draw: ConditioningDraw, generator: torch.Generator, *, single: bool = False
     ) -> Inputs:
-        """Encodes a batch. `single` keeps one frame a clip, the picture itself, for the spatial layers alone."""
+        """Encode a batch.
+
+        Args:
+            batch: of `Items`.
+            draw: the random choices for it.
+            generator: of the posterior's noise, on the CPU.
+            single: keep one frame per clip, the image itself, for the spatial layers alone.
+        """
         frames: Tensor = batch["frames"].to(self.device)  # (B, T, H, W, 3)
         clips, count = frames.shape[:2]
         every = torch.arange(clips)
-        pictures = as_input(frames[every, draw.condition])  # (B, 3, H, W)
+        images = as_input(frames[every, draw.condition])  # (B, 3, H, W)
         place = draw.condition
         if single:
             frames = frames[every, place][:, None]
@@ -129,8 +134,8 @@ class InputEncoder:
         latents[batch["loop"], :, -1] = latents[batch["loop"], :, 0]  # the same draw of the posterior
         concat = self._guidance(latents, draw) if self.has_detail else torch.zeros_like(latents)
         if self.has_context:
-            image = self.model.encode_image(pictures * draw.image.to(pictures)[:, None, None, None])
-            if single:  # the tokens of the frame that the picture is
+            image = self.model.encode_image(images * draw.image.to(images)[:, None, None, None])
+            if single:  # the tokens of the image's own frame
                 image = rearrange(image, "b (t m) d -> b t m d", t=count)[every, place]
         else:
             image = text.new_zeros(clips, 1, text.shape[-1])
@@ -148,14 +153,14 @@ class InputEncoder:
         return rearrange(latents, "(b t) c h w -> b c t h w", b=len(frames))
 
     def _guidance(self, latents: Tensor, draw: ConditioningDraw) -> Tensor:
-        """Visual detail guidance (paper, sections 3.2 and 6): the picture's latent in every frame, or both ends."""
-        picture = latents[torch.arange(len(latents)), :, draw.condition][:, :, None].expand_as(latents)
+        """Visual detail guidance (paper, sections 3.2 and 6): the image's latent in every frame, or both ends."""
+        image = latents[torch.arange(len(latents)), :, draw.condition][:, :, None].expand_as(latents)
         ends = torch.zeros_like(latents)
         ends[:, :, [0, -1]] = latents[:, :, [0, -1]]
-        return torch.where(draw.ends.to(latents.device)[:, None, None, None, None], ends, picture)
+        return torch.where(draw.ends.to(latents.device)[:, None, None, None, None], ends, image)
 
     def decode_frames(self, latents: Tensor) -> Tensor:
         """Latents (B, C, T, h, w) → frames (B, T, H, W, 3) uint8 on the CPU."""
         codes = torch.split(rearrange(latents, "b c t h w -> (b t) c h w"), self.frames_at_once)
-        pixels = torch.cat([as_pixels(self.model.decode(some)).cpu() for some in codes])
+        pixels = torch.cat([quantize_uint8(self.model.decode(some)).cpu() for some in codes])
         return rearrange(pixels, "(b t) c h w -> b t h w c", b=len(latents))

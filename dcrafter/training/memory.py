@@ -16,7 +16,7 @@ from dcrafter.training.inputs import Inputs
 
 
 class _Attention(torch.autograd.Function):
-    """Keeps what a fused kernel does: its inputs and its result, not the matrix between them."""
+    """Attention that keeps what a fused kernel keeps: inputs and output, not the matrix of scores."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -37,10 +37,10 @@ class _Fused(TorchFunctionMode):
 
 
 def kept_bytes(run: Callable[[], object], parts: Iterable[nn.Module]) -> tuple[int, list[int]]:
-    """Bytes that `run` on the meta device keeps for a backward pass, parameters apart, attention being fused.
+    """Bytes that `run` on the meta device keeps for a backward pass, without parameters and with fused attention.
 
-    In all, and within each evaluation of one of `parts`, which lie beside each other; their first inputs are kept
-    outside of them.
+    Returns the total, and the bytes kept within each call of one of `parts`, none of which contains another; a
+    part's first input counts as outside it.
     """
     kept: dict[int, Tensor] = {}
     within: list[int] = []

@@ -1,4 +1,4 @@
-"""Muon (K. Jordan and others, 2024; arXiv 2502.16982): matrices move by their momentum made orthogonal."""
+"""Muon (K. Jordan and others, 2024; arXiv 2502.16982): matrices are updated by their orthogonalized momentum."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-LEAST, LONGEST = 16, 64  # a matrix's shorter side, and how many times as long the other may be: no table of words
+LEAST, LONGEST = 16, 64  # a matrix's shorter side, and the largest ratio of sides: a token table is none
 MOMENTUM = 0.95
 STEPS, COEFFICIENTS = 5, (3.4445, -4.7750, 2.0315)  # of the Newton-Schulz iteration, as Jordan found them
 SCALE = 0.2  # root mean square of an AdamW update, about (2502.16982, section 2.2)
@@ -39,17 +39,17 @@ class Muon(torch.optim.AdamW):
         for group in self.param_groups:
             for parameter in group["params"] if group["muon"] else ():
                 if parameter.grad is not None:
-                    self._move(parameter, group["lr"], group["weight_decay"])
-                    parameter.grad = None  # nothing is left of it for AdamW
+                    self._update(parameter, group["lr"], group["weight_decay"])
+                    parameter.grad = None  # AdamW skips it
         super().step()
         return loss
 
-    def _move(self, parameter: nn.Parameter, rate: float, decay: float) -> None:
+    def _update(self, parameter: nn.Parameter, rate: float, decay: float) -> None:
         assert parameter.grad is not None
         state = self.state[parameter]
         if not state:
             state |= {"step": torch.tensor(0.0), "momentum": torch.zeros_like(parameter)}
-        state["step"] += 1  # AdamW looks for it when a state is loaded
+        state["step"] += 1  # AdamW needs it when a state is loaded
         state["momentum"].lerp_(parameter.grad, 1 - MOMENTUM)
         ahead = parameter.grad.lerp(state["momentum"], MOMENTUM).flatten(1)  # Nesterov's
         update = SCALE * max(ahead.shape) ** 0.5 * orthogonal(ahead)
@@ -57,7 +57,7 @@ class Muon(torch.optim.AdamW):
 
 
 def is_matrix(parameter: Tensor) -> bool:
-    """Whether Muon moves it."""
+    """True if Muon updates it."""
     if parameter.ndim < 2:
         return False
     shorter, longer = sorted((len(parameter), parameter[0].numel()))

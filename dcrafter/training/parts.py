@@ -1,4 +1,4 @@
-"""What each stage trains: the UNet in groups of parameters, the paper's stages (section 3.3) as tables of those."""
+"""Which parameters each stage trains: the UNet's groups, and the paper's stages (section 3.3) in terms of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Group = Literal["temporal", "spatial", "image attention", "embeddings"]
 
 @dataclass(frozen=True)
 class StageParts:
-    """What a stage trains of the UNet, and what the denoiser is given in it.
+    """The groups of the UNet that a stage trains, and what the denoiser is given.
 
     With `context` it trains the query transformer too.
     """
@@ -66,7 +66,7 @@ def parameter_groups(unet: UNet3D) -> dict[str, Group]:
 
 @torch.no_grad()
 def initialize(unet: UNet3D) -> None:
-    """Residual branches, the image's attention and its latent add nothing yet, and the prediction is zero."""
+    """Residual branches, the image's attention and its latent start at zero, and so does the prediction."""
     silent: list[nn.Module] = [unet.conv_out]
     for module in unet.modules():
         match module:
@@ -85,7 +85,7 @@ def initialize(unet: UNet3D) -> None:
 
 
 def freeze(model: DynamiCrafter, parts: StageParts, options: Conditioning) -> None:
-    """Have what a stage trains require gradients, and nothing else."""
+    """Require gradients for what a stage trains, and for nothing else."""
     groups = parameter_groups(model.unet)
     context = parts.context and options.context
     trained = set(parts.groups)

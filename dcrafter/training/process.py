@@ -1,4 +1,4 @@
-"""The forward diffusion process and what a denoiser is to predict of it."""
+"""The forward diffusion process and the denoiser's target."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dcrafter.sampling.schedule import alphas_cumprod, rescale_factors
 
 
 class Process:
-    """The forward diffusion process and what is to be predicted (arXiv 2006.11239, equation 4; 2202.00512).
+    """The forward diffusion process and its target (arXiv 2006.11239, equation 4; 2202.00512).
 
     With zero terminal SNR (2305.08891) x_t is all noise at the last timestep. The dynamic rescale multiplies x₀ by
     s_t, as the sampler expects.

@@ -1,4 +1,4 @@
-"""A training run as a TOML file says it: which stage, of which model, on what, and how. Unknown keys are errors."""
+"""A training run as a TOML file: the stage, the model, the data and how to train. Unknown keys are errors."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from dcrafter.validation import build
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """How any stage is trained. Steps are optimiser steps, a batch is what one process sees in one of them."""
+    """How to train, whatever the stage. A step is the optimizer's; a batch is one process's share of it."""
 
     steps: int
     batch: int
     learning_rate: float
-    warmup: int = 200  # steps of linear growth
-    cooldown: int = 0  # steps, the last ones, of cosine decay to zero
+    warmup: int = 200  # steps of linear growth of the learning rate
+    cooldown: int = 0  # last steps, of cosine decay to zero
     optimizer: Literal["adamw", "muon"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.01
-    clip: float = 1.0  # the largest norm of the gradient
-    accumulate: int = 1  # batches a step
+    clip: float = 1.0  # maximum norm of the gradient
+    accumulate: int = 1  # batches per step
     ema: float = 0.999
     precision: Literal["no", "bf16", "fp16"] = "bf16"
-    workers: int = 0  # processes that make data; 0: the training process itself
+    workers: int = 0  # processes that load data; 0: the training process itself
     save_minutes: float = 5.0
     log_every: int = 50
-    evaluate_every: int = 1000  # and behind the last step
+    evaluate_every: int = 1000  # steps; also after the last one
 
     def __post_init__(self) -> None:
-        """Raises ValueError for numbers without a meaning."""
+        """Raises ValueError for numbers out of range."""
         for name in ("steps", "batch", "accumulate", "log_every", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -58,22 +58,22 @@ class Conditioning:
     drop_text: float = 0.05  # shares of clips without the one, the other, or both
     drop_image: float = 0.05
     drop_both: float = 0.05
-    first_frame: float = 0.0  # share of clips whose picture is surely their first frame; others have any frame
+    first_frame: float = 0.0  # share of clips whose image is their first frame; in others it is any frame
     interpolation: float = 0.0  # share of clips with first and last frame as visual detail guidance
-    loops: float = 0.0  # share of those that come back to their first frame
+    loops: float = 0.0  # share of those clips that return to their first frame
     noisiest: float = 0.0  # share of clips at the last timestep, where the motion is decided
-    given: float = 1.0  # what a frame weighs whose latent is the guidance; others the nearer to such a one the more
-    single_frames: float = 0.0  # share of batches of pictures, for the spatial layers alone
+    given: float = 1.0  # weight of a frame given as guidance; it decays to 1 with the distance from one
+    single_frames: float = 0.0  # share of batches of single frames, for the spatial layers alone
     context: bool = True  # the image context stream
     detail: bool = True  # visual detail guidance, in the stage that adds it
-    learn_scale: bool = True  # λ, where the model has it
-    scales: float = 0.0  # share of batches at a context scale in [½, 2], their motion the slower for it (figure 2a)
+    learn_scale: bool = True  # train λ, where the model has it
+    scales: float = 0.0  # share of batches at a context scale in [½, 2], with slower motion at a higher one (figure 2a)
     train: Literal["paper", "everything"] = "paper"  # "everything": the whole UNet and the query transformer
-    text_encoder: bool = False  # trains too: for one that no motion was told of (arXiv 2112.10752, equation 3)
+    text_encoder: bool = False  # train it too, where it has not seen captions of motion (arXiv 2112.10752, equation 3)
     checkpointing: bool = False  # recompute activations in the backward pass: slower, much less memory
 
     def __post_init__(self) -> None:
-        """Raises ValueError where a share is none."""
+        """Raises ValueError where a share is not in [0, 1]."""
         shares = ("drop_text", "drop_image", "drop_both", "first_frame", "interpolation", "loops", "noisiest",
                   "single_frames", "scales")  # fmt: skip
         values = {name: getattr(self, name) for name in shares}
@@ -84,7 +84,7 @@ class Conditioning:
 
     @property
     def loop_share(self) -> float:
-        """Of all clips."""
+        """Share of all clips that are loops."""
         return self.interpolation * self.loops
 
 

@@ -1,4 +1,4 @@
-"""What the trainer needs of a stage: a model, data, a loss and figures."""
+"""The interface of a training stage: a model, data, a loss and metrics."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class TrainingStage(nn.Module):
     model: nn.Module  # its children are components of `DynamiCrafter`, by their names there
     needed: tuple[str, ...] = ()  # the components that an earlier run must have trained
     dataset: Dataset[Any]  # map-style: item i of a run is always the same
-    about_data: str = ""  # what there is to train on, where it is a person's own
+    about_data: str = ""  # a line about the data, where it is the user's own
 
     @abstractmethod
     def forward(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
-        """The terms of the loss of a collated batch; "loss" is the one to minimise.
+        """The terms of the loss of a collated batch; "loss" is the one to minimize.
 
         The generator is on the CPU wherever the model is, and so is the batch, unless several GPUs share the work:
         `DistributedDataParallel` moves its tensors along.
@@ -42,13 +42,13 @@ class TrainingStage(nn.Module):
 
     @abstractmethod
     def preview(self) -> Tensor:
-        """What the stage makes of held-out data, to look at: (H, W, 3) uint8."""
+        """An image of results on held-out data: (H, W, 3) uint8."""
 
     def trained(self) -> dict[str, nn.Parameter]:
         return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
 
     def trained_parts(self) -> list[str]:
-        """What trains, in words."""
+        """Names of what trains."""
         return sorted({name.split(".")[0] for name in self.trained()})
 
     def activations(self, batch: int, dtype: torch.dtype) -> int:
@@ -56,7 +56,7 @@ class TrainingStage(nn.Module):
         return 0
 
     def load_weights(self, paths: Sequence[Path]) -> None:
-        """Takes weights from checkpoints, published ones or those of earlier runs, the last file's first.
+        """Load weights from checkpoints, published ones or those of earlier runs; later files take precedence.
 
         Raises InputError where shapes differ or a needed component is in no file, WeightsError where a file cannot
         be read.
@@ -68,7 +68,7 @@ class TrainingStage(nn.Module):
         for name, value in own.items():
             if name in found and found[name].shape != value.shape:
                 was = tuple(found[name].shape)
-                raise InputError(f"{name} is {was} where this recipe makes it {tuple(value.shape)}")
+                raise InputError(f"size mismatch for {name}: {was} in the file, {tuple(value.shape)} in this recipe")
             if name in found:
                 value.copy_(found[name])
         missing = {name.split(".")[0] for name in own.keys() - found.keys()}

@@ -1,8 +1,7 @@
-"""Trains any stage: `accelerate` carries devices, processes and mixed precision; the rest is on this page.
+"""Trains any stage. `accelerate` handles devices, processes and mixed precision; the rest is on this page.
 
-Everything random is a function of the seed and the step, data included, and the learning rate one of the step. So a
-checkpoint holds weights, their moving average, the optimiser and the step, and a run that was killed goes on exactly
-as if it had not been.
+Everything random, data included, is a function of the seed and the step, and so is the learning rate. A checkpoint
+holds the weights, their moving average, the optimizer and the step: a killed run resumes as if it had not been killed.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ def learning_rate(config: TrainerConfig, step: int) -> float:
 
 
 class MovingAverage:
-    """Exponential moving average of parameters, quicker at the start of a run."""
+    """Exponential moving average of parameters, faster at the start of a run."""
 
     def __init__(self, parameters: dict[str, nn.Parameter], decay: float) -> None:
         self.parameters = parameters
@@ -57,7 +56,7 @@ class MovingAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside, the parameters are the average."""
+        """Context in which the parameters hold the average."""
         kept = {name: value.detach().clone() for name, value in self.parameters.items()}
         try:
             self._fill(self.values)
@@ -88,7 +87,19 @@ class Trainer:
         say: Say,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        """`settings` are all of the run's, as plain values; where a resumed run had others, that is said."""
+        """Load `out`'s checkpoint, if there is one.
+
+        Args:
+            stage: what to train.
+            config: how.
+            out: the folder.
+            seed: of the data and of all noise.
+            say: prints a line for the user.
+            settings: all settings of the run as plain values; on a resume, those that changed are said.
+
+        Raises:
+            InputError: the checkpoint is of other parameters.
+        """
         self.config, self.out, self.seed, self.say = config, out, seed, say
         self.settings = dict(settings or {})
         self.accelerator = Accelerator(
@@ -113,7 +124,7 @@ class Trainer:
     # Checkpoints
 
     def save(self) -> None:
-        """Writes `checkpoint.pt`, by the main process alone: none waits for another, as each saves by its own clock."""
+        """Write `checkpoint.pt`. Only the main process does; processes need not wait for each other."""
         if not self.accelerator.is_main_process:
             return
         state = {
@@ -126,10 +137,10 @@ class Trainer:
         }
         part = self.out / "checkpoint.pt.part"
         torch.save(state, part)
-        os.replace(part, self.out / "checkpoint.pt")  # never a half-written one
+        os.replace(part, self.out / "checkpoint.pt")  # a half-written one is never left
 
     def export(self) -> None:
-        """Writes `weights.safetensors`: the components whole, trained or not, in float16."""
+        """Write `weights.safetensors`: every component, trained or not, in float16."""
         if not self.accelerator.is_main_process:
             return
         weights = {**self.stage.model.state_dict(), **self.average.values}
@@ -142,7 +153,7 @@ class Trainer:
             return
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         if state["weights"].keys() != self.average.parameters.keys():
-            raise InputError(f"{path} was trained with other parameters", "Choose another --out folder.")
+            raise InputError(f"{path} was trained with other parameters", "Choose another --out folder")
         with torch.no_grad():
             for name, parameter in self.average.parameters.items():
                 parameter.copy_(state["weights"][name])
@@ -155,14 +166,14 @@ class Trainer:
         for name in sorted(before.keys() | self.settings.keys()):
             was, now = before.get(name), self.settings.get(name)
             if was != now:
-                self.say(f"{name} was {was} until step {self.step} and is {now} from here on")
+                self.say(f"{name} was {was} until step {self.step} and is {now} from now on")
 
     # The run
 
     def run(self) -> None:
-        """Trains until `steps`, or until SIGINT or SIGTERM, which save and leave."""
+        """Train until `steps`, or until SIGINT or SIGTERM, which save and stop."""
         if self.step:
-            self.say(f"going on from step {self.step}")
+            self.say(f"resuming from step {self.step}")
         before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             self._run()
@@ -181,7 +192,7 @@ class Trainer:
                 group["lr"] = learning_rate(config, self.step)
             for part in range(config.accumulate):
                 for name, value in self._accumulate(next(batches), part).items():
-                    once = name == "gradient"  # a step, not a batch
+                    once = name == "gradient"  # per step, not per batch
                     sums[name] = sums.get(name, 0.0) + value / (1 if once else config.accumulate)
             if not self.accelerator.optimizer_step_was_skipped:  # as float16 does where gradients overflow
                 self.average.update(self.step)
@@ -201,12 +212,12 @@ class Trainer:
         self.export()
         self.accelerator.wait_for_everyone()
         if self.stopping:
-            self.say(f"stopped at step {self.step}; the same command goes on from {self.out / 'checkpoint.pt'}")
+            self.say(f"stopped at step {self.step}; the same command resumes from {self.out / 'checkpoint.pt'}")
         else:
             self.say(f"done at step {self.step}: {self.out / 'weights.safetensors'}")
 
     def _accumulate(self, batch: Any, part: int) -> dict[str, float]:
-        """Forward and backward of a step's batch number `part`, and the step of the optimiser when it is due."""
+        """Run forward and backward of a step's batch number `part`, and the optimizer's step when it is due."""
         place = self.step * self.config.accumulate + part
         place = self.accelerator.process_index + self.accelerator.num_processes * place
         generator = torch.Generator().manual_seed((self.seed << 40) + place)
@@ -221,7 +232,7 @@ class Trainer:
             self.optimizer.zero_grad()
         values = {name: float(value.detach()) for name, value in terms.items()}
         if not math.isfinite(values["loss"]):
-            raise NumericalError(f"The loss is {values['loss']} at step {self.step}", "Lower the learning rate.")
+            raise NumericalError(f"the loss is {values['loss']} at step {self.step}", "Lower the learning rate")
         return values
 
     def _batches(self) -> Iterator[Any]:
@@ -263,6 +274,6 @@ class Trainer:
         self.accelerator.set_trigger()
 
     def _stopped(self) -> bool:
-        """Whether any process was told to stop: all leave behind the same step."""
+        """True if any process got a signal: all stop after the same step."""
         self.stopping = self.accelerator.check_trigger()
         return self.stopping

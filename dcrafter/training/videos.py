@@ -1,4 +1,4 @@
-"""Clips of real video files, from a folder or a manifest, each made anew from (seed, index): a resume is exact."""
+"""Clips of video files in a folder or manifest. Each is a function of (seed, index), so that a resume is exact."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ _COLUMNS = "It needs `path` or `file`, or WebVid's `videoid` and `page_dir`; and
 
 @dataclass(frozen=True)
 class VideoData:
-    """Which videos train, at which speeds, with which text. Raises InputError for values without a meaning.
+    """Which videos to use, at which speeds, with which text. Raises InputError for values out of range.
 
     The annotations `dynamic_*` are those of the paper's section 5; a video without them does not pass their filter.
     """
 
-    strides: tuple[int, int] = (1, 6)  # smallest and largest, each as likely
+    strides: tuple[int, int] = (1, 6)  # smallest and largest; all between are equally likely
     confidence: float = 0.0  # least `dynamic_confidence`
     categories: tuple[str, ...] = ()  # allowed `dynamic_source_category`; empty: any
     wording: Literal["caption", "dynamic"] = "caption"  # dynamic: `dynamic_wording` where a video has it
 
     def __post_init__(self) -> None:
         if len(self.strides) != 2 or not 1 <= self.strides[0] <= self.strides[1]:
-            raise InputError(f"strides of {self.strides} have no meaning", "Give the smallest and the largest: [1, 6].")
+            raise InputError(f"strides cannot be {self.strides}", "Give the smallest and the largest, such as [1, 6]")
         if self.wording not in ("caption", "dynamic"):
-            raise InputError(f"there is no wording {self.wording!r}", "Choose caption or dynamic.")
+            raise InputError(f"there is no wording {self.wording!r}", "Choose caption or dynamic")
 
 
 class Videos(Dataset[dict[str, Any]]):
@@ -64,7 +64,7 @@ class Videos(Dataset[dict[str, Any]]):
 
     `broken` says why a file cannot be used at all; it is not opened again. `damaged` names videos of which some clip
     could not be decoded. Those stay in, or a clip would depend on which ones were made before it. "skipped" has a line
-    for each that this process met on the way to the item, for the first time: workers have books of their own.
+    for each that this process met for the first time on the way to the item; each worker counts for itself.
 
     Raises InputError where there are no videos, and from an item when nothing can be read any more.
     """
@@ -94,17 +94,17 @@ class Videos(Dataset[dict[str, Any]]):
         return self.length
 
     def about(self) -> str:
-        """What there is, in words."""
-        said = f"videos in {self.path}: {self.files}"
+        """One line about the videos that were found."""
+        text = f"videos in {self.path}: {self.files}"
         if blank := sum(not caption for _, caption in self.videos):
-            said += f", {blank} without a caption"
+            text += f", {blank} without a caption"
         named = [file for file, _ in self.videos if not Path(file).with_suffix(".txt").exists()]
         if named and self.path.is_dir():
-            said += f", {len(named)} with no .txt beside it: its name is the caption"
-        return said
+            text += f", {len(named)} with no .txt beside it: its name is the caption"
+        return text
 
     def clip(self, index: int, *, loop: bool = False) -> dict[str, Any]:
-        """Clip `index`; a loop of it is played to its end and back."""
+        """Clip `index`, as a loop played to its end and back."""
         return there_and_back(self[index]) if loop else self[index]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -112,7 +112,7 @@ class Videos(Dataset[dict[str, Any]]):
         failed = 0
         skipped: list[str] = []
         while failed < TRIES and len(self.broken) < self.files:
-            # All three are drawn for a broken video too, so that what follows does not depend on what is known of it.
+            # All three are drawn for a broken video too: later draws must not depend on which videos are broken.
             file, caption = self.videos[int(rng.integers(len(self.videos)))]
             stride, place = int(rng.integers(self.options.strides[0], self.options.strides[1] + 1)), rng.random()
             video = Path(file)
@@ -124,17 +124,17 @@ class Videos(Dataset[dict[str, Any]]):
                 return {"caption": caption, **self._clip(track, stride, place), "skipped": "\n".join(skipped)}
             except Exception as error:  # decoders raise nearly anything on damaged data
                 failed += 1
-                book = self.damaged if track else self.broken
-                if video not in book:
-                    book[video] = reason(error)
-                    skipped.append(f"{video}: {book[video]}")
+                failures = self.damaged if track else self.broken
+                if video not in failures:
+                    failures[video] = reason(error)
+                    skipped.append(f"{video}: {failures[video]}")
         problem = f"{failed} videos in turn" if failed >= TRIES else "every video"
         why = next(reversed({**self.damaged, **self.broken}.items()))
         raise InputError(f"{problem} of {self.path} failed, as {why[0]}: {why[1]}", "Are the files complete?")
 
     def _clip(self, track: Track, stride: int, place: float) -> dict[str, Any]:
         """Frames, fps and stride; `place` in [0, 1) is where in the video the clip lies."""
-        steps = max(self.frames - 1, 1)  # a single frame needs a neighbour to have a rate
+        steps = max(self.frames - 1, 1)  # a single frame needs a neighbor to have a rate
         stride = min(stride, (track.count - 1) // steps)
         first = int(place * (track.count - stride * steps))
         pictures = track.pictures(range(first, first + stride * steps + 1, stride)[: self.frames])
@@ -144,9 +144,9 @@ class Videos(Dataset[dict[str, Any]]):
 
 
 def swing(frames: int) -> np.ndarray:
-    """How much of the way is behind each frame (T,) of a clip there and back, slow where it turns.
+    """Share of the way that is covered at each frame (T,) of a clip there and back, slow where it turns.
 
-    So a loop passes its picture gently; at an even speed it would seem to bounce off it.
+    At an even speed a loop would seem to bounce off its image.
     """
     return (1 - np.cos(np.linspace(0, 2 * np.pi, frames))) / 2
 
@@ -172,7 +172,7 @@ class Track:
 
     path: Path
     count: int
-    times: np.ndarray | None  # (count,) int64 in units of time_base; None: no times that could be trusted
+    times: np.ndarray | None  # (count,) int64 in units of time_base; None: no reliable times
     time_base: float
     nominal_rate: float
 
@@ -187,7 +187,7 @@ class Track:
         found: dict[int, Image.Image] = {}
         if self.times is not None:
             found = self._decoded([int(time) for time in self.times[numbers]], seek=True)
-        if len(found) < len(numbers):  # some seeks end behind where they should
+        if len(found) < len(numbers):  # some seeks land after the frame
             found = self._decoded(list(numbers), seek=False)
         if len(found) < len(numbers):
             raise ValueError(f"the decoder gives only {len(found)} of {len(numbers)} frames")
@@ -198,7 +198,7 @@ class Track:
         found: dict[int, Image.Image] = {}
         with av.open(str(self.path)) as container:
             stream = container.streams.best("video")
-            assert isinstance(stream, av.VideoStream)  # or there would be no track
+            assert isinstance(stream, av.VideoStream)  # a track has one
             if seek:
                 container.seek(wanted[0], stream=stream)
             for number, frame in enumerate(container.decode(stream)):
@@ -215,7 +215,7 @@ class Track:
 
 @lru_cache(maxsize=256)
 def _track(path: Path, least: int) -> Track:
-    """Reads the file through without decoding it. Raises ValueError if it has fewer frames than `least`, or than 2."""
+    """Read a file's packets without decoding. Raises ValueError if it has fewer frames than `least`, or than 2."""
     with av.open(str(path)) as container:
         stream = container.streams.best("video")
         if not isinstance(stream, av.VideoStream):
@@ -227,7 +227,7 @@ def _track(path: Path, least: int) -> Track:
             if packet.size and not packet.is_discard:
                 shown.append(packet.pts)
         times = np.unique([time for time in shown if time is not None])
-        # An AVI has no times of showing, only an order of decoding, and what is made up from it may be wrong.
+        # An AVI has no presentation times, and those guessed from its order of decoding may be wrong.
         timed = None not in shown and container.format.name != "avi"
         count = len(times) if timed else len(shown)
         if count < max(least, 2):
@@ -240,7 +240,7 @@ def _track(path: Path, least: int) -> Track:
 
 
 def _listed(path: Path, options: VideoData) -> list[tuple[str, str]]:
-    """Files, as text because there may be millions, with what is said of them. Raises InputError."""
+    """(file, caption) pairs, as text because there may be millions. Raises InputError."""
     if path.is_dir():
         rows = _folder_rows(path)
     elif not path.exists():
@@ -281,7 +281,7 @@ def _listed(path: Path, options: VideoData) -> list[tuple[str, str]]:
 
 
 def _split(videos: list[tuple[str, str]], held_out: bool) -> list[tuple[str, str]]:
-    """Those that are held out, or the others. At least one file is, of two or more; what is said of one stays so."""
+    """The held-out videos, or the others. Of two files or more at least one is held out, whatever their order."""
     names = sorted({Path(file).name for file, _ in videos}, key=lambda name: hashlib.sha256(name.encode()).digest())
     if len(names) < 2:
         return videos
@@ -297,7 +297,7 @@ def _folder_rows(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _manifest_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every line's values and the line's name for messages. Raises InputError."""
+    """Each line's name for messages, and its values. Raises InputError."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             if path.suffix.lower() == ".csv":

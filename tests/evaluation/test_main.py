@@ -24,7 +24,7 @@ def test_a_model_is_measured_on_a_persons_videos(
     assert len(table) == 2 + len(rows) == 2 + 10
     assert {row["metric"] for row in rows} >= {
         "autoencoder on images, PSNR",
-        "videos, difference of neighbouring frames over the data's",
+        "videos, difference of neighboring frames over the data's",
         "loops of which it is at most 1",
     }
     assert sheet.exists()

@@ -27,7 +27,7 @@ def studio(pipe: Pipeline, videos: Path, **changed: Any) -> Studio:
 
 
 def close(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """The same up to rounding to a neighbouring grey."""
+    """The same up to rounding to a neighboring grey."""
     return one.shape == other.shape and int((one.int() - other.int()).abs().max()) <= 1
 
 

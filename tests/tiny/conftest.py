@@ -12,7 +12,7 @@ SIZE = 32
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A prepared data set of a few coloured discs and smooth random pictures; held-out pixels are all pure green."""
+    """A prepared data set of a few colored discs and smooth random pictures; held-out pixels are all pure green."""
     folder = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     line = np.linspace(-1, 1, SIZE)
@@ -20,11 +20,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     emoji, stills, animations = [], [], []
     for i in range(6):
         held_out = i == 5
-        colour = np.array([0, 255, 0] if held_out else [200, 0, 40 * i])
+        color = np.array([0, 255, 0] if held_out else [200, 0, 40 * i])
         frames = []
         for grown in np.linspace(0.4, 0.9, 20):
             alpha = (radius < grown)[..., None]
-            frames.append(np.concatenate([alpha * colour, alpha * 255], axis=-1).astype(np.uint8))
+            frames.append(np.concatenate([alpha * color, alpha * 255], axis=-1).astype(np.uint8))
         animation = [20 * len(animations), 20] if i % 2 else None
         if animation:
             animations.append(np.stack(frames))

@@ -34,8 +34,8 @@ def archive(path: Path, files: dict[str, bytes]) -> None:
             tar.addfile(member, io.BytesIO(content))
 
 
-def webp(colour: tuple[int, int, int], frames: int) -> bytes:
-    images = [Image.new("RGBA", (64, 64), (*colour, 100 + 20 * i)) for i in range(frames)]
+def webp(color: tuple[int, int, int], frames: int) -> bytes:
+    images = [Image.new("RGBA", (64, 64), (*color, 100 + 20 * i)) for i in range(frames)]
     buffer = io.BytesIO()
     images[0].save(buffer, "WEBP", save_all=True, append_images=images[1:], duration=42, lossless=True)
     return buffer.getvalue()

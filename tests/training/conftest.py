@@ -12,7 +12,7 @@ SIZE, LENGTH = 32, 40
 
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of four videos, each of a disc that goes its own way over its own colour."""
+    """A folder of four videos, each of a disc that goes its own way over its own color."""
     folder = tmp_path_factory.mktemp("videos")
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:SIZE, :SIZE]

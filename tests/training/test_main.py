@@ -86,7 +86,7 @@ def test_a_changed_recipe_is_said_when_it_goes_on(
         monkeypatch.setattr(DenoiserStage, "load_weights", lambda *_: None)
         run(monkeypatch, recipe, "--data", videos, "--out", tmp_path / "out")
         said = capsys.readouterr().err
-        assert ("train.learning_rate was 0.001 until step 2 and is 0.0001 from here on" in said) == (rate == 1e-4)
+        assert ("train.learning_rate was 0.001 until step 2 and is 0.0001 from now on" in said) == (rate == 1e-4)
     assert said.rstrip().endswith(f"done at step 2: {tmp_path / 'out' / 'weights.safetensors'}")
 
 
@@ -111,7 +111,7 @@ def test_what_a_run_cannot_load_weights(videos: Path, tmp_path: Path) -> None:
     stage = DenoiserStage(load_recipe(path, Recipe), videos)
     other = tmp_path / "other.safetensors"
     save_checkpoint({"autoencoder.encoder.conv_in.bias": torch.zeros(3)}, stage.config, other)
-    with pytest.raises(InputError, match=r"autoencoder.encoder.conv_in.bias is \(3,\) where"):
+    with pytest.raises(InputError, match=r"size mismatch for autoencoder.encoder.conv_in.bias: \(3,\) in the file"):
         stage.load_weights([other])
     with pytest.raises(InputError, match="needs a trained text_encoder and autoencoder"):
         stage.load_weights([])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dcrafter.config import MODELS
 from dcrafter.evaluation.studio import Studio
 from dcrafter.metrics.pixels import as_input, psnr
 from dcrafter.pipeline import Pipeline
@@ -35,7 +36,12 @@ def test_the_whole_on_a_random_model(
     record = json.loads(out.read_text())
     assert len(lines) == 2 + len(record["rows"]) == 2 + 15
     assert record["model"] == "tiny"
-    assert (record["seed"], record["steps"], record["guidance"], record["dtype"]) == (7, 1, 1.5, "float32")
+    assert (record["seed"], record["steps"], record["guidance"], record["dtype"]) == (
+        7,
+        1,
+        MODELS["tiny"].guidance,
+        "float32",
+    )
     by_name = {row["metric"]: row for row in record["rows"]}
     assert by_name["motion as prompted"]["count"] == 2
     assert by_name["motion as prompted"]["details"]["videos"][1]["scored as"] == "zoom out"
