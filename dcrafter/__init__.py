@@ -12,7 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dcrafter.pipeline import Pipeline, Video
+    from dcrafter.events import Video
+    from dcrafter.pipeline import Pipeline
 
 __version__ = "0.1.0"
 __all__ = ["Pipeline", "Video", "__version__", "load"]

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dcrafter.events import Step
 from dcrafter.models.clip import clip_pixels, tokenize
-from dcrafter.pipeline import Pipeline, Step
+from dcrafter.pipeline import Pipeline
 from dcrafter.sampling.schedule import timesteps
 from dcrafter.settings import Options, resolve
 from dcrafter.weights.checkpoint import open_checkpoint
@@ -72,7 +73,7 @@ def run_case(
         "timesteps": torch.tensor(timesteps(settings.spacing, settings.steps)),
     }
     with torch.inference_mode():
-        run(pipe.hold("image_encoder"))
+        run(pipe.residency.ensure_loaded("image_encoder"))
         out["clip_image_tokens"] = model.image_encoder(out["clip_pixels"])
 
         _, conditions = run(pipe.encode(keyframes, settings, noise))
@@ -80,7 +81,7 @@ def run_case(
         out["image_context"], out["uncond_image_context"] = conditions.image, conditions.uncond_image
         out["concat_latents"] = conditions.concat_latents
 
-        run(pipe.hold("unet"))
+        run(pipe.residency.ensure_loaded("unet"))
         x_T, t, fs = (recorded[name].to(device) for name in ("x_T", "unet_t", "unet_fs"))
         for name, text, image in (
             ("unet_cond_out", conditions.text, conditions.image),

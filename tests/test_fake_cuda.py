@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from dcrafter.config import MODELS
 from dcrafter.models.dynamicrafter import DynamiCrafter
 from dcrafter.pipeline import Pipeline
+from dcrafter.runtime.residency import Residency
 from dcrafter.settings import resolve
 from dcrafter.weights.checkpoint import Checkpoint
 
@@ -29,7 +30,7 @@ def test_every_step_of_the_full_size_pipeline(
 ) -> None:
     config = MODELS[name]
     # Whether values are finite cannot be asked of values that are not there.
-    monkeypatch.setattr(Pipeline, "_finite", lambda self, compute, *components: compute())
+    monkeypatch.setattr(Residency, "run_finite", lambda self, compute, *components: compute())
     with FakeTensorMode():
         shapes = DynamiCrafter.on_meta(config).state_dict()
         weights = {key: torch.empty(value.shape, device="cpu") for key, value in shapes.items()}

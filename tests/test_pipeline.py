@@ -14,24 +14,16 @@ from PIL import Image
 from PIL.Image import Resampling
 
 import dcrafter
-from dcrafter import estimate
+from dcrafter.conditions import Conditions, Noise, seeded_noise
 from dcrafter.config import MODELS
 from dcrafter.errors import InputError, NumericalError, UsageError, WeightsError
+from dcrafter.events import Decoding, Done, Encoding, Loading, Step
+from dcrafter.media import image as module
 from dcrafter.media.image import fit_image, open_image, to_frames, to_tensor
 from dcrafter.media.video import read_settings, read_video
 from dcrafter.models.dynamicrafter import References
-from dcrafter.pipeline import (
-    Conditions,
-    Decoding,
-    Done,
-    Encoding,
-    Loading,
-    Noise,
-    Pipeline,
-    Step,
-    kept_frames,
-    seeded_noise,
-)
+from dcrafter.pipeline import Pipeline, kept_frames
+from dcrafter.runtime import estimate
 from dcrafter.settings import MEMORY_PLANS, Options, resolve
 
 QUICK: Options = {"steps": 1, "width": 64, "height": 64, "guidance": 1.0}
@@ -87,6 +79,36 @@ def test_events_come_in_the_order_of_the_work(pipe: Pipeline, cat: Path) -> None
     assert loaded == ["text_encoder", "image_encoder", "projector", "autoencoder", "unet"]
     finished = [e for e in events if isinstance(e, Loading) and e.done == e.total]
     assert [e.component for e in finished] == [*loaded, "autoencoder"]
+
+
+def test_a_stream_is_a_video_with_its_events(pipe: Pipeline, cat: Path) -> None:
+    *events, done = pipe.stream("animate", cat, "cat", seed=3, **QUICK | {"steps": 2})
+    assert isinstance(done, Done)
+    assert [event.index for event in events if isinstance(event, Step)] == [1, 2]
+    alone = pipe.animate(cat, "cat", seed=3, **QUICK | {"steps": 2})
+    assert np.array_equal(done.video.frames, alone.frames)
+    assert done.video.settings == alone.settings
+
+
+def test_a_stream_is_checked_before_anything_is_done(pipe: Pipeline, cat: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="animate takes one image, not 2"):
+        pipe.stream("animate", [cat, cat])
+    with pytest.raises(UsageError, match="interpolate takes two images or more, not 1"):
+        pipe.stream("interpolate", [cat])
+    with pytest.raises(UsageError, match="no option step"):
+        pipe.stream("animate", cat, step=3)  # type: ignore[call-arg]
+    with pytest.raises(InputError, match="none"):
+        pipe.stream("animate", tmp_path / "none.png")
+
+
+def test_images_are_opened_once(pipe: Pipeline, cat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    opening = module._opened
+    monkeypatch.setattr(module, "_opened", lambda source, name: opened.append(name) or opening(source, name))
+    with cat.open("rb") as file:  # that can be read only once
+        videos = [pipe.animate(source, "cat", **QUICK) for source in (cat, file)]
+    assert opened.count(str(cat)) == 1
+    assert np.array_equal(videos[0].frames, videos[1].frames)
 
 
 def test_one_component_at_a_time_holds_memory(pipe: Pipeline, cat: Path) -> None:
@@ -262,9 +284,9 @@ def test_memory_plans_give_the_same_video(golden: Path, cat: Path) -> None:
     latents = {}
     for plan in MEMORY_PLANS:
         pipe = open_golden(golden / "dc256")
-        pipe.choose_memory(resolve(pipe.config, "animate", "", 0, QUICK), plan)
+        pipe.residency.choose_plan(resolve(pipe.config, "animate", "", 0, QUICK), plan)
         latents[plan] = pipe.animate(cat, "cat", seed=1, **QUICK).latents
-    for _ in pipe.hold("unet"):  # of the plan that is left, min
+    for _ in pipe.residency.ensure_loaded("unet"):  # of the plan that is left, min
         pass
     held = sum(p.numel() for p in pipe.model.unet.parameters() if not p.is_meta)
     assert held < 0.3 * sum(p.numel() for p in pipe.model.unet.parameters())
@@ -276,13 +298,13 @@ def test_memory_is_chosen_by_what_is_free(pipe: Pipeline, monkeypatch: pytest.Mo
     settings = resolve(pipe.config, "animate", "", 0, QUICK)
     need = estimate.memory(pipe.model, settings, pipe.dtype, "low")
     for free, plan in ((10**15, "normal"), (need + 1, "low"), (1, "min")):
-        monkeypatch.setattr("dcrafter.pipeline.free_memory", lambda _, free=free: free)
-        pipe.choose_memory(settings)
-        assert pipe.memory == plan
-    assert not pipe.save_memory()
-    pipe.choose_memory(settings, "normal")
-    assert pipe.save_memory()
-    assert pipe.memory == "low"
+        monkeypatch.setattr("dcrafter.runtime.residency.free_memory", lambda _, free=free: free)
+        pipe.residency.choose_plan(settings)
+        assert pipe.residency.plan == plan
+    assert not pipe.residency.downgrade_plan()
+    pipe.residency.choose_plan(settings, "normal")
+    assert pipe.residency.downgrade_plan()
+    assert pipe.residency.plan == "low"
 
 
 def test_a_prompt_is_encoded_once(pipe: Pipeline, cat: Path) -> None:

@@ -22,7 +22,7 @@ from dcrafter.settings import DTYPES, WriteOptions
 
 if TYPE_CHECKING:
     from dcrafter.batch.worker import Result, Task
-    from dcrafter.pipeline import Video
+    from dcrafter.events import Video
 
 UNFINISHED = ".part"
 

@@ -8,13 +8,15 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from dcrafter import estimate
 from dcrafter.batch.items import Item
 from dcrafter.config import Command
-from dcrafter.errors import DCrafterError, InputError, OutOfMemoryError, UsageError, WeightsError
+from dcrafter.errors import DCrafterError, InputError, UsageError, WeightsError
+from dcrafter.events import Decoding, Done, Event, Loading, Step, Video
 from dcrafter.generators import Returning
 from dcrafter.media.fetch import public_name
-from dcrafter.pipeline import Decoding, Done, Event, Loading, Pipeline, Prepared, Step, Video, free_memory
+from dcrafter.pipeline import Pipeline, Prepared
+from dcrafter.runtime import estimate
+from dcrafter.runtime.devices import free_memory
 from dcrafter.settings import ModelOptions, Settings
 
 if TYPE_CHECKING:
@@ -116,8 +118,7 @@ class Worker:
 
     def _open(self, model: str) -> tuple[Pipeline, int]:
         if self._current is not None and self._current is not self._pipes.get(model, (None,))[0]:
-            for _ in self._current.hold():  # frees its memory
-                pass
+            self._current.residency.release()
         if model not in self._pipes:
             pipe = Pipeline.from_pretrained(model, command=self.models.command, **self.models.options.loading())
             self._pipes[model] = pipe, free_memory(pipe.device)
@@ -130,13 +131,16 @@ class Worker:
         start = time.monotonic() - seconds
         attempt = 1
         _choose_memory(pipe, task.settings, self.models.options.memory, room)
+
+        def generate() -> Generator[Event, None, None]:
+            nonlocal prepared
+            mine, prepared = prepared, None  # its noise is used up by one attempt
+            yield from pipe.generate(_sources(task), task.settings, prepared=mine)
+
         while True:
             try:
-                video = yield from _generated(pipe, task, prepared)
+                video = yield from _generated(task, pipe.residency.retry_with_less(generate))
             except Exception as error:
-                prepared = None  # its noise is used up
-                if OutOfMemoryError.means(error) and pipe.save_memory():
-                    continue
                 if isinstance(error, InputError | UsageError | WeightsError) or attempt > self.models.retries:
                     yield Result(task.key, None, time.monotonic() - start, attempt, error_line(error))
                     return
@@ -159,10 +163,10 @@ def error_line(error: Exception) -> str:
 
 def _choose_memory(pipe: Pipeline, settings: Settings, plan: str, room: int) -> None:
     """By what was free before any weights were there: the same for an item whatever came before it."""
-    pipe.choose_memory(settings, plan, room)
-    pipe.keeps_decoder = (
-        pipe.memory == "normal" and 2 * estimate.memory(pipe.model, settings, pipe.dtype, pipe.memory) < room
-    )
+    residency = pipe.residency
+    residency.choose_plan(settings, plan, room)
+    need = estimate.memory(pipe.model, settings, pipe.dtype, residency.plan)
+    residency.keep_decoder = residency.plan == "normal" and 2 * need < room
 
 
 def _sources(task: Task) -> list[ImageSource]:
@@ -186,8 +190,8 @@ def _prepared(pipe: Pipeline, tasks: list[Task], key: Key) -> Generator[Progress
     return list(events.value)
 
 
-def _generated(pipe: Pipeline, task: Task, prepared: Prepared | None) -> Generator[WorkerEvent, None, Video]:
-    for event in pipe.generate(_sources(task), task.settings, prepared=prepared):
+def _generated(task: Task, events: Iterator[Event]) -> Generator[WorkerEvent, None, Video]:
+    for event in events:
         if isinstance(event, Done):
             names = [public_name(image) for image in task.item.images]
             return replace(event.video, settings={**event.video.settings, "images": names})

@@ -19,7 +19,7 @@ from dcrafter.errors import WriteError
 
 if TYPE_CHECKING:
     from dcrafter.cli.preview import Preview
-    from dcrafter.pipeline import Event, Video
+    from dcrafter.events import Event, Video
 
 logger = logging.getLogger("dcrafter")
 
@@ -81,7 +81,7 @@ class Console:
         The first Ctrl-C ends the generation behind the event that is under way, the second at once, both as
         KeyboardInterrupt.
         """
-        from dcrafter.pipeline import Decoding, Done, Encoding, Loading, Part, Step
+        from dcrafter.events import Decoding, Done, Encoding, Loading, MemoryDowngraded, Part, Step
 
         clock = _Clock()
         with self._view(preview) as view, self.interruptible() as interrupted:
@@ -89,6 +89,9 @@ class Console:
                 if interrupted():
                     raise KeyboardInterrupt
                 match event:
+                    case MemoryDowngraded():
+                        clock = _Clock()
+                        view.begin(f"not enough memory; once more with --memory {event.plan}")
                     case Part():
                         view.begin(f"part {event.index}/{event.total}")
                     case Encoding():

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from dcrafter import __version__
 from dcrafter.cli.config_file import user_config
-from dcrafter.machine import available_memory, memory_limit, total_memory
+from dcrafter.runtime.machine import available_memory, memory_limit, total_memory
 
 if TYPE_CHECKING:
     import torch

@@ -21,7 +21,7 @@ from dcrafter.media.video import check_output, encode_video, holds_frames, is_at
 from dcrafter.settings import Settings, WriteOptions
 
 if TYPE_CHECKING:
-    from dcrafter.pipeline import Video
+    from dcrafter.events import Video
 
 
 class Output:

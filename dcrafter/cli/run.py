@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import sys
+from collections.abc import Generator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -18,9 +19,9 @@ from dcrafter.cli.console import Console
 from dcrafter.cli.options import FAST_STEPS, Request
 from dcrafter.cli.output import Output
 from dcrafter.config import Command, ModelConfig
-from dcrafter.errors import InputError, OutOfMemoryError, OutputError, UsageError
-from dcrafter.machine import PeakMemory, process_memory
+from dcrafter.errors import InputError, OutputError, UsageError
 from dcrafter.media.fetch import fetch, is_url, public_name, url_path
+from dcrafter.runtime.machine import PeakMemory, process_memory
 from dcrafter.settings import Settings, resolve
 
 if TYPE_CHECKING:
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
 
     from dcrafter.captioner import Captioner
     from dcrafter.cli.preview import Preview
+    from dcrafter.conditions import Noise
+    from dcrafter.events import Event, Video
     from dcrafter.media.image import ImageSource
     from dcrafter.models.dynamicrafter import DynamiCrafter
-    from dcrafter.pipeline import Noise, Pipeline, Video
+    from dcrafter.pipeline import Pipeline
 
 MAX_PROMPT = 1_000_000  # bytes of a prompt from stdin
 STDIN_STEM = "video"  # what the result of a picture from stdin is called
@@ -98,7 +101,8 @@ def run(command: Command, takes: list[list[str]], request: Request) -> None:
             settings, preview = settle(hub.config(model))
 
         from dcrafter.models.dynamicrafter import DynamiCrafter
-        from dcrafter.pipeline import Pipeline, choose_device, choose_dtype
+        from dcrafter.pipeline import Pipeline
+        from dcrafter.runtime.devices import choose_device, choose_dtype, held_memory
 
     device = choose_device(request.model.device)
     dtype = choose_dtype(request.model.dtype, device)
@@ -135,7 +139,7 @@ def run(command: Command, takes: list[list[str]], request: Request) -> None:
             continue
         console.say(job.title)
         pictures = [sources[picture] for picture in job.pictures]
-        memory = PeakMemory(pipe.held_memory)
+        memory = PeakMemory(lambda: held_memory(device))
         with memory if request.json else nullcontext():
             video, seconds = _generate(pipe, pictures, settled, request, console, preview)
         video = replace(video, settings=video.settings | {"images": [public_name(name) for name in job.pictures]})
@@ -228,7 +232,7 @@ def _prompts(
 def captioner_of(request: Request) -> Captioner:
     """What --auto-prompt asks. A dry run, which must not download, gets no captions."""
     from dcrafter.captioner import DEFAULT, Captioner
-    from dcrafter.pipeline import choose_device
+    from dcrafter.runtime.devices import choose_device
 
     device = choose_device(request.model.device)
     return Captioner(request.captioner or DEFAULT, device, request.model.offline, request.dry_run)
@@ -258,8 +262,8 @@ def _say_memory(
     console: Console,
 ) -> int:
     """What a video will take; returns it in bytes."""
-    from dcrafter import estimate
-    from dcrafter.pipeline import free_memory
+    from dcrafter.runtime import estimate
+    from dcrafter.runtime.devices import free_memory
 
     plan = request.model.memory
     if plan == "auto":
@@ -275,7 +279,7 @@ def _say_time(
     model: DynamiCrafter, settings: Settings, parts: int, device: torch.device, dtype: torch.dtype, console: Console
 ) -> None:
     """How long a video in so many parts will take, where that may be long."""
-    from dcrafter import estimate
+    from dcrafter.runtime import estimate
 
     if estimate.size(model.unet) < LARGE:
         return
@@ -310,15 +314,12 @@ def _generate(
     preview: Preview | None,
 ) -> tuple[Video, dict[str, float]]:
     """A video, and the seconds each phase took. Once more with the next memory plan where memory runs out."""
-    pipe.choose_memory(settings, request.model.memory)
-    while True:
-        noise = _recorded_noise(request.noise) if request.noise else None
-        try:
-            return console.follow(pipe.generate(sources, settings, noise), settings.steps, preview)
-        except Exception as error:
-            if not OutOfMemoryError.means(error) or not pipe.save_memory():
-                raise
-        console.say(f"not enough memory; once more with --memory {pipe.memory}")
+
+    def generate() -> Generator[Event, None, None]:
+        return pipe.generate(sources, settings, _recorded_noise(request.noise) if request.noise else None)
+
+    pipe.residency.choose_plan(settings, request.model.memory)
+    return console.follow(pipe.residency.retry_with_less(generate), settings.steps, preview)
 
 
 def _recorded_noise(path: Path) -> Noise:

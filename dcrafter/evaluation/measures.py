@@ -88,7 +88,7 @@ def detail(studio: Studio, count: int, name: str = "videos") -> list[Row]:
 def lambdas(studio: Studio, count: int) -> list[Row]:
     """λ of each dual cross-attention layer, as trained (paper, figure 2a)."""
     pipe = studio.pipe
-    for _ in pipe.hold("unet"):
+    for _ in pipe.residency.ensure_loaded("unet"):
         pass
     layers = pipe.model.unet.dual_attentions()
     pipe.model.unet.set_context_scale([1.0] * len(layers))

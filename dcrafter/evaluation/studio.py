@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dcrafter.conditions import Conditions, seeded_noise
 from dcrafter.config import Command
+from dcrafter.events import Event, Step
 from dcrafter.generators import drain
 from dcrafter.media.image import to_frames
 from dcrafter.metrics.pixels import as_input
 from dcrafter.metrics.similarity import Similarity, similarity
-from dcrafter.pipeline import Conditions, Event, Pipeline, Step, kept_frames, seeded_noise
+from dcrafter.pipeline import Pipeline, kept_frames
 from dcrafter.settings import Options, Settings, resolve
 
 Report = Callable[[str, float, int], None]
@@ -102,7 +104,7 @@ class Studio:
     def reconstruct(self, images: Tensor) -> Tensor:
         """What the autoencoder makes of images (n, 3, H, W) in [-1, 1], without posterior noise."""
         pipe, config = self.pipe, self.pipe.config.autoencoder
-        for _ in pipe.hold("autoencoder"):
+        for _ in pipe.residency.ensure_loaded("autoencoder"):
             pass
         reconstructed = []
         for some in torch.split(images, self.batch):

@@ -82,7 +82,9 @@ def open_image(
         try:
             with _opened(source, name) as image:
                 _check_size(image, name, max_pixels)
-                return _to_srgb(image, background)
+                opened = _to_srgb(image, background)
+                opened.info.clear()  # its profile is applied: opened again, it stays what it is
+                return opened
         except InputError:
             raise
         except Image.DecompressionBombError:

@@ -2,7 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from torch import Tensor
+
+Predict = Callable[[bool, bool], Tensor]
+"""(with text, with image) → the model's output (B, C, T, h, w) under these conditions."""
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """The scales of classifier-free guidance.
+
+    With an `image_scale`, `scale` is the text's alone and a step takes three evaluations. Without it a step takes two,
+    and at a `scale` of 1 one.
+    """
+
+    scale: float
+    image_scale: float | None = None
+    rescale: float = 0.0  # 0 to 1, see `rescale_guidance`
+
+    def __call__(self, predict: Predict) -> Tensor:
+        """The guided output of one step."""
+        conditional = predict(True, True)
+        if self.image_scale is not None:
+            unconditional, image_only = predict(False, False), predict(False, True)
+            guided = guide_multi(unconditional, image_only, conditional, self.image_scale, self.scale)
+        elif self.scale != 1:
+            guided = guide(predict(False, False), conditional, self.scale)
+        else:
+            return conditional
+        return rescale_guidance(guided, conditional, self.rescale)
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the model that a step takes."""
+        return 3 if self.image_scale is not None else 2 if self.scale != 1 else 1
 
 
 def guide(unconditional: Tensor, conditional: Tensor, scale: float) -> Tensor:

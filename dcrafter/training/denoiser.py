@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, default_collate
 from dcrafter.metrics.pixels import as_input, frame_difference, psnr
 from dcrafter.models.dynamicrafter import DynamiCrafter
 from dcrafter.sampling.ddim import ddim
-from dcrafter.sampling.guidance import guide, rescale_guidance
+from dcrafter.sampling.guidance import Guidance
 from dcrafter.sampling.schedule import sampling_steps
 from dcrafter.training.inputs import ConditioningDraw, InputEncoder, Inputs, Items
 from dcrafter.training.memory import activation_bytes, unet_stages
@@ -210,11 +210,11 @@ class DenoiserStage(TrainingStage):
         nothing = replace(plain, text=~plain.text, image=~plain.image)
         without = replace(self.inputs(batch, nothing, generator, single=single), concat_latents=inputs.concat_latents)
 
+        guidance = Guidance(self.config.guidance, rescale=self.config.guidance_rescale)
+
         def denoiser(x: Tensor, t: int) -> Tensor:
             times = torch.full((clips,), t, device=x.device)
-            conditional = inputs.denoise(self.unet, x, times)
-            guided = guide(without.denoise(self.unet, x, times), conditional, self.config.guidance)
-            return rescale_guidance(guided, conditional, self.config.guidance_rescale)
+            return guidance(lambda text, image: (inputs if text else without).denoise(self.unet, x, times))
 
         def noise() -> Tensor:
             return torch.randn(inputs.latents.shape, generator=generator).to(inputs.latents)

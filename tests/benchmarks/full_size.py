@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from dcrafter.machine import PeakMemory
+from dcrafter.runtime.machine import PeakMemory
 
 MANIFEST = Path(__file__).parents[1] / "data" / "golden" / "manifest_512.json"
 ORDER = ["text_encoder", "image_encoder", "projector", "autoencoder", "unet"]
@@ -59,7 +59,7 @@ def measure(path: Path, dtype: str, evaluate: bool) -> None:
         pipe = Pipeline.from_pretrained("512", checkpoint=path, device="cpu", dtype=dtype)
         ready = time.perf_counter() - started
         for component in ORDER:
-            for _ in pipe.hold(component):
+            for _ in pipe.residency.ensure_loaded(component):
                 pass
     loaded = time.perf_counter() - started
     print(f"{dtype}: ready in {ready:.1f} s, every component loaded once in {loaded:.1f} s, peak {peak.gb:.2f} GB")

@@ -55,7 +55,7 @@ def warm_up() -> None:
 
     model = GOLDEN / "model.safetensors"
     pipe = Pipeline.from_pretrained(checkpoint=model, model_config=GOLDEN / "config.json", device="cpu")
-    for _ in pipe.hold("projector"):
+    for _ in pipe.residency.ensure_loaded("projector"):
         pass
 
 
@@ -127,7 +127,7 @@ def load_ours(ours: Path, dtype: str) -> None:
             pipe = Pipeline.from_pretrained("auto", checkpoint=ours, device="cpu", dtype=dtype)
             ready = time.perf_counter() - started
             for component in ORDER:
-                for _ in pipe.hold(component):
+                for _ in pipe.residency.ensure_loaded(component):
                     pass
 
         seconds, gb = timed(run)

@@ -466,7 +466,7 @@ def test_a_preview_that_cannot_be_is_said_before_anything_is_loaded(
 
 
 def test_hours_are_told_before_they_begin(dcrafter: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dcrafter.estimate.speed", lambda *_: 1e12)
+    monkeypatch.setattr("dcrafter.runtime.estimate.speed", lambda *_: 1e12)
 
     def told(*arguments: str) -> list[str]:
         outcome = dcrafter(*arguments, "--device", "cpu", "--dry-run")

@@ -12,7 +12,7 @@ import torch
 
 from dcrafter.cli import console as module
 from dcrafter.cli.console import Console
-from dcrafter.pipeline import Decoding, Done, Encoding, Event, Loading, Step, Video
+from dcrafter.events import Decoding, Done, Encoding, Event, Loading, Step, Video
 
 STEPS = 20
 VIDEO = Video(np.zeros((2, 4, 4, 3), np.uint8), 8.0, {}, torch.zeros(1))

@@ -11,8 +11,8 @@ from dcrafter.cli import output as output_module
 from dcrafter.cli.options import Request
 from dcrafter.cli.output import Output
 from dcrafter.errors import OutputError, UsageError
+from dcrafter.events import Video
 from dcrafter.media import video as media
-from dcrafter.pipeline import Video
 from dcrafter.settings import WriteOptions
 
 VIDEO = Video(np.zeros((2, 32, 32, 3), np.uint8), 8.0, {"seed": 3}, torch.zeros(1))

@@ -184,6 +184,19 @@ def test_embedded_profile_is_converted_to_srgb() -> None:
     assert clear.getpixel((0, 0)) == WHITE  # the background is sRGB already
 
 
+def test_an_opened_image_opens_as_itself() -> None:
+    gray = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    for profile in (gray, srgb, None):
+        opened = open_image(saved(noise(8, 5), "JPEG", icc_profile=profile, exif=exif))
+        assert opened.size == (5, 8)
+        again = open_image(opened)
+        assert again.size == (5, 8)
+        assert again.tobytes() == opened.tobytes()
+
+
 def test_srgb_profile_changes_nothing() -> None:
     picture = noise(64, 64)
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

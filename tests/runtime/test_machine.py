@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dcrafter import machine
-from dcrafter.machine import PeakMemory, available_memory, memory_limit, process_memory, total_memory
+from dcrafter.runtime import machine
+from dcrafter.runtime.machine import PeakMemory, available_memory, memory_limit, process_memory, total_memory
 
 GB = 10**9
 MEMINFO = "MemTotal:       16000000 kB\nMemFree:          100000 kB\nMemAvailable:    8000000 kB\nHugePages_Total:  0"

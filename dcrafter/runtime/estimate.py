@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dcrafter.config import ModelConfig
 from dcrafter.models.dynamicrafter import DynamiCrafter
+from dcrafter.sampling.guidance import Guidance
 from dcrafter.settings import MEMORY_PLANS, Settings
 
 # How many tensors of the UNet's full size and width are alive at its peak: measured at 256×256, see
@@ -47,8 +48,7 @@ def plan_for(model: DynamiCrafter, settings: Settings, dtype: torch.dtype, room:
 
 def sampling_seconds(model: DynamiCrafter, settings: Settings, device: torch.device, dtype: torch.dtype) -> float:
     """How long sampling will take, a part, from the UNet's operations and how fast the device multiplies."""
-    branches = 3 if settings.image_guidance is not None else 2 if settings.guidance != 1 else 1
-    evaluations = branches * settings.steps
+    evaluations = Guidance(settings.guidance, settings.image_guidance).evaluations * settings.steps
     return OVERHEAD * evaluations * operations(model.config, settings) / speed(device, dtype)
 
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dcrafter import estimate
 from dcrafter.config import MODELS
 from dcrafter.models.dynamicrafter import DynamiCrafter
+from dcrafter.runtime import estimate
 from dcrafter.settings import resolve
 
 

@@ -1,0 +1,130 @@
+"""From prompts and images to what the denoiser is given beside the noisy latents."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from PIL.Image import Resampling
+from torch import Tensor
+
+from dcrafter.config import ModelConfig
+from dcrafter.events import Encoding, Event
+from dcrafter.media.image import ImageSource, fit_image, open_image, to_tensor
+from dcrafter.models.clip import is_cut, tokenize
+from dcrafter.models.dynamicrafter import detail_guidance
+from dcrafter.runtime.residency import Residency
+from dcrafter.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+REMEMBERED = 64  # prompts, a few hundred kilobytes each
+
+Noise = Callable[[tuple[int, ...]], Tensor]
+"""Draws standard normal noise of a shape, on the CPU. The order of draws is a promise: the posterior of each
+keyframe together, then x_T, then one a step."""
+
+
+def seeded_noise(seed: int) -> Noise:
+    """Noise from one generator on the CPU: the same seed is the same noise on every device."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return lambda shape: torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Keyframes:
+    """The given images in [-1, 1], at both sizes that matter: the same tensor where these are one."""
+
+    input: Tensor  # (n, 3, H, W), the size of the settings: what the model sees
+    output: Tensor  # (n, 3, sH, sW), the size of decoded frames: what they are compared with
+
+    @staticmethod
+    def open(images: Sequence[ImageSource], settings: Settings, config: ModelConfig) -> Keyframes:
+        """Fit images into the frame. Raises InputError for one that cannot be read."""
+        opened = [open_image(image) for image in images]
+
+        def fitted(width: int, height: int, resample: Resampling = Resampling.BILINEAR) -> Tensor:
+            fitting = (fit_image(image, width, height, settings.fit, resample=resample) for image in opened)
+            return torch.stack([to_tensor(image) for image in fitting])
+
+        size = settings.width, settings.height
+        given, output = fitted(*size), config.output_size(*size)
+        return Keyframes(given, given if output == size else fitted(*output, Resampling.LANCZOS))
+
+
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """What the denoiser is given beside the noisy latents of B videos (one, as the encoder makes them)."""
+
+    text: Tensor  # (B, L, D)
+    uncond_text: Tensor  # of the negative prompt
+    image: Tensor  # (B, queries, D)
+    uncond_image: Tensor  # of a mid-grey image
+    concat_latents: Tensor  # (B, C, T, h, w)
+
+    @staticmethod
+    def together(conditions: Sequence[Conditions]) -> Conditions:
+        """Those of several videos, to be sampled at once."""
+        names = [each.name for each in fields(Conditions)]
+        return Conditions(*(torch.cat([getattr(c, name) for c in conditions]) for name in names))
+
+
+class ConditionEncoder:
+    """Encodes prompts and keyframes, each component loaded once for all videos."""
+
+    def __init__(self, residency: Residency) -> None:
+        self.residency, self.model = residency, residency.model
+        self._texts: dict[tuple[str, str], Tensor] = {}  # encoded prompts, the latest
+
+    @torch.inference_mode()
+    def encode(
+        self, videos: Sequence[tuple[Tensor, Settings, Noise]], frames: int
+    ) -> Generator[Event, None, list[Conditions]]:
+        """Keyframes (1 or 2, 3, H, W) in [-1, 1], settings and noise of each video → Conditions for so many frames."""
+        texts, images, latents = [], [], []
+        for _, settings, _ in videos:
+            texts.append((yield from self._encode_text(settings.prompt, settings.negative_prompt)))
+        for keyframes, _, _ in videos:
+            images.append((yield from self._encode_image(keyframes)))
+        for keyframes, _, noise in videos:
+            latents.append((yield from self._encode_frames(keyframes, noise)))
+        return [
+            Conditions(text[:1], text[1:], image[:1], image[1:], detail_guidance(encoded, frames))
+            for text, image, encoded in zip(texts, images, latents, strict=True)
+        ]
+
+    def _encode_text(self, prompt: str, negative_prompt: str) -> Generator[Event, None, Tensor]:
+        """Prompt and negative prompt → (2, L, D). The latest are remembered."""
+        prompts = (prompt, negative_prompt)
+        if prompts not in self._texts:
+            yield Encoding("prompt")
+            yield from self.residency.ensure_loaded("text_encoder")
+            length = self.model.config.clip.text.context_length
+            for name, text in zip(("prompt", "negative prompt"), prompts, strict=True):
+                if is_cut(text, length):
+                    logger.warning("the %s is longer than the %d tokens the model reads; it is cut", name, length - 2)
+            tokens = tokenize([*prompts], length).to(self.residency.device)
+            if len(self._texts) == REMEMBERED:
+                self._texts.pop(next(iter(self._texts)))
+            self._texts[prompts] = self.residency.run_finite(lambda: self.model.encode_text(tokens), "text_encoder")
+        return self._texts[prompts]
+
+    def _encode_image(self, keyframes: Tensor) -> Generator[Event, None, Tensor]:
+        """The first of keyframes (n, 3, H, W), and a mid-grey image → (2, queries, D). CLIP sees no more."""
+        yield Encoding("picture")
+        yield from self.residency.ensure_loaded("image_encoder", "projector")
+        first = keyframes[:1].to(self.residency.device)
+        seen = torch.cat([first, torch.zeros_like(first)])
+        return self.residency.run_finite(lambda: self.model.encode_image(seen), "image_encoder", "projector")
+
+    def _encode_frames(self, keyframes: Tensor, noise: Noise) -> Generator[Event, None, Tensor]:
+        """Keyframes (n, 3, H, W) → latents as `encode_frames` gives them."""
+        yield Encoding("frames")
+        yield from self.residency.ensure_loaded("autoencoder")
+        config, device = self.model.config.autoencoder, self.residency.device
+        n, _, height, width = keyframes.shape
+        shape = (n, config.latent_channels, height // config.downsampling, width // config.downsampling)
+        drawn = noise(shape).to(device)
+        return self.residency.run_finite(lambda: self.model.encode_frames(keyframes.to(device), drawn), "autoencoder")

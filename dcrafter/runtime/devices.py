@@ -1,0 +1,65 @@
+"""Devices and types: which there are, which to take, and the memory on them."""
+
+from __future__ import annotations
+
+import torch
+
+from dcrafter.errors import UsageError
+from dcrafter.runtime.machine import available_memory, process_memory
+from dcrafter.settings import DTYPES
+
+DEVICES = ("cpu", "cuda", "mps")
+
+
+def choose_device(name: str) -> torch.device:
+    """auto, or a device by its name. Raises UsageError for one that is not here."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        if device.type not in DEVICES:
+            raise RuntimeError
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"there is no device {name} here", f"Choose {', '.join(DEVICES)}, or leave out --device"
+        ) from error
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """auto is float16 on a GPU; on a CPU bfloat16 if it multiplies that in hardware, else float32.
+
+    Raises UsageError for a name that is no type.
+    """
+    if name == "auto":
+        if device.type != "cpu":
+            return torch.float16
+        abilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        native = abilities.get("avx512_bf16") or abilities.get("amx_bf16")
+        return torch.bfloat16 if native else torch.float32
+    if name not in DTYPES:
+        raise UsageError(f"there is no type {name}", f"Choose among auto, {', '.join(DTYPES)}")
+    dtype = getattr(torch, name)
+    assert isinstance(dtype, torch.dtype)
+    return dtype
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return available_memory()
+
+
+def held_memory(device: torch.device) -> int:
+    """Bytes of the device that torch holds now, its cache included; on a CPU what the process holds."""
+    if device.type == "cuda":
+        return torch.cuda.memory_reserved(device)
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    return process_memory()

@@ -1,0 +1,154 @@
+"""Which components of a model have weights in memory, and in which memory plan and type they run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Iterator
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from dcrafter.errors import NumericalError, OutOfMemoryError
+from dcrafter.events import Loading, MemoryDowngraded
+from dcrafter.models.dynamicrafter import DynamiCrafter
+from dcrafter.runtime import estimate
+from dcrafter.runtime.devices import free_memory
+from dcrafter.settings import MEMORY_PLANS, Settings
+from dcrafter.weights.checkpoint import Checkpoint
+
+logger = logging.getLogger(__name__)
+
+SLICES = 8  # of feed-forward layers where memory is scarce
+
+Event = TypeVar("Event")
+Result = TypeVar("Result")
+
+
+class Residency:
+    """Loads the components of a model when they are needed and releases the others: the peak is the largest one.
+
+    Memory plans, each slower and smaller: `normal`; `low` computes feed-forward layers in slices; `min` also loads the
+    UNet block by block, in every evaluation anew.
+    """
+
+    def __init__(self, model: DynamiCrafter, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
+        self.model, self.checkpoint = model, checkpoint
+        self.device, self.dtype = device, dtype
+        self.plan = "normal"
+        self.keep_decoder = False  # beside the UNet, so that one video after the other swaps nothing
+        self._least = "normal"  # the first plan that did not run out of memory
+        self._loaded: tuple[tuple[str, ...], torch.dtype, str] = ((), dtype, "")  # components, type, plan
+        self._streaming: list[RemovableHandle] = []
+
+    # Components
+
+    def ensure_loaded(self, *components: str, dtype: torch.dtype | None = None) -> Iterator[Loading]:
+        """Load these components (children of the model, by name); release the others if any was missing."""
+        dtype = dtype or self.dtype
+        loaded, *how = self._loaded
+        if set(components) <= set(loaded) and how == [dtype, self.plan]:
+            return
+        self.release()
+        for name in components:
+            streamed = self.model.unet.blocks() if (name, self.plan) == ("unet", "min") else {}
+            steps = self.checkpoint.load(self.model, name, device=self.device, dtype=dtype, leave_out=tuple(streamed))
+            for done, total in steps:
+                yield Loading(name, done, total)
+            for path, block in streamed.items():
+                self._stream(f"{name}.{path}", block, dtype)
+        self._loaded = (components, dtype, self.plan)
+
+    def ensure_unet_loaded(self) -> Iterator[Loading]:
+        """Load the UNet, and beside it the autoencoder where that is to stay."""
+        return self.ensure_loaded("unet", *(["autoencoder"] if self.keep_decoder else []))
+
+    def release(self) -> None:
+        """Give back the memory of all weights."""
+        self._loaded = ((), self.dtype, "")
+        for handle in self._streaming:
+            handle.remove()
+        self._streaming.clear()
+        for module in self.model.children():
+            _to_meta(module)
+
+    def _stream(self, name: str, block: nn.Module, dtype: torch.dtype) -> None:
+        """Load a block's weights before its forward, free them after."""
+
+        def load(*_: object) -> None:
+            for _ in self.checkpoint.load(self.model, name, device=self.device, dtype=dtype):
+                pass
+
+        self._streaming.append(block.register_forward_pre_hook(load))
+        self._streaming.append(block.register_forward_hook(lambda *_: _to_meta(block)))
+
+    def run_finite(self, run: Callable[[], Tensor], *components: str) -> Tensor:
+        """The result of `run`; run it again with its components in float32 if that is not finite.
+
+        Raises NumericalError if it still is not.
+        """
+        out = run()
+        if out.isfinite().all():
+            return out
+        if self.dtype != torch.float32:
+            logger.warning("%s gave NaN or infinite values in %s; going on in float32", components[0], self.dtype)
+            for _ in self.ensure_loaded(*components, dtype=torch.float32):
+                pass
+            out = run()
+            if out.isfinite().all():
+                return out
+        raise NumericalError(
+            f"the {components[0]} gave NaN or infinite values", "The checkpoint may be damaged; verify it"
+        )
+
+    # Memory plans
+
+    def choose_plan(self, settings: Settings, plan: str = "auto", room: int | None = None) -> None:
+        """Follow a memory plan, or a smaller one if memory ran out with it before.
+
+        Args:
+            settings: What will be generated.
+            plan: `auto` is the first that fits into `room`.
+            room: Bytes, by default what is free now.
+        """
+        if plan == "auto":
+            room = free_memory(self.device) if room is None else room
+            plan = estimate.plan_for(self.model, settings, self.dtype, room)
+        self._follow(max(plan, self._least, key=MEMORY_PLANS.index))
+
+    def downgrade_plan(self) -> bool:
+        """Release everything and follow the next smaller plan. False if there is none."""
+        self.keep_decoder = False
+        self.release()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        smaller = MEMORY_PLANS[MEMORY_PLANS.index(self.plan) + 1 :]
+        if smaller:
+            self._least = smaller[0]
+            self._follow(self._least)
+        return bool(smaller)
+
+    def retry_with_less(
+        self, attempt: Callable[[], Generator[Event, None, Result]]
+    ) -> Generator[Event | MemoryDowngraded, None, Result]:
+        """Events of `attempt()`; where it runs out of memory, once more with the next smaller plan, down to the last.
+
+        Raises whatever the last attempt does.
+        """
+        while True:
+            try:
+                return (yield from attempt())
+            except Exception as error:
+                if not OutOfMemoryError.means(error) or not self.downgrade_plan():
+                    raise
+            yield MemoryDowngraded(self.plan)  # here, where the failed attempt's tensors are gone
+
+    def _follow(self, plan: str) -> None:
+        self.plan = plan
+        self.model.unet.set_slices(1 if plan == "normal" else SLICES)
+
+
+def _to_meta(module: nn.Module) -> None:
+    """Give back the memory of a module's weights."""
+    module.load_state_dict({key: value.to("meta") for key, value in module.state_dict().items()}, assign=True)

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+import torch
+from golden import open_golden, run
+
+from dcrafter.events import MemoryDowngraded
+from dcrafter.runtime.residency import Residency
+
+
+@pytest.fixture
+def residency(golden: Path) -> Residency:
+    return open_golden(golden / "dc256").residency
+
+
+def loaded(residency: Residency) -> set[str]:
+    children = residency.model.named_children()
+    return {name for name, module in children if not next(module.parameters()).is_meta}
+
+
+def test_what_is_loaded_stays_until_something_else_is_needed(residency: Residency) -> None:
+    events = list(residency.ensure_loaded("unet", "autoencoder"))
+    assert {event.component for event in events} == {"unet", "autoencoder"}
+    assert list(residency.ensure_loaded("autoencoder")) == []
+    assert loaded(residency) == {"unet", "autoencoder"}
+    assert list(residency.ensure_loaded("projector"))
+    assert loaded(residency) == {"projector"}
+    residency.release()
+    assert loaded(residency) == set()
+    assert list(residency.ensure_loaded("projector"))
+
+
+def test_another_type_or_plan_is_loaded_anew(residency: Residency) -> None:
+    assert list(residency.ensure_loaded("projector"))
+    assert list(residency.ensure_loaded("projector", dtype=torch.bfloat16))
+    assert residency.downgrade_plan()
+    assert loaded(residency) == set()
+
+
+def test_memory_that_runs_out_is_tried_again_with_each_smaller_plan(residency: Residency) -> None:
+    plans = []
+
+    def attempt() -> Generator[str, None, str]:
+        plans.append(residency.plan)
+        yield f"begun with {residency.plan}"
+        if residency.plan != "min":
+            raise RuntimeError("CUDA out of memory")
+        return "done"
+
+    events, result = run(residency.retry_with_less(attempt))
+    assert plans == ["normal", "low", "min"]
+    assert events == [
+        "begun with normal", MemoryDowngraded("low"), "begun with low", MemoryDowngraded("min"), "begun with min",
+    ]  # fmt: skip
+    assert result == "done"
+
+
+def test_other_errors_and_the_last_plans_come_through(residency: Residency) -> None:
+    def failing(message: str) -> Generator[str, None, str]:
+        raise RuntimeError(message)
+        yield
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        run(residency.retry_with_less(lambda: failing("shapes differ")))
+    assert residency.plan == "normal"
+    with pytest.raises(RuntimeError, match="memory"):
+        run(residency.retry_with_less(lambda: failing("out of memory")))
+    assert residency.plan == "min"
