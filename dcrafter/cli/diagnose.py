@@ -102,9 +102,6 @@ def _describe(device: torch.device) -> str:
 
 def _memory() -> Iterator[str]:
     total, limit = total_memory(), memory_limit()
-    if total is None:
-        yield "this system does not tell"
-        return
     yield f"{_gb(available_memory())} available of {_gb(total)}"
     yield f"limited to {_gb(limit)} (cgroup)" if limit is not None else "not limited by a cgroup"
 
