@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from dcrafter.errors import InputError, OutOfMemoryError, WeightsError
+from dcrafter.text import error_text
 
 DEFAULT = "Salesforce/blip-image-captioning-base"
 MAX_TOKENS = 40
@@ -87,12 +88,12 @@ def _load(name: str, offline: bool) -> tuple[Any, Any]:
         raise _unsuitable(name, failure) from failure
     if is_folder:
         advice = "Give a folder as transformers saves captioning models with --captioner"
-        raise WeightsError(f"the folder {name} contains no captioner ({_line(failure)})", advice) from failure
+        raise WeightsError(f"the folder {name} contains no captioner ({error_text(failure)})", advice) from failure
     if offline:
         reason = f"the captioner {name} is not on this machine, and --offline was given"
         raise WeightsError(reason, f"Leave out --offline once, or {WITHOUT}") from failure
     advice = f"Check its name, or {WITHOUT}"
-    raise WeightsError(f"the captioner {name} could not be downloaded ({_line(failure)})", advice) from failure
+    raise WeightsError(f"the captioner {name} could not be downloaded ({error_text(failure)})", advice) from failure
 
 
 def _check_reachable(name: str) -> None:
@@ -144,12 +145,7 @@ def _unsuitable(name: str, error: Exception) -> Exception:
     if OutOfMemoryError.means(error):
         return error
     advice = f"Give a captioning model, such as {DEFAULT}, with --captioner"
-    return InputError(f"{name} is not a usable captioner ({_line(error)})", advice)
-
-
-def _line(error: BaseException) -> str:
-    message = str(error).strip().split("\n")[0]
-    return message.rstrip(".") or type(error).__name__
+    return InputError(f"{name} is not a usable captioner ({error_text(error)})", advice)
 
 
 @contextmanager

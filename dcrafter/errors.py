@@ -8,13 +8,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from dcrafter.text import printable
+
 INTERRUPTED = 130  # the exit status behind Ctrl-C
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
-
-
-def printable(text: str) -> str:
-    """Text as a terminal shows it and no more: names out of files may hold escape sequences and line ends."""
-    return "".join(char if char.isprintable() else " " if char.isspace() else ascii(char)[1:-1] for char in text)
 
 
 class DCrafterError(Exception):

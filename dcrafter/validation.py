@@ -13,7 +13,7 @@ from collections.abc import Hashable
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from dcrafter.errors import printable
+from dcrafter.text import printable
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter

@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 from dcrafter.batch.entries import NUMBERED, Entry
 from dcrafter.batch.manifest import is_manifest, parse_manifest, read_manifest
 from dcrafter.config import Command
-from dcrafter.errors import UsageError, printable
+from dcrafter.errors import UsageError
 from dcrafter.media.fetch import is_url
+from dcrafter.text import printable
 
 STDIN = "-"
 IMAGE_SUFFIXES = frozenset(

@@ -18,10 +18,11 @@ from pathlib import Path, PurePosixPath
 from dcrafter.batch.entries import Entry
 from dcrafter.batch.names import check_template, folded, output_path, problem_of, slug
 from dcrafter.config import Command
-from dcrafter.errors import UsageError, printable
+from dcrafter.errors import UsageError
 from dcrafter.media.fetch import is_url, public_name
 from dcrafter.media.formats import FORMATS
 from dcrafter.settings import Options, only_for
+from dcrafter.text import printable
 
 SHORT, LONG = "{stem}", "{stem}_{seed}"  # names by default
 

@@ -22,9 +22,10 @@ from typing import Any, cast, get_args
 
 from dcrafter.batch.entries import Entry
 from dcrafter.config import Command
-from dcrafter.errors import UsageError, printable
+from dcrafter.errors import UsageError
 from dcrafter.media.fetch import is_url
 from dcrafter.settings import Options, Settings, options_of
+from dcrafter.text import printable
 
 TEXTS = ("prompt", "mode", "model", "name")
 OPTIONS = {name.replace("_", "-"): option for name, option in options_of(Settings).items()}

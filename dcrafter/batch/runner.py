@@ -18,13 +18,14 @@ from dcrafter.batch.items import Item
 from dcrafter.batch.journal import Record
 from dcrafter.batch.manifest import raise_errors
 from dcrafter.batch.store import Store, failure
-from dcrafter.batch.worker import Key, Models, Progress, Result, Task, WorkerEvent, error_line
+from dcrafter.batch.worker import Key, Models, Progress, Result, Task, WorkerEvent
 from dcrafter.captioner import Captioner
 from dcrafter.config import ModelConfig
 from dcrafter.errors import InputError, UsageError
 from dcrafter.media.fetch import fetch, is_url
 from dcrafter.media.image import open_image
 from dcrafter.settings import Settings, resolve
+from dcrafter.text import format_size
 from dcrafter.weights import hub
 from dcrafter.weights.checkpoint import Checkpoint, open_checkpoint
 
@@ -161,7 +162,7 @@ class Batch:
             weights = self.weights.fingerprint(item.model)
         except (InputError, UsageError) as error:
             where = f"{item.where}: " if item.where not in ("", item.path) else ""
-            return failure(item, where + error_line(error), inputs=inputs)
+            return failure(item, where + error.message, inputs=inputs)
         task = Task(item, settings, contents, tuple(inputs), caption, self.captioner.name if self.captioner else "")
         done = self.store.find_done(task, weights, self.weights.models.options.dtype) if self.resume else None
         if done is not None:
@@ -192,7 +193,7 @@ def _read(image: str, offline: bool) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise InputError("not a file")
         if status.st_size > MAX_BYTES:
-            raise InputError(f"the file has more than {MAX_BYTES / 1e9:g} GB")
+            raise InputError(f"the file has more than {format_size(MAX_BYTES)}")
         return Path(image).read_bytes()
     except OSError as error:
         raise InputError(f"cannot read the file: {error.strerror}") from error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dcrafter.batch.items import Item
 from dcrafter.config import Command
-from dcrafter.errors import DCrafterError, InputError, UsageError, WeightsError
+from dcrafter.errors import InputError, UsageError, WeightsError, to_dcrafter_error
 from dcrafter.events import Decoding, Done, Event, Loading, Step, Video
 from dcrafter.generators import Returning
 from dcrafter.media.fetch import public_name
@@ -142,7 +142,7 @@ class Worker:
                 video = yield from _generated(task, pipe.residency.retry_with_less(generate))
             except Exception as error:
                 if isinstance(error, InputError | UsageError | WeightsError) or attempt > self.models.retries:
-                    yield Result(task.key, None, time.monotonic() - start, attempt, error_line(error))
+                    yield Result(task.key, None, time.monotonic() - start, attempt, to_dcrafter_error(error).message)
                     return
                 attempt += 1
             else:
@@ -152,13 +152,6 @@ class Worker:
 
 def _model(task: Task) -> str:
     return task.item.model
-
-
-def error_line(error: Exception) -> str:
-    """Describe an error on one line, for the journal."""
-    if isinstance(error, DCrafterError):
-        return " ".join(error.message.split())
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _choose_memory(pipe: Pipeline, settings: Settings, plan: str, room: int) -> None:

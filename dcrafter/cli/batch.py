@@ -21,8 +21,9 @@ from dcrafter.cli.batch_view import describe, view
 from dcrafter.cli.console import Console, logger
 from dcrafter.cli.options import Request, takes_request
 from dcrafter.config import Command
-from dcrafter.errors import BatchError, DCrafterError, UsageError, printable
+from dcrafter.errors import BatchError, DCrafterError, UsageError
 from dcrafter.media.formats import named_format
+from dcrafter.text import printable
 
 if TYPE_CHECKING:
     from dcrafter.batch.items import Item

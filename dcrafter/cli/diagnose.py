@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 
 from dcrafter import __version__
 from dcrafter.cli.config_file import user_config
+from dcrafter.errors import to_dcrafter_error
 from dcrafter.runtime.machine import available_memory, memory_limit, total_memory
+from dcrafter.text import format_size
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +44,7 @@ def diagnose() -> None:
                 for line in section():
                     print(f"  {_anonymous(line)}", flush=True)
         except Exception as error:
-            print(f"  {_anonymous(_line(error))}")
+            print(f"  {_anonymous(to_dcrafter_error(error).message)}")
 
 
 def _versions() -> Iterator[str]:
@@ -94,16 +96,16 @@ def _describe(device: torch.device) -> str:
 
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        return f"{torch.cuda.get_device_name(device)}, {_gb(free)} of {_gb(total)} free"
+        return f"{torch.cuda.get_device_name(device)}, {format_size(free)} of {format_size(total)} free"
     if device.type == "mps":
-        return f"{_gb(torch.mps.recommended_max_memory())} to be used"
+        return f"{format_size(torch.mps.recommended_max_memory())} to be used"
     return f"{platform.machine()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _memory() -> Iterator[str]:
     total, limit = total_memory(), memory_limit()
-    yield f"{_gb(available_memory())} available of {_gb(total)}"
-    yield f"limited to {_gb(limit)} (cgroup)" if limit is not None else "not limited by a cgroup"
+    yield f"{format_size(available_memory())} available of {format_size(total)}"
+    yield f"limited to {format_size(limit)} (cgroup)" if limit is not None else "not limited by a cgroup"
 
 
 def _settings() -> Iterator[str]:
@@ -119,7 +121,7 @@ def _cache() -> Iterator[str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     yield f"{folder}{'' if files else ': empty' if folder.is_dir() else ': not there'}"
     for path in files:
-        yield f"    {path.relative_to(folder)} {_gb(path.stat().st_size)}"
+        yield f"    {path.relative_to(folder)} {format_size(path.stat().st_size)}"
 
 
 def _self_test() -> Iterator[str]:
@@ -144,7 +146,7 @@ def _try(path: str, device: torch.device, dtype: torch.dtype, tolerance: float) 
             out = module.to(device, dtype)(*(x.to(device, dtype) for x in inputs)).cpu().double()
         off = float((out - right).abs().max() / right.abs().max())
     except Exception as error:
-        return f"FAILED ({_line(error)})"
+        return f"FAILED ({to_dcrafter_error(error).message})"
     return "ok" if off <= tolerance else f"WRONG (off by {off:.1g}, {tolerance:g} is allowed)"
 
 
@@ -188,14 +190,6 @@ def _unet_path() -> tuple[nn.Module, list[Tensor]]:
 
     shapes = [(frames, 64, 8, 12), (1, 256), (1, 77, 64), (1, 16, 64)]  # x, time embedding, text, image
     return Block(), [torch.randn(shape) for shape in shapes]
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 50_000_000 else f"{size / 1e6:.1f} MB"
-
-
-def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _anonymous(text: str) -> str:

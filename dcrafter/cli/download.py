@@ -14,6 +14,7 @@ from dcrafter.cli.arguments import FLAG, argument, option
 from dcrafter.cli.console import Console
 from dcrafter.config import MODELS
 from dcrafter.errors import UsageError, WeightsError
+from dcrafter.text import format_size
 from dcrafter.weights.families import PUBLISHED
 
 if TYPE_CHECKING:
@@ -159,8 +160,10 @@ class _Task:
 
         plan = hub.plan(model, self.options)
         if plan.size:
-            said = f"{model}: {_size(plan.size)} from {plan.url} to {plan.path}, {_size(plan.space)} needed, "
-            self.console.say(said + f"{_size(plan.free)} free")
+            said = (
+                f"{model}: {format_size(plan.size)} from {plan.url} to {plan.path}, {format_size(plan.space)} needed, "
+            )
+            self.console.say(said + f"{format_size(plan.free)} free")
         else:
             self.console.say(f"{model}: here already, {plan.path}")
         if self.json:
@@ -176,9 +179,14 @@ class _Task:
         for model in models or dict.fromkeys([*MODELS, *here]):
             entry, source = here.get(model), PUBLISHED.get(model)
             if entry:
-                state = [_size(entry.size), entry.place, _day(entry.used), str(entry.path)]
+                state = [format_size(entry.size), entry.place, _day(entry.used), str(entry.path)]
             else:
-                state = [_size(source.size) if source else "", "not here", "", source.repository if source else ""]
+                state = [
+                    format_size(source.size) if source else "",
+                    "not here",
+                    "",
+                    source.repository if source else "",
+                ]
             rows.append([model, *state])
             if self.json:
                 self.console.result_json(**_facts(model, entry))
@@ -212,7 +220,9 @@ class _Task:
                 self.console.say(f"{model}: would be removed from {self.options.folder}")
                 continue
             freed = cache.remove(self.options.folder, model)
-            self.console.say(f"{model}: {_size(freed)} removed" if freed else f"{model}: there was nothing to remove")
+            self.console.say(
+                f"{model}: {format_size(freed)} removed" if freed else f"{model}: there was nothing to remove"
+            )
             if self.json:
                 self.console.result_json(model=model, freed=freed)
 
@@ -290,10 +300,6 @@ def _facts(model: str, entry: Entry | None) -> dict[str, Any]:
         "used": entry.used,
         "source": entry.source,
     }
-
-
-def _size(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 5e7 else f"{size / 1e6:.1f} MB"
 
 
 def _day(seconds: float) -> str:

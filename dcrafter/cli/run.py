@@ -23,6 +23,7 @@ from dcrafter.errors import InputError, OutputError, UsageError
 from dcrafter.media.fetch import fetch, is_url, public_name, url_path
 from dcrafter.runtime.machine import PeakMemory, process_memory
 from dcrafter.settings import Settings, resolve
+from dcrafter.text import format_size
 
 if TYPE_CHECKING:
     import torch
@@ -271,7 +272,7 @@ def _say_memory(
     need = estimate.memory(model, settings, dtype, plan)
     if device.type == "cpu":
         need += process_memory()  # what Python and the libraries hold already
-    console.say(f"about {need / 1e9:.1f} GB of memory (--memory {plan})")
+    console.say(f"about {format_size(need)} of memory (--memory {plan})")
     return need
 
 

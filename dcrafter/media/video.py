@@ -28,6 +28,7 @@ from dcrafter.media.encoding import EncoderError, Encoding, Frames
 from dcrafter.media.fetch import is_url
 from dcrafter.media.formats import FORMATS, format_of
 from dcrafter.settings import WriteOptions
+from dcrafter.text import error_text
 
 MAX_SETTINGS = 1_000_000  # characters
 READABLE_IMAGES = ("GIF", "PNG", "WEBP")
@@ -198,7 +199,7 @@ def _writing(path: Path) -> Iterator[None]:
     except (OSError, av.error.FFmpegError) as error:
         advice = "Check the folder's permissions and free space, or write elsewhere with -o"
         kind = WriteError if WriteError.means(error) else OutputError
-        raise kind(f"cannot write {path}: {reason(error)}", advice) from error
+        raise kind(f"cannot write {path}: {error_text(error)}", advice) from error
 
 
 def _verify(path: Path, frames: Frames, fps: float) -> None:
@@ -291,12 +292,7 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except Exception as error:  # decoders raise nearly anything on damaged data
         advice = "Give a complete video, or a folder of numbered PNGs"
-        raise InputError(f"cannot read {path}: {reason(error)}", advice) from error
-
-
-def reason(error: Exception) -> str:
-    """A library's error message on one line."""
-    return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
+        raise InputError(f"cannot read {path}: {error_text(error)}", advice) from error
 
 
 def _numbered(folder: Path) -> list[Path]:

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from dcrafter.config import Motion
 from dcrafter.errors import InputError
 from dcrafter.media.image import fit_image
-from dcrafter.media.video import reason
+from dcrafter.text import error_text
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".gif")
 TRIES = 100  # videos that may fail in one item
@@ -126,7 +126,7 @@ class Videos(Dataset[dict[str, Any]]):
                 failed += 1
                 failures = self.damaged if track else self.broken
                 if video not in failures:
-                    failures[video] = reason(error)
+                    failures[video] = error_text(error)
                     skipped.append(f"{video}: {failures[video]}")
         problem = f"{failed} videos in turn" if failed >= TRIES else "every video"
         why = next(reversed({**self.damaged, **self.broken}.items()))

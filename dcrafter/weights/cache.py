@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
 from dcrafter.errors import UsageError, WeightsError
+from dcrafter.text import format_size
 
 HEADER = "dcrafter"  # the entry of a safetensors header that marks a file as ours and holds its configuration
 SOURCE = "source"  # the one with where it came from, as JSON
@@ -116,9 +117,9 @@ def writing_to(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        free = shutil.disk_usage(folder).free / 1e9 if folder.is_dir() else 0.0
+        free = shutil.disk_usage(folder).free if folder.is_dir() else 0
         raise WeightsError(
-            f"cannot write to {folder} ({error.strerror or error}; {free:.1f} GB are free)",
+            f"cannot write to {folder} ({error.strerror or error}; {format_size(free)} are free)",
             "Make room there and run the same again to go on, or choose another folder with --cache-dir",
         ) from error
 
@@ -128,8 +129,8 @@ def check_space(folder: Path, download: int, convert: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < download + convert:
         raise WeightsError(
-            f"{folder} has {free / 1e9:.1f} GB free, and {(download + convert) / 1e9:.1f} GB are needed: "
-            f"{download / 1e9:.1f} GB to download and {convert / 1e9:.1f} GB for the converted weights",
+            f"{folder} has {format_size(free)} free, and {format_size(download + convert)} are needed: "
+            f"{format_size(download)} to download and {format_size(convert)} for the converted weights",
             "Make room, or choose another folder with --cache-dir",
         )
 

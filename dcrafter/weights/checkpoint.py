@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from dcrafter.config import MODELS, Command, ModelConfig
 from dcrafter.errors import OutputError, WeightsError
+from dcrafter.text import error_text
 from dcrafter.weights import pickles
 from dcrafter.weights.cache import HEADER
 from dcrafter.weights.families import recognize
@@ -239,7 +240,7 @@ def save_checkpoint(tensors: Mapping[str, Tensor], config: ModelConfig, path: Pa
         save_file(contiguous, temporary, metadata={HEADER: json.dumps(config.to_dict())})
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
-        raise OutputError(f"cannot write {path} ({_first_line(error)})") from error
+        raise OutputError(f"cannot write {path} ({error_text(error)})") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -267,7 +268,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise
     except Exception as error:  # a damaged pickle raises nearly anything
         raise WeightsError(
-            f"the checkpoint {path} is damaged or incomplete ({_first_line(error)})",
+            f"the checkpoint {path} is damaged or incomplete ({error_text(error)})",
             "Fetch it again, and compare its size with the original's",
         ) from error
     hint = " (a Git LFS pointer, not the file itself)" if start.startswith(b"version") else ""
@@ -307,7 +308,7 @@ def _config_from_header(path: Path, text: str) -> ModelConfig:
         return ModelConfig.from_dict(json.loads(text))
     except (TypeError, ValueError, RecursionError) as error:
         raise WeightsError(
-            f"the header of {path} is not one this version reads ({_first_line(error)})", "Update dcrafter"
+            f"the header of {path} is not one this version reads ({error_text(error)})", "Update dcrafter"
         ) from error
 
 
@@ -350,7 +351,3 @@ def _short(text: str) -> str:
 
 def _mismatch(path: Path, found: str, wanted: str) -> WeightsError:
     return WeightsError(f"{path} holds the {found} model, not {wanted}", f"Leave out --model {wanted}, or change it")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0][:200]

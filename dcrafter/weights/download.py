@@ -36,6 +36,7 @@ from huggingface_hub.utils._runtime import is_xet_available
 from huggingface_hub.utils._xet import XetFileData
 
 from dcrafter.errors import WeightsError
+from dcrafter.text import error_text
 from dcrafter.weights.cache import Progress, hash_file, open_own, writing_to
 
 TRIES = 6  # in a row, without a byte more than before
@@ -298,7 +299,7 @@ def _over_xet(remote: Remote, start: int) -> Generator[bytes, None, None]:
             chunks: Iterator[bytes] = group.download_stream(XetFileInfo(remote.xet.file_hash, remote.size), start=start)
             yield from chunks
     except Exception as error:  # its own, and those of the request for its token
-        raise _XetError(f"Xet storage failed ({_first_line(error)})") from error
+        raise _XetError(f"Xet storage failed ({error_text(error)})") from error
 
 
 # --- retries ---
@@ -327,7 +328,9 @@ class _Retries:
             pause = max(pause, _retry_after(error.response.headers))
         if is_final or self.failures >= self.tries or pause > LONGEST_WAIT:
             _give_up(error, what, pause, progress)
-        logger.info("%s: trying again in %.0f s (%s)", what, pause, _first_line(error))
+        logger.info(
+            "%s: trying again in %.0f s (%s)", what, pause, error_text(error) if error else "the connection ended"
+        )
         self.sleep(pause)
 
 
@@ -368,9 +371,5 @@ def _give_up(error: Exception | None, what: str, pause: float, progress: str) ->
     elif error is None:
         reason = "the connection ends too early"
     else:
-        reason = _first_line(error) or type(error).__name__
+        reason = error_text(error)
     raise WeightsError(f"cannot download {what}: {reason}" + (f"; {progress}" if progress else ""), advice) from error
-
-
-def _first_line(error: Exception | None) -> str:
-    return str(error or "").strip().split("\n")[0][:200]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from dcrafter.config import MODELS, Command, ModelConfig
 from dcrafter.errors import UsageError, WeightsError
 from dcrafter.generators import drain
+from dcrafter.text import format_size
 from dcrafter.weights import cache, families
 from dcrafter.weights.cache import Progress, cache_dir, weights_path
 from dcrafter.weights.families import PUBLISHED, VARIANTS, HubFile
@@ -117,10 +118,10 @@ def choose(model: str, command: Command) -> str:
             if find(name):
                 return name
         name = families.advised(command)
-        size = PUBLISHED[name].size / 1e9
+        size = format_size(PUBLISHED[name].size)
         raise WeightsError(
             f"no model for {command} is on this machine",
-            f"Fetch one with dcrafter download {name} ({size:.1f} GB), or give --checkpoint FILE",
+            f"Fetch one with dcrafter download {name} ({size}), or give --checkpoint FILE",
         )
     if command not in config(model).commands:
         raise UsageError(f"the model {model} does not {command}", f"Use {' or '.join(able)}")
@@ -168,7 +169,7 @@ def announcement(model: str) -> str:
     """The line that announces an automatic download."""
     source = PUBLISHED[model]
     return (
-        f"the model {model} is not on this machine yet: downloading {source.size / 1e9:.1f} GB "
+        f"the model {model} is not on this machine yet: downloading {format_size(source.size)} "
         f"({source.repository}) to {cache_dir()}"
     )
 

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import pytest
+
+from dcrafter.text import error_text, format_size, printable
+
+
+@pytest.mark.parametrize(("size", "expected"), [(0, "0.0 MB"), (1_500_000, "1.5 MB"), (10_400_000_000, "10.4 GB")])
+def test_sizes(size: int, expected: str) -> None:
+    assert format_size(size) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(2, "No such file or directory", "cat.png"), "No such file or directory"),
+        (ValueError(" bad header.\nmore of it"), "bad header"),
+        (ValueError("x" * 1000), "x" * 200),
+        (KeyError(), "KeyError"),
+    ],
+)
+def test_errors_of_libraries_become_one_line(error: Exception, expected: str) -> None:
+    assert error_text(error) == expected
+
+
+def test_control_characters_are_written_out() -> None:
+    assert printable("a\x1b[31m\tb\nc\ud800") == "a\\x1b[31m b c\\ud800"
