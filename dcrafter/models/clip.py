@@ -1,102 +1,129 @@
-"""OpenCLIP's two towers, read where DynamiCrafter reads them, and the picture's way into the image tower.
+"""CLIP's two towers (arXiv 2103.00020) of any size, and the way of images into the image tower.
 
-open_clip_torch builds the towers (arXiv 2103.00020); any size will do. The text is taken behind the last block
-but one, the image as all tokens behind the last block.
+DynamiCrafter reads the text behind the last block but one, and the image as all tokens behind the last block. Modules
+are named as in OpenCLIP's checkpoints.
 """
 
 from __future__ import annotations
 
-import functools
 import math
+from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
-from open_clip.tokenizer import SimpleTokenizer
-from open_clip.transformer import TextTransformer, VisionTransformer
 from torch import Tensor, nn
 
 from dcrafter.config import CLIPConfig
+from dcrafter.models.tokenizer import is_cut, tokenize
+
+__all__ = ["ImageEncoder", "TextEncoder", "clip_pixels", "is_cut", "tokenize"]
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-class TextEncoder(TextTransformer):  # type: ignore[misc]
+class Block(nn.Module):
+    """Attention and feed-forward layer, each behind a layer norm and beside a residual connection."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(width)
+        self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.ln_2 = nn.LayerNorm(width)
+        hidden = int(width * mlp_ratio)
+        self.mlp = nn.Sequential(
+            OrderedDict(c_fc=nn.Linear(width, hidden), gelu=nn.GELU(), c_proj=nn.Linear(hidden, width))
+        )
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, L, width) → the same; `mask` (L, L) is added to the attention scores."""
+        h = self.ln_1(x)
+        x = x + self.attn(h, h, h, attn_mask=mask, need_weights=False)[0]
+        return x + self.mlp(self.ln_2(x))
+
+
+class Transformer(nn.Module):
+    """So many blocks."""
+
+    def __init__(self, width: int, layers: int, heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.resblocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(layers))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, *, layers: int | None = None) -> Tensor:
+        """(B, L, width) → the same, by the first `layers` blocks (all if None; negative counts from the end)."""
+        for block in self.resblocks[:layers]:
+            x = block(x, mask)
+        return x
+
+
+class TextEncoder(nn.Module):
     """Tokens (B, L) → penultimate features with the final layer norm, (B, L, width)."""
 
     def __init__(self, config: CLIPConfig) -> None:
+        super().__init__()
         text = config.text
-        super().__init__(
-            context_length=text.context_length,
-            vocab_size=text.vocab_size,
-            width=text.width,
-            heads=text.heads,
-            layers=text.layers,
-            mlp_ratio=text.mlp_ratio,
-            output_dim=config.embed_dim,
-        )
-        self.attn_mask = None  # made when needed: it is no weight, and would stay behind on the meta device
+        self.token_embedding = nn.Embedding(text.vocab_size, text.width)
+        self.positional_embedding = nn.Parameter(torch.empty(text.context_length, text.width))
+        self.transformer = Transformer(text.width, text.layers, text.heads, text.mlp_ratio)
+        self.ln_final = nn.LayerNorm(text.width)
+        self.text_projection = nn.Parameter(torch.empty(text.width, config.embed_dim))
         self.logit_scale = nn.Parameter(torch.full((), math.log(1 / 0.07)))
+        self._initialize()
+
+    def _initialize(self) -> None:
+        """Random weights as CLIP's training begins with."""
+        width, layers = self.text_projection.shape[0], len(self.transformer.resblocks)
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        nn.init.normal_(self.positional_embedding, std=0.01)
+        for block in self.transformer.resblocks:
+            assert isinstance(block, Block)
+            assert isinstance(block.mlp.c_fc, nn.Linear)
+            assert isinstance(block.mlp.c_proj, nn.Linear)
+            nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
+            nn.init.normal_(block.attn.out_proj.weight, std=width**-0.5 * (2 * layers) ** -0.5)
+            nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
+            nn.init.normal_(block.mlp.c_proj.weight, std=width**-0.5 * (2 * layers) ** -0.5)
+        nn.init.normal_(self.text_projection, std=width**-0.5)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        _, (penultimate,) = self._blocks(tokens, indices=[-2], stop_early=True)
-        return self.ln_final(penultimate)
+        return self.ln_final(self._blocks(tokens, layers=-1))
 
     def similarity_features(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, L) → CLIP's text features (B, embed_dim), not normalised."""
-        x, _ = self._blocks(tokens, indices=[-1], stop_early=False)
+        """Tokens (B, L) → CLIP's text features (B, embed_dim), not normalized."""
+        x = self.ln_final(self._blocks(tokens))
         end_of_text = tokens.argmax(dim=-1)  # the highest token
-        return self.ln_final(x)[torch.arange(len(x)), end_of_text] @ self.text_projection
+        return x[torch.arange(len(x)), end_of_text] @ self.text_projection
 
-    def _blocks(self, tokens: Tensor, indices: list[int], stop_early: bool) -> tuple[Tensor, list[Tensor]]:
-        x = self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]
-        mask = torch.full(2 * x.shape[1:2], -torch.inf, device=x.device, dtype=x.dtype).triu(1)
-        return self.transformer.forward_intermediates(x, attn_mask=mask, indices=indices, stop_early=stop_early)
+    def _blocks(self, tokens: Tensor, layers: int | None = None) -> Tensor:
+        x = self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]  # (B, L, width)
+        mask = torch.full(2 * x.shape[1:2], -torch.inf, device=x.device, dtype=x.dtype).triu(1)  # causal
+        return self.transformer(x, mask, layers=layers)
 
 
-class ImageEncoder(VisionTransformer):  # type: ignore[misc]
+class ImageEncoder(nn.Module):
     """CLIP pixels (B, 3, S, S) → all tokens behind the last block, class token first, (B, K+1, width)."""
 
     def __init__(self, config: CLIPConfig) -> None:
+        super().__init__()
         vision = config.vision
-        super().__init__(
-            image_size=vision.image_size,
-            patch_size=vision.patch_size,
-            width=vision.width,
-            layers=vision.layers,
-            heads=vision.width // vision.head_width,
-            mlp_ratio=vision.mlp_ratio,
-            output_dim=config.embed_dim,
-        )
+        width, scale = vision.width, vision.width**-0.5
+        patches = (vision.image_size // vision.patch_size) ** 2
+        self.conv1 = nn.Conv2d(3, width, vision.patch_size, stride=vision.patch_size, bias=False)
+        self.class_embedding = nn.Parameter(nn.init.normal_(torch.empty(width), std=scale))
+        self.positional_embedding = nn.Parameter(nn.init.normal_(torch.empty(patches + 1, width), std=scale))
+        self.ln_pre = nn.LayerNorm(width)
+        self.transformer = Transformer(width, vision.layers, width // vision.head_width, vision.mlp_ratio)
+        self.ln_post = nn.LayerNorm(width)
+        self.proj = nn.Parameter(nn.init.normal_(torch.empty(width, config.embed_dim), std=scale))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        out = self.forward_intermediates(
-            pixels.to(self.conv1.weight.dtype),
-            indices=1,
-            output_fmt="NLC",
-            intermediates_only=True,
-            output_extra_tokens=True,
-        )
-        return torch.cat(out["image_intermediates_prefix"] + out["image_intermediates"], dim=1)
+        x = self.conv1(pixels.to(self.conv1.weight.dtype)).flatten(2).mT  # (B, K, width)
+        x = torch.cat([self.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
+        return self.transformer(self.ln_pre(x + self.positional_embedding.to(x.dtype)))
 
     def similarity_features(self, tokens: Tensor) -> Tensor:
-        """The tokens that `forward` gives → CLIP's image features (B, embed_dim), not normalised."""
+        """The tokens that `forward` gives → CLIP's image features (B, embed_dim), not normalized."""
         return self.ln_post(tokens[:, 0]) @ self.proj
-
-
-@functools.cache
-def _tokenizer() -> SimpleTokenizer:
-    return SimpleTokenizer()
-
-
-def tokenize(texts: list[str], context_length: int = 77) -> Tensor:
-    """→ (n, context_length) token ids, padded with 0. What does not fit is cut: see `is_cut`."""
-    return _tokenizer()(texts, context_length)
-
-
-def is_cut(text: str, context_length: int = 77) -> bool:
-    """Whether a text has more tokens than the tower reads (start and end take two places)."""
-    return len(_tokenizer().encode(text)) > context_length - 2
 
 
 def clip_pixels(pixels: Tensor, size: int) -> Tensor:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import repeat
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from dcrafter.config import ModelConfig
 from dcrafter.models.autoencoder import AutoencoderKL
@@ -23,6 +25,18 @@ class References:
 
     images: Tensor  # (B, n, 3, H, W) in [-1, 1], at the output size
     frames: tuple[int | None, ...]  # n: the frame of the clip (T for the one after its last) that shows it, if any
+
+
+class _Uninitialized(TorchFunctionMode):
+    """Skip random initialization: for tensors on meta PyTorch would import its compiler, which takes a second."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in ("normal_", "uniform_"):  # torch.nn.init's and torch.Tensor's
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 class DynamiCrafter(nn.Module):
@@ -43,7 +57,7 @@ class DynamiCrafter(nn.Module):
     @classmethod
     def on_meta(cls, config: ModelConfig) -> DynamiCrafter:
         """The structure without any memory for weights."""
-        with torch.device("meta"):
+        with torch.device("meta"), _Uninitialized():
             return cls(config).eval().requires_grad_(False)
 
     def encode_text(self, tokens: Tensor) -> Tensor:

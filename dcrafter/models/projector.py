@@ -52,7 +52,7 @@ class QueryTransformer(nn.Module):
     def __init__(self, config: QueryTransformerConfig) -> None:
         super().__init__()
         queries = config.queries_per_frame * config.frames
-        self.queries = nn.Parameter(torch.randn(1, queries, config.dim) / config.dim**0.5)
+        self.queries = nn.Parameter(nn.init.normal_(torch.empty(1, queries, config.dim), std=config.dim**-0.5))
         self.proj_in = nn.Linear(config.embedding_dim, config.dim)
         self.layers = nn.ModuleList(QueryLayer(config) for _ in range(config.depth))
         self.proj_out = nn.Linear(config.dim, config.output_dim)

@@ -18,7 +18,7 @@ from dcrafter.batch.store import hash_output
 from dcrafter.media.video import read_video
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["dcrafter.batch.runner", "dcrafter.cli.app", "open_clip"])
+CONTEXT.set_forkserver_preload(["dcrafter.batch.runner", "dcrafter.cli.app"])
 FURTHER, LONGEST = 4, 0.3  # items and seconds, before a signal is sent
 Arguments = list[str | Path]
 

@@ -1,0 +1,60 @@
+"""From Enter to the file: python tests/benchmarks/start_time.py [OTHER TREE] [--runs 9]
+
+Runs `dcrafter animate` with the built-in model in this tree and, turn by turn, in another one (a git worktree of an
+earlier commit), as whole processes. Prints the median of the wall clock and of the processor's time, and what the
+command cannot do without: Python with torch, and the generation as the command measures it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parents[2]
+CAT = HERE / "tests" / "data" / "cat.png"
+
+
+def measure(command: list[str], folder: str, tree: Path) -> tuple[float, float, str]:
+    """Seconds of wall clock and of processor, and stdout."""
+    environment = {**os.environ, "PYTHONPATH": str(tree)}
+    begun, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+    wall, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("other", nargs="?", type=Path)
+    parser.add_argument("--runs", type=int, default=9)
+    arguments = parser.parse_args()
+    animate = [sys.executable, "-m", "dcrafter", "animate", str(CAT), "-m", "tiny", "--device", "cpu", "--seed", "1"]
+    animate += ["-o", "cat.mp4", "--overwrite", "--json"]
+    trees = {"this tree": HERE} | ({"the other": arguments.other.resolve()} if arguments.other else {})
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in [*trees, "python + import torch", "generation"]}
+    with tempfile.TemporaryDirectory() as folder:
+        for run in range(arguments.runs + 1):
+            for name, tree in trees.items():
+                wall, processor, stdout = measure(animate, folder, tree)
+                if run:  # the first one warms the disk's cache
+                    times[name].append((wall, processor))
+                    if tree == HERE:
+                        times["generation"].append((sum(json.loads(stdout)["timings"].values()), 0.0))
+            wall, processor, _ = measure([sys.executable, "-c", "import torch"], folder, HERE)
+            times["python + import torch"].append((wall, processor))
+    for name, values in times.items():
+        walls, processors = zip(*values, strict=True)
+        line = f"{name:24} {statistics.median(walls):6.2f} s (fastest {min(walls):.2f})"
+        print(line + (f", processor {statistics.median(processors):.2f} s" if any(processors) else ""))
+
+
+if __name__ == "__main__":
+    main()
