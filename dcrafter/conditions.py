@@ -7,12 +7,12 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, fields
 
 import torch
-from PIL.Image import Resampling
+from PIL.Image import Image
 from torch import Tensor
 
 from dcrafter.config import ModelConfig
 from dcrafter.events import Encoding, Event
-from dcrafter.media.image import ImageSource, fit_image, open_image, to_tensor
+from dcrafter.media.image import ImageSource, fit_image, fit_reference, open_image, to_tensor
 from dcrafter.models.clip import is_cut, tokenize
 from dcrafter.models.dynamicrafter import detail_guidance
 from dcrafter.runtime.residency import Residency
@@ -45,13 +45,12 @@ class Keyframes:
         """Fit images into the frame. Raises InputError for one that cannot be read."""
         opened = [open_image(image) for image in images]
 
-        def fitted(width: int, height: int, resample: Resampling = Resampling.BILINEAR) -> Tensor:
-            fitting = (fit_image(image, width, height, settings.fit, resample=resample) for image in opened)
-            return torch.stack([to_tensor(image) for image in fitting])
+        def fitted(fit: Callable[..., Image], width: int, height: int) -> Tensor:
+            return torch.stack([to_tensor(fit(image, width, height, settings.fit)) for image in opened])
 
         size = settings.width, settings.height
-        given, output = fitted(*size), config.output_size(*size)
-        return Keyframes(given, given if output == size else fitted(*output, Resampling.LANCZOS))
+        given, output = fitted(fit_image, *size), config.output_size(*size)
+        return Keyframes(given, given if output == size else fitted(fit_reference, *output))
 
 
 @dataclass(frozen=True, eq=False)

@@ -332,11 +332,12 @@ def _ends(keyframes: Tensor, command: Command) -> Tensor:
 def _references(images: Tensor, command: Command, length: int) -> References:
     """What a clip of so many frames is decoded beside, of one video's images (n, 3, H, W).
 
-    To animate: the given frame; in later segments the original image, then that frame. To interpolate: first and last.
+    To animate: the given frame; in later segments the original image over it, for it is sharper. To interpolate: first
+    and last.
     To loop: the one image, which is also the frame after the last.
     """
     if command == "animate":
-        return References(images[None], (None, 0)[-len(images) :])
+        return References(images.flip(0)[None], (0, None)[: len(images)])
     if command == "interpolate":
         return References(images[None, :length], (0, length - 1)[:length])
     return References(images.expand(2, -1, -1, -1)[None], (0, length))

@@ -11,7 +11,6 @@ import pytest
 import torch
 from golden import open_golden
 from PIL import Image
-from PIL.Image import Resampling
 
 import dcrafter
 from dcrafter.conditions import Conditions, Noise, seeded_noise
@@ -19,7 +18,7 @@ from dcrafter.config import MODELS
 from dcrafter.errors import InputError, NumericalError, UsageError, WeightsError
 from dcrafter.events import Decoding, Done, Encoding, Loading, Step
 from dcrafter.media import image as module
-from dcrafter.media.image import fit_image, open_image, to_frames, to_tensor
+from dcrafter.media.image import fit_image, fit_reference, open_image, to_frames, to_tensor
 from dcrafter.media.video import read_settings, read_video
 from dcrafter.models.dynamicrafter import References
 from dcrafter.pipeline import Pipeline, kept_frames
@@ -317,7 +316,7 @@ def test_a_prompt_is_encoded_once(pipe: Pipeline, cat: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "options", "frames"),
     [
-        ("animate", {"segments": 2, "frames": 4}, [(0,), (None, 0)]),
+        ("animate", {"segments": 2, "frames": 4}, [(0,), (0, None)]),
         ("interpolate", {"frames": 4}, [(0, 3), (0, 3)]),
         ("loop", {"frames": 4}, [(0, 4)]),
     ],
@@ -344,12 +343,12 @@ def test_frames_are_decoded_beside_their_keyframes_at_the_output_size(
     assert done.video.frames.shape[1:] == (128, 128, 3)
     assert [references.frames for references in given] == frames
     assert {x.shape[1:] for x in encoded} == {(3, 64, 64)}
-    large = [to_tensor(fit_image(open_image(i), 128, 128, resample=Resampling.LANCZOS)) for i in images]
+    large = [to_tensor(fit_reference(open_image(i), 128, 128)) for i in images]
     assert given[0].images[0, 0].equal(large[0])
     if command == "animate":
-        second = given[1].images[0]
-        assert second[0].equal(large[0])
-        assert np.array_equal(to_frames(second[1][:, None])[0], done.video.frames[3])
-        torch.testing.assert_close(encoded[1], torch.nn.functional.avg_pool2d(second[1:], 2))
+        last, original = given[1].images[0]
+        assert original.equal(large[0])
+        assert np.array_equal(to_frames(last[:, None])[0], done.video.frames[3])
+        torch.testing.assert_close(encoded[1], torch.nn.functional.avg_pool2d(last[None], 2))
     if command == "interpolate":
         assert all(given[part].images[0].equal(torch.stack(large[part : part + 2])) for part in (0, 1))

@@ -320,6 +320,21 @@ def fit_image(
     return canvas
 
 
+def fit_reference(image: Image.Image, width: int, height: int, fit: str = "crop") -> Image.Image:
+    """What `fit_image` shows of an RGB image, but sharp and without rounding: for detail that a decoder takes from it.
+
+    Raises as `fit_image` does.
+    """
+    way, _, side = fit.partition(":")
+    if way != "crop":
+        return fit_image(image, width, height, fit, resample=Image.Resampling.LANCZOS)
+    kept = min(image.width, image.height * width / height), min(image.height, image.width * height / width)
+    spare = image.width - kept[0], image.height - kept[1]
+    left = {"left": 0, "right": spare[0]}.get(side, spare[0] // 2)
+    top = {"top": 0, "bottom": spare[1]}.get(side, spare[1] // 2)
+    return image.resize((width, height), Image.Resampling.LANCZOS, box=(left, top, left + kept[0], top + kept[1]))
+
+
 def describe_crop(size: tuple[int, int], width: int, height: int, fit: str) -> str | None:
     """One line on how much of an image (width, height) a crop keeps, if that is notably little."""
     way, _, side = fit.partition(":")

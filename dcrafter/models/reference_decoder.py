@@ -31,7 +31,7 @@ FLOW_SIDE, FLOW_WINDOW, FLOW_STEPS = 32, 9, 4  # pixels of the shorter side, of 
 BEND = 2.0  # how strongly bends over time are taken out of a motion
 DETAIL_WINDOW = 17  # coarse pixels over which details are compared
 DETAIL = 0.005  # what details are told from noise by, in units of [0, 1]
-TOLERANCE = 0.2  # of a mean difference, in units of [0, 1], at which a reference counts for a third
+TOLERANCE = 0.16  # of a mean difference, in units of [0, 1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +138,10 @@ def smooth(x: Tensor, strength: float = BEND) -> Tensor:
 
 
 def agreement(moved: Tensor, frames: Tensor) -> Tensor:
-    """How far a moved coarse reference looks like coarse frames, both (T, 3, h, w): (T, 1, h, w) in 0 … 1."""
-    apart = (blur(moved, 5) - blur(frames, 5)).abs().mean(1, keepdim=True)
-    return torch.exp(-((blur(apart, 5) / TOLERANCE) ** 2))
+    """How far a moved coarse reference looks like coarse frames, both (T, 3, h, w): (T, 1, h, w) in 0 … 1.
+
+    More is tolerated in a frame that differs everywhere: there the denoiser is at its limit, and nothing new appeared.
+    """
+    apart = blur((blur(moved, 5) - blur(frames, 5)).abs().mean(1, keepdim=True), 5)
+    usual = apart.flatten(1).median(dim=1).values[:, None, None, None]
+    return torch.exp(-((apart / (TOLERANCE + 4 * usual)) ** 2))

@@ -25,6 +25,7 @@ from dcrafter.media import image as module
 from dcrafter.media.image import (
     describe_crop,
     fit_image,
+    fit_reference,
     match_colors,
     open_image,
     read_stdin,
@@ -584,3 +585,15 @@ def test_colours_that_drift_are_taken_back() -> None:
     torch.testing.assert_close(between[2].mean((1, 2)), (first.mean((1, 2)) + last.mean((1, 2))) / 2)
     flat = match_colors(torch.zeros(1, 3, 4, 4), first[None])  # nothing to stretch
     torch.testing.assert_close(flat, first.mean((1, 2)).view(1, 3, 1, 1).expand(1, 3, 4, 4))
+
+
+@pytest.mark.parametrize("fit", ["crop", "crop:top", "crop:left", "pad", "stretch"])
+@pytest.mark.parametrize("size", [(451, 300), (250, 450)])
+def test_a_reference_lies_as_the_models_input_does(fit: str, size: tuple[int, int]) -> None:
+    """Two smooth ramps tell a place; both fits put it within a pixel of the smaller frame."""
+    x, y = np.meshgrid(np.linspace(0, 255, size[0]), np.linspace(0, 255, size[1]))
+    image = Image.fromarray(np.stack([x, y, 0 * x + 128], axis=-1).astype(np.uint8))
+    large = np.asarray(fit_reference(image, 128, 128, fit).resize((64, 64), Image.Resampling.BOX)).astype(float)
+    small = np.asarray(fit_image(image, 64, 64, fit)).astype(float)
+    middle = slice(16, 48)  # within the padding
+    assert np.abs(large - small)[middle, middle].max() < 255 / 64 + 2
