@@ -160,6 +160,76 @@ PHRASES: dict[str, Phrases] = {
     ),
 }
 
+LOCAL_PHRASES: dict[str, Phrases] = {
+    "bounce": Phrases(
+        train=(
+            "{x} bounces {adv}",
+            "{x} jumping {adv} up and down",
+            "{x} hops {adv}",
+            "{x} jumps {adv}",
+            "{x}, {adj} bouncing",
+        ),
+        held_out=("{x} is bouncing {adv}", "{x} leaps {adv}"),
+    ),
+    "breathe": Phrases(
+        train=("{x} breathes {adv}", "{x} breathing {adv}", "{x}, {adj} breathing", "{x} breathes in and out {adv}"),
+        held_out=("{x} is breathing {adv}", "{x} takes {adj} breaths"),
+    ),
+    "nod": Phrases(
+        train=("{x} nods {adv}", "{x} nodding {adv}", "{x} nods its head {adv}", "{x} bows {adv}"),
+        held_out=("{x} is nodding {adv}", "{x} {adv} says yes"),
+    ),
+    "dance": Phrases(
+        train=(
+            "{x} dances {adv}",
+            "{x} dancing {adv}",
+            "{x} wiggles {adv}",
+            "{x} leans {adv} from side to side",
+            "{x} moves to the music {adv}",
+        ),
+        held_out=("{x} is dancing {adv}", "a {adj} dance of {x}"),
+    ),
+    "wind": Phrases(
+        train=(
+            "wind blows {adv}, {x}",
+            "{x} in the wind",
+            "{x}, {adj} wind",
+            "{x} blown {adv} by the wind",
+            "{x}, the wind is blowing {adv}",
+            "{x} bends {adv} in the wind",
+        ),
+        held_out=("a {adj} breeze moves {x}", "{x} on a windy day"),
+    ),
+    "waves": Phrases(
+        train=(
+            "waves, {x}",
+            "{adj} waves run over {x}",
+            "{x} waving {adv}",
+            "{x} waves {adv} like a flag",
+            "{x}, {adj} waves",
+            "{x} flutters {adv}",
+        ),
+        held_out=("{x} is waving {adv}", "{x} moves {adv} in waves"),
+    ),
+    "run": Phrases(
+        train=("{x} runs {adv}", "{x} running {adv}", "{x} walks {adv} to the right", "{x} is {adv} on its way"),
+        held_out=("{x} is running {adv}", "{x} goes for a {adj} run"),
+    ),
+    "fly": Phrases(
+        train=("{x} flies {adv}", "{x} flying {adv}", "{x} flies up {adv}", "{x} rises {adv} into the air"),
+        held_out=("{x} is flying {adv}", "{x} takes off {adv}"),
+    ),
+    "blink": Phrases(
+        train=("{x} blinks {adv}", "{x} blinking {adv}", "{x} closes and opens its eyes {adv}", "{x} winks {adv}"),
+        held_out=("{x} is blinking {adv}", "{x} {adv} shuts its eyes"),
+    ),
+    "yawn": Phrases(
+        train=("{x} yawns {adv}", "{x} yawning {adv}", "{x} opens its mouth {adv}", "{x} with a {adj} yawn"),
+        held_out=("{x} is yawning {adv}", "a tired yawn, {x}"),
+    ),
+}
+"""Of motions of the subject alone."""
+
 ANIMATION_PHRASES = Phrases(
     train=(
         "{x}",

@@ -1,7 +1,8 @@
 """Clips of the built-in model's data, each a function of (seed, index), so that a resume is exact.
 
-Two kinds: an emoji's own animation over some background, and an image, or a scene of emoji, under a named motion. An
-animation of 24 frames a second taken at stride s has fps 24/s (24, 12, 8 or 6); motions are given one of those too.
+Three kinds: an emoji's own animation over some background; an image, or a scene of emoji, under a named motion; and a
+subject, an emoji or a cut-out, that moves or whose parts move over a photograph that does not. An animation of 24
+frames a second taken at stride s has fps 24/s (24, 12, 8 or 6); motions are given one of those too.
 """
 
 from __future__ import annotations
@@ -16,11 +17,23 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dcrafter.tiny.captions import ANIMATION_PHRASES, PHRASES, fill, noun, takes_pace
-from dcrafter.tiny.drawing import composite, maybe_mirror, one_of, paste, resize, to_planes, to_sprites, to_uint8
+from dcrafter.tiny.captions import ANIMATION_PHRASES, LOCAL_PHRASES, PHRASES, fill, noun, takes_pace
+from dcrafter.tiny.drawing import (
+    composite,
+    maybe_mirror,
+    one_of,
+    paste,
+    resize,
+    to_planes,
+    to_sprite,
+    to_sprites,
+    to_uint8,
+)
 from dcrafter.tiny.ingredients import Ingredients, Rng
 from dcrafter.tiny.motions import (
     DIRECTED,
+    FACE_MOTIONS,
+    LOCAL_MOTIONS,
     MOTIONS,
     PACES,
     UNMOVED,
@@ -37,6 +50,8 @@ from dcrafter.training.videos import swing
 EMOJI_FPS = 24
 STRIDES = (1, 2, 3, 4)
 TEXELS = 1.2  # source pixels for one of the view, at the middle of a clip: bilinear sampling stays sharp
+LOCAL = 0.75  # share of moving subjects whose motion is one of `LOCAL_MOTIONS`
+UNDIRECTED = tuple(name for name in MOTIONS if name not in DIRECTED)
 ONE_WAY = ("left", "right", "clock", "arrow", "button", "flag", "letter", "input", "symbol", "mark")
 """Words in labels of emoji that would be wrong mirrored."""
 
@@ -45,6 +60,7 @@ ONE_WAY = ("left", "right", "clock", "arrow", "button", "flag", "letter", "input
 class PromptedMotion:
     """A motion, when its frames are, and the words for it."""
 
+    name: str
     template: str
     word: str | None  # for its pace
     pace: float
@@ -85,19 +101,21 @@ class ClipSampler:
         Args:
             seed: of the run.
             index: of the clip.
-            motion: one of `MOTIONS`, or None for any, or for an emoji's own animation.
+            motion: one of `MOTIONS`, or None for a clip of any kind.
             new_words: caption it in the phrases kept from training.
             loop: go half as far and come back.
 
         Returns:
-            {"frames": (T, H, W, 3) uint8, "caption", "fps", "stride", "kind": "animation", "picture" or "scene",
-            "motion" (None for an animation), "pace": the motion's rate in units of the usual one}.
+            {"frames": (T, H, W, 3) uint8, "caption", "fps", "stride", "kind": "animation", "subject", "picture" or
+            "scene", "motion" (None for an animation), "pace": the motion's rate in units of the usual one}.
         """
         rng = np.random.default_rng([seed, index])
         way = swing(self.frames) / 2 if loop else np.linspace(0, 1, self.frames)
         kind = rng.random()
         if motion is None and kind < self.clips.animations:
             return self._animation(rng, new_words, way)
+        if motion is None and kind < self.clips.animations + self.clips.cutouts:
+            return self._subject(rng, new_words, way)
         chosen = motion or one_of(rng, DIRECTED if rng.random() < self.clips.directed else tuple(MOTIONS))
         return self._moved(rng, chosen, new_words, way, scene=kind > 1 - self.clips.scenes)
 
@@ -151,6 +169,26 @@ class ClipSampler:
             "kind": "animation", "motion": None, "pace": 1.0,
         }  # fmt: skip
 
+    def _subject(self, rng: Rng, new_words: bool, way: Array) -> dict[str, Any]:
+        """A cut-out or an emoji that moves, as a whole or in its parts, over a photograph that does not."""
+        pixels, label = self.ingredients.subject(rng)
+        names = tuple(name for name in LOCAL_MOTIONS if name not in FACE_MOTIONS or "face" in label)
+        name = one_of(rng, names if rng.random() < LOCAL else UNDIRECTED)
+        motion = self._prompted_motion(rng, name, new_words, way)
+        extent = rng.uniform(0.35, 0.75) * np.array(pixels.shape[1::-1]) / max(pixels.shape[:2])  # of the view
+        place = rng.uniform(-1, 1, 2) * (1 - extent) * 0.8
+        width, height = (max(int(self.size * side * TEXELS), 2) for side in extent)
+        grid = sampling_grid(motion.trajectory, motion.seconds, self.size, place, extent)
+        moving = sample(to_sprite(pixels, width, height), torch.from_numpy(grid))
+        background = to_planes(self.ingredients.crop(rng, photographs=1.0))
+        return self._clip(rng, motion, to_uint8(composite(moving, background)), label, "subject")
+
+    def _clip(self, rng: Rng, motion: PromptedMotion, frames: Tensor, label: str, kind: str) -> dict[str, Any]:
+        return {
+            "frames": frames, "caption": motion.caption(label, rng), "fps": EMOJI_FPS // motion.stride,
+            "stride": motion.stride, "kind": kind, "motion": motion.name, "pace": motion.pace,
+        }  # fmt: skip
+
     def _moved(self, rng: Rng, name: str, new_words: bool, way: Array, *, scene: bool) -> dict[str, Any]:
         """An image or a scene of emoji under a named motion."""
         motion = self._prompted_motion(rng, name, new_words, way)
@@ -160,24 +198,22 @@ class ClipSampler:
             image, label = self.ingredients.scene(rng) if scene else self.ingredients.labelled_image(rng)
             grid = sampling_grid(motion.trajectory, motion.seconds, self.size)
             frames = self._film(rng, image, grid, centered=scene, zoom=float(np.mean(motion.trajectory.zoom)))
-        return {
-            "frames": frames, "caption": motion.caption(label, rng), "fps": EMOJI_FPS // motion.stride,
-            "stride": motion.stride, "kind": "scene" if scene else "picture", "motion": name, "pace": motion.pace,
-        }  # fmt: skip
+        return self._clip(rng, motion, frames, label, "scene" if scene else "picture")
 
     def _prompted_motion(
         self, rng: Rng, name: str, new_words: bool = False, way: Array | None = None
     ) -> PromptedMotion:
         """A motion and its words. `way` (T,) says how much of the clip's time is over in each frame."""
-        template = one_of(rng, PHRASES[name].held_out if new_words else PHRASES[name].train)
+        phrases = LOCAL_PHRASES[name] if name in LOCAL_MOTIONS else PHRASES[name]
+        template = one_of(rng, phrases.held_out if new_words else phrases.train)
         word = one_of(rng, (None, "slow", "fast")) if takes_pace(template) and rng.random() < 0.6 else None
         least, most = PACES[word] if takes_pace(template) else (PACES["slow"][0], PACES["fast"][1])
         pace = self.clips.speed * toward_middle(float(rng.uniform(least, most)), least, most, self.clips.spread)
         stride = one_of(rng, STRIDES)
         duration = (self.frames - 1) * stride / EMOJI_FPS
         seconds = duration * (np.linspace(0, 1, self.frames) if way is None else way)
-        trajectory = MOTIONS[name](Timing(seconds, pace, self.clips.spread, rng))
-        return PromptedMotion(template, word, pace, stride, seconds, trajectory)
+        trajectory = (LOCAL_MOTIONS | MOTIONS)[name](Timing(seconds, pace, self.clips.spread, rng))
+        return PromptedMotion(name, template, word, pace, stride, seconds, trajectory)
 
     def _film(self, rng: Rng, image: Array, grid: Array, *, centered: bool, zoom: float = 0.0) -> Tensor:
         """The image (H, W, 3) as a moving camera sees it, no border ever in view: (T, size, size, 3) uint8.

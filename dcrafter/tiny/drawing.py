@@ -33,6 +33,12 @@ def to_sprites(frames: Array, size: int) -> Tensor:
     return F.interpolate(x, (size, size), mode="bilinear", antialias=True).float() / 255
 
 
+def to_sprite(pixels: Array, width: int, height: int) -> Tensor:
+    """A premultiplied cut-out (h, w, 4) uint8 → (4, height, width) in [0, 1], antialiased."""
+    x = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None]
+    return F.interpolate(x, (height, width), mode="bilinear", antialias=True)[0].float() / 255
+
+
 def to_planes(pixels: Array) -> Tensor:
     """(H, W, 3) uint8 → (1, 3, H, W) in [0, 1]."""
     return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].float() / 255

@@ -21,6 +21,7 @@ from dcrafter.tiny.prepared import Array, PreparedData, Row, Split
 
 Rng = np.random.Generator
 
+CUTOUTS = 0.6  # share of subjects that are cut-outs, where there are any
 PHOTOGRAPHS = 0.75  # share of images that are surely photographs
 
 
@@ -31,6 +32,7 @@ class Ingredients:
         self.data, self.split, self.size = PreparedData(folder), split, size
         self.emoji = self.data.emoji(split)
         self.animated = [row for row in self.emoji if row["animation"]]
+        self.cutouts = self.data.cutouts(split)
         self.images = self.data.images(split)
         self.photographs = [row for row in self.images if row["photograph"]]
 
@@ -40,6 +42,13 @@ class Ingredients:
             start, count = row["animation"]
             return self.data.animations[start + int(rng.integers(count))]
         return self.data.stills[row["still"]]
+
+    def subject(self, rng: Rng) -> tuple[Array, str]:
+        """A cut-out or an emoji (h, w, 4), and its noun."""
+        row = one_of(rng, self.cutouts if self.cutouts and rng.random() < CUTOUTS else self.emoji)
+        pixels = self.data.cutout(row) if "offset" in row else self.data.stills[row["still"]]
+        is_phrase = row["label"].startswith(("a ", "an ", "the ", "some "))
+        return pixels, row["label"] if is_phrase else noun(row["label"])
 
     def some_tags(self, rng: Rng, row: Row) -> str:
         """Some of an emoji's tags."""

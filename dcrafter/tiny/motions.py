@@ -32,7 +32,7 @@ class Warp(Protocol):
     """A motion of parts against each other."""
 
     def displace(self, points: Array, seconds: Array) -> Array:
-        """Where what is seen at `points` (H, W, 2) lies in the unmoved content, for each time: (T, H, W, 2)."""
+        """Where what is seen at `points` (T or 1, H, W, 2) lies in the unmoved content at each time: (T, H, W, 2)."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class Trajectory:
     y: Array
     zoom: Array  # log scale
     turn: Array  # radians, clockwise as seen
-    warp: Warp | None = None
+    warp: Warp | None = None  # about the middle, in half views
+    parts: Warp | None = None  # in the subject's own box, which spans [-1, 1] both ways, y down
 
     def at(self, frame: int) -> Trajectory:
         """That frame alone; of a trajectory without a warp."""
@@ -95,11 +96,11 @@ class Timing:
 
     def trajectory(
         self, x: Array | float = 0.0, y: Array | float = 0.0, zoom: Array | float = 0.0, turn: Array | float = 0.0,
-        warp: Warp | None = None,
+        warp: Warp | None = None, parts: Warp | None = None,
     ) -> Trajectory:  # fmt: skip
-        """A trajectory of which some parts rest."""
+        """A trajectory that rests but for what is given."""
         rest = np.zeros(len(self.seconds))
-        return Trajectory(rest + x, rest + y, rest + zoom, rest + turn, warp)
+        return Trajectory(rest + x, rest + y, rest + zoom, rest + turn, warp, parts)
 
 
 # --- the named motions: at 0 seconds nothing has moved
@@ -201,8 +202,150 @@ DIRECTED = tuple(MOTIONS)[:8]
 """Those that go one way."""
 
 
-def sampling_grid(trajectory: Trajectory, seconds: Array, size: int, center: Array | None = None) -> Array:
-    """Where each pixel of each frame lies in the unmoved content: (T, size, size, 2) float32 in half views.
+# --- local motions: of the parts of a subject, while the view rests
+
+
+@dataclass(frozen=True)
+class Bend:
+    """Leans to the side, the more the higher up: nothing moves at the foot."""
+
+    lean: Callable[[Array, Array], Array]  # of seconds and height in [0, 1] above the foot: half boxes to the right
+
+    def displace(self, points: Array, seconds: Array) -> Array:
+        height = np.clip((1 - points[..., 1]) / 2, 0, 1)
+        shift = self.lean(seconds[:, None, None], height)
+        return np.stack([points[..., 0] - shift, points[..., 1] + 0 * shift], axis=-1)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Grows and shrinks upward from the foot, and the other way across."""
+
+    amount: Array  # (T,) log scale of the height
+
+    def displace(self, points: Array, seconds: Array) -> Array:
+        tall = np.exp(-self.amount)[:, None, None]
+        return np.stack([points[..., 0] / np.sqrt(tall), 1 - (1 - points[..., 1]) * tall], axis=-1)
+
+
+@dataclass(frozen=True)
+class Lids:
+    """Squeezes or opens bands across a face: a strength of 2 leaves a third of a band's height, -0.5 doubles it."""
+
+    bands: tuple[tuple[float, float, Array], ...]  # each: y of its middle, half its height, strength (T,)
+
+    def displace(self, points: Array, seconds: Array) -> Array:
+        y = points[..., 1] + np.zeros_like(seconds)[:, None, None]
+        for middle, half, strength in self.bands:
+            away = y - middle
+            y = middle + away * (1 + strength[:, None, None] * np.exp(-((away / half) ** 2)))
+        return np.stack([points[..., 0] + 0 * y, y], axis=-1)
+
+
+@dataclass(frozen=True)
+class Waves:
+    """Waves that run across: content goes up and down, or with `upright` from side to side."""
+
+    amplitude: float  # half boxes
+    waves: float  # a half box
+    hertz: float
+    upright: bool = False
+
+    def displace(self, points: Array, seconds: Array) -> Array:
+        along, across = (1, 0) if self.upright else (0, 1)
+        start = 2 * np.pi * self.waves * points[..., along]
+        passed = 2 * np.pi * self.hertz * seconds[:, None, None]
+        moved = [points[..., 0] + 0 * passed, points[..., 1] + 0 * passed]
+        moved[across] = moved[across] + self.amplitude * (np.sin(start - passed) - np.sin(start))
+        return np.stack(moved, axis=-1)
+
+
+def bounce(time: Timing) -> Trajectory:
+    """The subject hops, and is pressed flat where it lands."""
+    phase = time.about(1.2, 1.8) * time.pace * time.seconds
+    hop = np.abs(np.sin(np.pi * phase))
+    landing = np.clip(1 - 4 * hop, 0, 1) * np.clip(4 * phase, 0, 1)  # not before the first hop
+    return time.trajectory(y=-time.about(0.12, 0.3) * hop, parts=Stretch(-time.about(0.15, 0.3) * landing))
+
+
+def breathe(time: Timing) -> Trajectory:
+    """The subject swells and sinks."""
+    return time.trajectory(parts=Stretch(time.about(0.05, 0.12) * time.wave(time.about(0.5, 0.8))))
+
+
+def nod(time: Timing) -> Trajectory:
+    """The upper third of the subject goes down and up."""
+    down = np.sin(np.pi * time.about(0.9, 1.4) * time.pace * time.seconds) ** 2
+    return time.trajectory(parts=Lids(((-0.2, 0.5, time.about(0.35, 0.7) * down),)))
+
+
+def dance(time: Timing) -> Trajectory:
+    """The upper part of the subject leans right and left."""
+    swing, amount = time.wave(time.about(0.8, 1.3)), time.about(0.2, 0.4)
+    return time.trajectory(parts=Bend(lambda _, height: amount * swing[:, None, None] * height**2))
+
+
+def wind(time: Timing) -> Trajectory:
+    """The subject is blown to the right in gusts that run up it, the stronger the higher."""
+    amount, hertz = time.about(0.15, 0.35), time.about(0.8, 1.4) * time.pace
+
+    def lean(seconds: Array, height: Array) -> Array:
+        begun = np.clip(seconds / 0.3, 0, 1)  # a gust sets in
+        return amount * height**1.5 * begun * (0.7 + 0.3 * np.sin(2 * np.pi * (hertz * seconds - 0.6 * height)))
+
+    return time.trajectory(parts=Bend(lean))
+
+
+def waves(time: Timing) -> Trajectory:
+    """Waves run over the subject from left to right."""
+    return time.trajectory(parts=Waves(time.about(0.05, 0.1), time.about(0.6, 1.2), time.about(0.6, 1.1) * time.pace))
+
+
+def blink(time: Timing) -> Trajectory:
+    """A face shuts its eyes for a moment, again and again."""
+    shut = np.clip(2.5 * np.sin(np.pi * time.about(0.9, 1.4) * time.pace * time.seconds) ** 2 - 1.2, 0, 1)
+    return time.trajectory(parts=Lids(((EYES, 0.16, 2.0 * shut),)))
+
+
+def yawn(time: Timing) -> Trajectory:
+    """A face opens its mouth wide and shuts its eyes, and comes back."""
+    open_ = np.sin(np.pi * time.about(0.5, 0.8) * time.pace * time.seconds) ** 2
+    return time.trajectory(parts=Lids(((EYES, 0.16, 1.6 * open_), (MOUTH, 0.4, -time.about(0.4, 0.6) * open_))))
+
+
+def run(time: Timing) -> Trajectory:
+    """The subject goes to the right in small hops."""
+    hop = np.abs(np.sin(np.pi * time.about(2.0, 2.6) * time.pace * time.seconds))
+    return time.trajectory(x=time.steady(PAN_RATE, (0.1, 0.6)), y=-time.about(0.03, 0.07) * hop)
+
+
+def fly(time: Timing) -> Trajectory:
+    """The subject rises, and wavers."""
+    waver = time.about(0.03, 0.06) * time.wave(time.about(1.0, 1.6))
+    return time.trajectory(x=waver, y=-time.steady(PAN_RATE, (0.1, 0.6)), turn=0.5 * waver)
+
+
+EYES, MOUTH = -0.12, 0.38  # y in the box of an emoji's face
+
+FACE_MOTIONS: dict[str, Callable[[Timing], Trajectory]] = {"blink": blink, "yawn": yawn}
+LOCAL_MOTIONS: dict[str, Callable[[Timing], Trajectory]] = {
+    "bounce": bounce,
+    "breathe": breathe,
+    "nod": nod,
+    "dance": dance,
+    "wind": wind,
+    "waves": waves,
+    "run": run,
+    "fly": fly,
+    **FACE_MOTIONS,
+}
+"""Motions of a subject while the camera rests, by name; `dcrafter.tiny.captions` has their phrases."""
+
+
+def sampling_grid(
+    trajectory: Trajectory, seconds: Array, size: int, center: Array | None = None, extent: Array | float = 1.0
+) -> Array:
+    """Where each pixel of each frame lies in the unmoved content: (T, size, size, 2) float32 in half boxes.
 
     Args:
         trajectory: of T frames.
@@ -210,12 +353,16 @@ def sampling_grid(trajectory: Trajectory, seconds: Array, size: int, center: Arr
         size: pixels a side.
         center: the point (2,) about which content turns, grows and warps, by default the view's middle; the result is
             relative to it.
+        extent: half the sides of the content's box, one number or (2,), in half views.
     """
     line = (np.arange(size) + 0.5) * 2 / size - 1
     points = (np.stack(np.meshgrid(line, line), axis=-1) - (0 if center is None else center)).astype(np.float32)
     if trajectory.warp is not None:
-        return trajectory.warp.displace(points, seconds).astype(np.float32)
-    return trajectory.content(points.reshape(-1, 2)).reshape(-1, size, size, 2)
+        grid: Array = trajectory.warp.displace(points[None], seconds).astype(np.float32)
+    else:
+        grid = trajectory.content(points.reshape(-1, 2)).reshape(-1, size, size, 2)
+    grid = (grid / np.asarray(extent, np.float32)).astype(np.float32)
+    return grid if trajectory.parts is None else trajectory.parts.displace(grid, seconds).astype(np.float32)
 
 
 def sample(source: Tensor, grid: Tensor) -> Tensor:

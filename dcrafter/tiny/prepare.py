@@ -1,28 +1,24 @@
 """Builds the built-in model's data set from package registries: `python -m dcrafter.tiny.prepare OUT`.
 
-Emoji and their animations come from npm (`npm pack`), pictures from Debian's wallpaper packages
-(`apt-get download`, after an `apt-get update`); `pictures.toml` beside this file says which pictures, under which
-licence and by whom. Existing downloads are used. OUT then holds
+Emoji and their animations come from npm (`npm pack`), images and cut-outs from Debian's packages (`apt-get download`,
+after an `apt-get update`); `pictures.toml` beside this file says which images, under which licence and by whom.
+Existing downloads are used. OUT then holds
 
 - `animations.u8`: (N, 128, 128, 4) bytes, the frames of all animated emoji at 24 frames a second, one after the other;
 - `stills.u8`: (M, 128, 128, 4) bytes, one frame of each emoji. Both are RGBA with premultiplied alpha;
-- `pictures.u8`: RGB pictures of different sizes, short side at most 1024, one after the other;
+- `cutouts.u8`: cut-outs of different sizes, at most 256 pixels a side, RGBA with premultiplied alpha;
+- `pictures.u8`: RGB images of different sizes, short side at most 1024, one after the other;
 - `index.json`: what is where, with label, tags, licence, credit and split of each (see `PreparedData`).
 
 Of an emoji with skin tones every tone is a still, and one, chosen by a hash, an animation: all move alike.
-Splits are chosen by hashes of names, so they stay the same wherever and whenever this runs.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import io
 import json
-import math
 import os
-import subprocess
-import sys
 import tarfile
 import tomllib
 from collections.abc import Iterator
@@ -34,6 +30,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from dcrafter.errors import InputError, exit_on_error
+from dcrafter.tiny.cutouts import convert_cutouts
+from dcrafter.tiny.packages import debian_files, npm_archive, qt_resources, say
+from dcrafter.tiny.splits import fraction, held_out_names, label_split
 
 EMOJI_PACKAGES = tuple(f"@lobehub/fluent-emoji-anim-{part}" for part in (1, 2, 3, 4))
 LABEL_PACKAGE = "emojibase-data"
@@ -42,71 +41,7 @@ EMOJI_CREDIT = "Microsoft Fluent Emoji, packaged by LobeHub; labels by emojibase
 
 EMOJI_SIZE = 128
 PICTURE_SIDE = 1024
-HELD_OUT_LABELS = 0.05
-HELD_OUT_PICTURES = 0.10  # 5 % would be two photographs
-
 Image.MAX_IMAGE_PIXELS = None  # the wallpapers are large, and trusted
-
-
-def fraction(name: str) -> float:
-    """A number in [0, 1) that depends on `name` alone."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
-
-
-def emoji_split(label: str) -> str:
-    return "held-out" if fraction(label) < HELD_OUT_LABELS else "train"
-
-
-def held_out_pictures(names: list[str]) -> set[str]:
-    """The `HELD_OUT_PICTURES` share of names, rounded up, whose hashes are smallest."""
-    return set(sorted(names, key=fraction)[: math.ceil(HELD_OUT_PICTURES * len(names))])
-
-
-def say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
-
-
-# --- fetching
-
-
-def run(command: list[str], folder: Path, advice: str) -> None:
-    try:
-        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    except FileNotFoundError:
-        raise InputError(f"{command[0]} is not installed", advice) from None
-    except subprocess.CalledProcessError as error:
-        last = (error.stderr.strip().splitlines() or ["no message"])[-1]
-        raise InputError(f"{' '.join(command)} failed: {last}", advice) from error
-
-
-def npm_archive(package: str, work: Path) -> Path:
-    """The package's archive in `work`, downloaded if it is missing."""
-    stem = package.lstrip("@").replace("/", "-")
-    if not any(work.glob(f"{stem}-[0-9]*.tgz")):
-        say(f"npm pack {package}")
-        run(["npm", "pack", "--silent", package], work, "It needs npm and its registry")
-    return max(work.glob(f"{stem}-[0-9]*.tgz"))
-
-
-def debian_files(package: str, work: Path) -> Path:
-    """The folder in `work` with the package's files, downloaded and unpacked if it is missing."""
-    folder = work / package
-    if not folder.is_dir():
-        if not any(work.glob(f"{package}_*.deb")):
-            say(f"apt-get download {package}")
-            run(
-                ["apt-get", "download", package],
-                work,
-                "It needs Debian's packages; run `apt-get update` first",
-            )
-        part = work / f"{package}.part"
-        run(
-            ["dpkg-deb", "-x", str(max(work.glob(f"{package}_*.deb"))), str(part)],
-            work,
-            "Delete it and try again",
-        )
-        part.rename(folder)
-    return folder
 
 
 # --- emoji
@@ -118,7 +53,7 @@ def normal_code(code: str) -> str:
 
 
 def read_labels(archive: Path) -> dict[str, dict[str, Any]]:
-    """Normal hex code → {"label", "tags"} of the emoji; a skin tone has those of its base."""
+    """Normal hex code → {"label", "tags", "group"} of the emoji; a skin tone has those of its base."""
     with tarfile.open(archive) as tar:
         member = tar.extractfile("package/en/data.json")
         assert member is not None
@@ -126,7 +61,11 @@ def read_labels(archive: Path) -> dict[str, dict[str, Any]]:
     labels: dict[str, dict[str, Any]] = {}
     for row in rows:
         for one in [row, *row.get("skins", [])]:
-            labels[normal_code(one["hexcode"])] = {"label": row["label"], "tags": row.get("tags", [])}
+            labels[normal_code(one["hexcode"])] = {
+                "label": row["label"],
+                "tags": row.get("tags", []),
+                "group": row.get("group"),
+            }
     return labels
 
 
@@ -184,7 +123,7 @@ def convert_emoji(archives: list[Path], labels: dict[str, dict[str, Any]], out: 
             entry = {
                 **label,
                 "hexcode": code,
-                "split": emoji_split(label["label"]),
+                "split": label_split(label["label"]),
                 "still": i,
                 "animation": None,
             }
@@ -198,38 +137,59 @@ def convert_emoji(archives: list[Path], labels: dict[str, dict[str, Any]], out: 
     return index
 
 
-# --- pictures
+# --- images
 
 
-def picture_table() -> list[dict[str, Any]]:
+def image_table() -> list[dict[str, Any]]:
+    """The rows of `pictures.toml`."""
     rows: list[dict[str, Any]] = tomllib.loads(Path(__file__).with_name("pictures.toml").read_text("utf-8"))["picture"]
     return rows
 
 
-def convert_pictures(work: Path, out: Path) -> list[dict[str, Any]]:
-    """Write `pictures.u8`; return the index of the images."""
-    names = {f"{row['package']}/{row['file']}": row for row in picture_table()}
-    held_out: set[str] = set()
-    for photograph in (True, False):
-        held_out |= held_out_pictures([name for name, row in names.items() if row["photograph"] is photograph])
+def image_name(row: dict[str, Any]) -> str:
+    """What an image of the table is known by."""
+    return "/".join([row["package"], row["file"], *([row["member"].lstrip("/")] if "member" in row else [])])
 
+
+def held_out_images(rows: list[dict[str, Any]]) -> set[str]:
+    """A share of each kind of image of the wallpaper packages, and of those in resource files.
+
+    So images of another source change nothing about what was held out before.
+    """
+    groups: dict[tuple[bool, bool], list[str]] = {}
+    for row in rows:
+        groups.setdefault((row["photograph"], "member" in row), []).append(image_name(row))
+    return set().union(*map(held_out_names, groups.values()))
+
+
+def open_image(row: dict[str, Any], work: Path) -> Image.Image:
+    """An image of the table in RGB, its short side at most `PICTURE_SIDE`. Raises InputError where it is unreadable."""
+    path = debian_files(row["package"], work) / row["file"]
+    try:
+        content = dict(qt_resources(path))[row["member"]] if "member" in row else path.read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
+            image.draft("RGB", (2 * PICTURE_SIDE, 2 * PICTURE_SIDE))
+            rgb = image.convert("RGB")
+    except (OSError, UnidentifiedImageError, ValueError, KeyError) as error:
+        raise InputError(f"{image_name(row)} cannot be read: {error}", "Has the package changed?") from error
+    scale = PICTURE_SIDE / min(rgb.size)
+    if scale >= 1:
+        return rgb
+    width, height = (round(side * scale) for side in rgb.size)
+    return rgb.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def convert_images(work: Path, out: Path) -> list[dict[str, Any]]:
+    """Write `pictures.u8`; return the index of the images."""
+    rows = image_table()
+    held_out = held_out_images(rows)
     index = []
     offset = 0
-    with open(out / "pictures.u8", "wb") as pictures:
-        for name, row in sorted(names.items()):
-            path = debian_files(row["package"], work) / row["file"]
-            try:
-                with Image.open(path) as image:
-                    image.draft("RGB", (2 * PICTURE_SIDE, 2 * PICTURE_SIDE))
-                    rgb = image.convert("RGB")
-            except (OSError, UnidentifiedImageError) as error:
-                raise InputError(f"{name} cannot be read: {error}", "Has the package changed?") from error
-            scale = PICTURE_SIDE / min(rgb.size)
-            if scale < 1:
-                width, height = (round(side * scale) for side in rgb.size)
-                rgb = rgb.resize((width, height), Image.Resampling.LANCZOS)
-            pictures.write(rgb.tobytes())
-            split = "held-out" if name in held_out else "train"
+    with open(out / "pictures.u8", "wb") as images:
+        for row in sorted(rows, key=image_name):
+            rgb = open_image(row, work)
+            images.write(rgb.tobytes())
+            split = "held-out" if image_name(row) in held_out else "train"
             index.append({**row, "split": split, "offset": offset, "height": rgb.height, "width": rgb.width})
             offset += rgb.height * rgb.width * 3
     return index
@@ -244,15 +204,18 @@ def prepare(out: Path, work: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     labels = read_labels(npm_archive(LABEL_PACKAGE, work))
     archives = [npm_archive(package, work) for package in EMOJI_PACKAGES]
-    pictures = convert_pictures(work, out)
-    say(f"{len(pictures)} pictures")
+    images = convert_images(work, out)
+    say(f"{len(images)} images")
+    cutouts = convert_cutouts(work, labels, out)
+    say(f"{len(cutouts)} cut-outs")
     emoji = convert_emoji(archives, labels, out)
     index = {
         "emoji_size": EMOJI_SIZE,
         "emoji_licence": EMOJI_LICENSE,
         "emoji_credit": EMOJI_CREDIT,
         "emoji": emoji,
-        "pictures": pictures,
+        "cutouts": cutouts,
+        "pictures": images,
     }
     part = out / "index.json.part"
     part.write_text(json.dumps(index, indent=1, ensure_ascii=False), "utf-8")
@@ -262,7 +225,7 @@ def prepare(out: Path, work: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m dcrafter.tiny.prepare", description="Build the data set.")
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder for the data set, 4 GB")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder for the data set, 5 GB")
     parser.add_argument("--work", type=Path, help="folder that keeps the downloads (default: OUT/downloads)")
     arguments = parser.parse_args()
     with exit_on_error("dcrafter.tiny.prepare"):

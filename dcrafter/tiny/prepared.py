@@ -29,6 +29,8 @@ class PreparedData:
         self.stills = np.memmap(folder / "stills.u8", mode="r").reshape(-1, size, size, 4)
         self.animations = np.memmap(folder / "animations.u8", mode="r").reshape(-1, size, size, 4)
         self._images = np.memmap(folder / "pictures.u8", mode="r")
+        has_cutouts = bool(self.about.get("cutouts"))  # older data sets have none
+        self._cutouts = np.memmap(folder / "cutouts.u8", mode="r") if has_cutouts else np.empty(0, np.uint8)
 
     def emoji(self, split: Split) -> list[Row]:
         return [row for row in self.about["emoji"] if row["split"] == split]
@@ -36,6 +38,14 @@ class PreparedData:
     def images(self, split: Split) -> list[Row]:
         """Photographs and drawings."""
         return [row for row in self.about["pictures"] if row["split"] == split]
+
+    def cutouts(self, split: Split) -> list[Row]:
+        return [row for row in self.about.get("cutouts", []) if row["split"] == split]
+
+    def cutout(self, row: Row) -> Array:
+        """A cut-out's pixels (height, width, 4) uint8, premultiplied."""
+        height, width, start = row["height"], row["width"], row["offset"]
+        return self._cutouts[start : start + height * width * 4].reshape(height, width, 4)
 
     def pixels(self, row: Row) -> Array:
         """An image's pixels (height, width, 3) uint8."""

@@ -24,6 +24,7 @@ class Clips:
     """What kinds of clip `ClipSampler` draws, as shares."""
 
     animations: float = 0.4  # of emoji's own animations
+    cutouts: float = 0.0  # of cut-outs over photographs under a motion of their own
     scenes: float = 0.25  # of emoji scenes under a motion; what is left are pictures under one
     directed: float = 0.7  # of motions that go one way, beyond their share of all
     spread: float = 1.0  # of paces and sizes of motion about the middle of what their word means; 0: one a word

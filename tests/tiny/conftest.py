@@ -32,6 +32,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         split = "held-out" if held_out else "train"
         row = {"label": f"disc {'ABCDEF'[i]}", "tags": ["round thing", "up", "shit"], "hexcode": str(i)}
         emoji.append({**row, "split": split, "still": i, "animation": animation})
+    cutouts = []
+    for i in range(3):
+        row = {"label": f"a block {'XYZ'[i]}", "split": "held-out" if i == 2 else "train", "offset": 4 * 20 * 30 * i}
+        cutouts.append({**row, "height": 30, "width": 20})
+    blue = np.tile(np.array([0, 0, 255, 255], np.uint8), 3 * 20 * 30)
+    (folder / "cutouts.u8").write_bytes(blue.tobytes())
     pictures, offset, pixels = [], 0, []
     for i in range(4):
         held_out = i == 3
@@ -48,5 +54,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "stills.u8").write_bytes(np.stack(stills).tobytes())
     (folder / "animations.u8").write_bytes(np.concatenate(animations).tobytes())
     (folder / "pictures.u8").write_bytes(np.concatenate(pixels).tobytes())
-    (folder / "index.json").write_text(json.dumps({"emoji_size": SIZE, "emoji": emoji, "pictures": pictures}))
+    (folder / "index.json").write_text(
+        json.dumps({"emoji_size": SIZE, "emoji": emoji, "cutouts": cutouts, "pictures": pictures})
+    )
     return folder

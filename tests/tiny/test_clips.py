@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from dcrafter.errors import InputError
 from dcrafter.metrics.pixels import frame_difference
 from dcrafter.tiny.captions import FAST, PHRASES, SLOW, fill
 from dcrafter.tiny.clips import ClipSampler, Draws
-from dcrafter.tiny.motions import DIRECTED, MOTIONS, PACES, PAN_RANGE, PAN_RATE, Timing, sampling_grid
+from dcrafter.tiny.motions import DIRECTED, FACE_MOTIONS, MOTIONS, PACES, PAN_RANGE, PAN_RATE, Timing, sampling_grid
 from dcrafter.tiny.recipe import Clips
 from dcrafter.tiny.stills import StillSampler
 
@@ -221,3 +223,41 @@ def test_new_words_are_not_the_trained_ones(source: ClipSampler) -> None:
 def test_a_folder_without_a_data_set_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no prepared data set"):
         ClipSampler(tmp_path)
+
+
+def test_subjects_move_over_what_does_not(data: Path) -> None:
+    source = ClipSampler(data, size=SIZE, frames=FRAMES, clips=Clips(animations=0.0, cutouts=1.0))
+    clips = [source.clip(5, i) for i in range(60)]
+    assert {clip["kind"] for clip in clips} == {"subject"}
+    assert {clip["motion"] for clip in clips} >= {"bounce", "breathe", "dance", "fly", "nod", "run", "waves", "wind"}
+    assert not {clip["motion"] for clip in clips} & {*FACE_MOTIONS, *DIRECTED}  # no label has a face
+    labels = {
+        label for clip in clips for label in ("block X", "block Y", "block Z", "disc") if label in clip["caption"]
+    }
+    assert labels == {"block X", "block Y", "disc"}  # Z is held out
+    for clip in clips:
+        corners = clip["frames"][:, [0, 0, -1, -1], [0, -1, 0, -1]].int()
+        still = (corners == corners[:1]).all(dim=2).all(dim=0)
+        assert still.sum() >= 2, clip["motion"]  # the photograph: subjects reach few corners
+
+
+def test_a_face_can_blink(data: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(data, tmp_path / "data")
+    about = json.loads((folder / "index.json").read_text())
+    for row in [*about["emoji"], *about["cutouts"]]:
+        row["label"] = "smiling face"
+    (folder / "index.json").write_text(json.dumps(about))
+    source = ClipSampler(folder, size=SIZE, frames=FRAMES, clips=Clips(animations=0.0, cutouts=1.0))
+    clips = [source.clip(5, i) for i in range(60)]
+    assert {*FACE_MOTIONS} <= {clip["motion"] for clip in clips}
+    assert any("yawn" in clip["caption"] for clip in clips)
+
+
+def test_data_of_before_have_emoji_for_subjects(data: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(data, tmp_path / "data")
+    about = json.loads((folder / "index.json").read_text())
+    del about["cutouts"]
+    (folder / "index.json").write_text(json.dumps(about))
+    (folder / "cutouts.u8").unlink()
+    source = ClipSampler(folder, size=SIZE, frames=FRAMES, clips=Clips(animations=0.0, cutouts=1.0))
+    assert all("disc" in source.clip(5, i)["caption"] for i in range(10))

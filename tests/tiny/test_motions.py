@@ -3,20 +3,23 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+import pytest
 
-from dcrafter.tiny.captions import PHRASES
-from dcrafter.tiny.motions import DIRECTED, MOTIONS, Timing, Trajectory, sampling_grid
+from dcrafter.tiny.captions import LOCAL_PHRASES, PHRASES
+from dcrafter.tiny.motions import DIRECTED, EYES, LOCAL_MOTIONS, MOTIONS, MOUTH, Timing, Trajectory, sampling_grid
 from dcrafter.training.videos import swing
 
 
 def trajectory(
     name: str, pace: float, seconds: np.ndarray, rng: np.random.Generator, spread: float = 1.0
 ) -> Trajectory:
-    return MOTIONS[name](Timing(seconds, pace, spread, rng))
+    return (MOTIONS | LOCAL_MOTIONS)[name](Timing(seconds, pace, spread, rng))
 
 
 def test_every_motion_has_phrases() -> None:
     assert MOTIONS.keys() == PHRASES.keys()
+    assert LOCAL_MOTIONS.keys() == LOCAL_PHRASES.keys()
+    assert not MOTIONS.keys() & LOCAL_MOTIONS.keys()
 
 
 def test_a_marker_moves_as_each_motion_says() -> None:
@@ -70,3 +73,74 @@ def test_a_lower_fps_moves_more() -> None:
         motion = trajectory("pan left", 1.0, np.arange(16) / fps, np.random.default_rng(0))
         shifts.append(motion.x[-1])
     assert all(slow < fast for slow, fast in pairwise(shifts))
+
+
+SECONDS = np.arange(24) / 12
+
+
+def displacement(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """How far content has gone to the right and up in each frame of a local motion, at every point: (T, 64, 64) each.
+
+    Where the view shows content of a point further left, content has gone to the right, about as far.
+    """
+    moved = trajectory(name, 1.0, SECONDS, np.random.default_rng(0), 0.0)
+    line = (np.arange(64) + 0.5) / 32 - 1
+    rest = np.stack(np.meshgrid(line, line), axis=-1)
+    away = sampling_grid(moved, SECONDS, 64) - rest
+    return -away[..., 0], away[..., 1]
+
+
+@pytest.mark.parametrize("name", LOCAL_MOTIONS)
+def test_a_local_motion_begins_at_rest_and_goes_somewhere(name: str) -> None:
+    right, up = displacement(name)
+    assert np.abs(right[0]).max() < 1e-5
+    assert np.abs(up[0]).max() < 1e-5
+    assert max(np.abs(right).max(), np.abs(up).max()) > 0.04
+    assert max(np.abs(right).max(), np.abs(up).max()) < 0.9
+
+
+@pytest.mark.parametrize("name", ["dance", "wind"])
+def test_what_bends_stands_on_its_foot_and_moves_more_the_higher(name: str) -> None:
+    right, up = displacement(name)
+    assert np.abs(up).max() < 1e-5
+    reach = np.abs(right).max(axis=(0, 2))  # by row, from the top
+    assert all(above >= below for above, below in pairwise(reach))
+    assert reach[-1] < 0.01 < reach[0]
+    if name == "wind":
+        assert right.min() > -1e-5  # one way only
+    else:
+        assert right[:, 0].min() < -0.1 < 0.1 < right[:, 0].max()
+
+
+def test_who_breathes_grows_upward_from_the_foot() -> None:
+    _, up = displacement("breathe")
+    highest = up[:, 0].mean(axis=1)
+    assert np.abs(up[:, -1]).max() < 0.01
+    assert highest.max() > 0.05
+    assert highest.min() < -0.05
+
+
+def test_who_bounces_goes_up_and_comes_back() -> None:
+    moved = trajectory("bounce", 1.0, np.arange(241) / 120, np.random.default_rng(0), 0.0)
+    assert moved.y.max() <= 0
+    assert moved.y.min() < -0.12
+    assert np.sum(np.diff(np.sign(np.diff(moved.y))) != 0) >= 4  # at least two hops
+
+
+def test_a_blink_moves_the_eyes_and_a_yawn_the_mouth_too() -> None:
+    line = (np.arange(64) + 0.5) / 32 - 1
+    _, blink = displacement("blink")
+    _, yawn = displacement("yawn")
+    mouth, chin = (int(np.abs(line - y).argmin()) for y in (MOUTH, MOUTH + 0.3))
+    assert np.abs(blink[:, mouth]).max() < 0.01
+    assert yawn[:, chin].min() < -0.06  # downward
+    eyes = slice(*(int(np.abs(line - EYES + by).argmin()) for by in (0.15, -0.15)))
+    assert np.abs(blink[:, eyes]).max() > 0.1
+
+
+def test_waves_run_to_the_right() -> None:
+    """A crest is further right a moment later."""
+    _, up = displacement("waves")
+    earlier, later = up[12, 32] - up[12, 32].mean(), up[13, 32] - up[13, 32].mean()
+    shifts = {by: float((np.roll(earlier, by)[12:-12] * later[12:-12]).sum()) for by in range(-6, 7)}
+    assert max(shifts, key=lambda by: shifts[by]) > 0

@@ -2,18 +2,22 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from dcrafter.errors import InputError
-from dcrafter.tiny import prepare
+from dcrafter.tiny import cutouts, prepare
 from dcrafter.tiny.clips import ClipSampler
-from dcrafter.tiny.prepare import EMOJI_PACKAGES, fraction, held_out_pictures, normal_code
+from dcrafter.tiny.packages import qt_resources
+from dcrafter.tiny.prepare import EMOJI_PACKAGES, held_out_images, image_name, normal_code
 from dcrafter.tiny.prepared import PreparedData
+from dcrafter.tiny.splits import fraction, held_out_names
 
 LABELS = [
     {"label": "cat face", "hexcode": "1F431", "tags": ["pet"]},
@@ -41,6 +45,13 @@ def webp(color: tuple[int, int, int], frames: int) -> bytes:
     return buffer.getvalue()
 
 
+def stamp(size: tuple[int, int]) -> Image.Image:
+    """A blue ellipse on nothing, with some space around."""
+    image = Image.new("RGBA", (size[0] + 40, size[1] + 40))
+    ImageDraw.Draw(image).ellipse((20, 20, size[0] + 19, size[1] + 19), fill=(0, 0, 255, 255))
+    return image
+
+
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Downloads as the registries' clients would leave them, and a small picture table."""
@@ -59,7 +70,13 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Image.new("RGB", (300, 200), (9, 8, 7)).save(folder / "walls" / "a.png")
     Image.new("RGB", (3000, 2048), (1, 2, 3)).save(folder / "walls" / "b.png")
     rows = [{"package": "walls", "file": f"{name}.png", "label": name, "photograph": True} for name in "ab"]
-    monkeypatch.setattr(prepare, "picture_table", lambda: rows)
+    monkeypatch.setattr(prepare, "image_table", lambda: rows)
+    stamps = folder / cutouts.STAMPS / cutouts.STAMP_FOLDER / "animals"
+    stamps.mkdir(parents=True)
+    stamp((200, 160)).save(stamps / "frog.png")
+    (stamps / "frog.txt").write_text("A frog.\n")
+    monkeypatch.setattr(cutouts, "noto_emoji", lambda *_: [])
+    (folder / cutouts.NOTO).mkdir()
     return folder
 
 
@@ -82,12 +99,16 @@ def test_it_builds_what_data_reads(work: Path, tmp_path: Path) -> None:
     assert str(tmp_path) not in (out / "index.json").read_text()
     assert sum(row["split"] == "held-out" for row in index.about["pictures"]) == 1
     assert ClipSampler(out).ingredients.animated
+    (frog,) = index.about["cutouts"]
+    assert (frog["label"], frog["licence"], frog["name"]) == ("a frog", "GPL-2.0-or-later", "animals/frog.png")
+    assert index.cutout(frog).shape == (160, 200, 4)
+    assert index.cutout(frog)[80, 100].tolist() == [0, 0, 255, 255]
 
 
 def test_twice_is_the_same_and_complete_is_left_alone(work: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         prepare.prepare(tmp_path / name, work)
-    for file in ("animations.u8", "stills.u8", "pictures.u8", "index.json"):
+    for file in ("animations.u8", "stills.u8", "cutouts.u8", "pictures.u8", "index.json"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
     for path in work.glob("*.tgz"):
         path.unlink()
@@ -103,19 +124,94 @@ def test_what_cannot_be_fetched_is_an_input_error(work: Path, tmp_path: Path, mo
 
 
 def test_every_picture_of_the_table_names_its_licence_and_credit() -> None:
-    rows = prepare.picture_table()
-    free = {"CC0-1.0", "CC-BY-4.0", "CC-BY-SA-3.0", "CC-BY-SA-4.0", "GPL-2.0-or-later", "LGPL-3.0-only"}
+    rows = prepare.image_table()
+    free = {"CC0-1.0", "CC-BY-2.0", "CC-BY-3.0", "CC-BY-4.0", "CC-BY-SA-3.0", "CC-BY-SA-4.0", "GPL-2.0-or-later",
+            "LGPL-3.0-only", "public-domain"}  # fmt: skip
     assert {row["licence"] for row in rows} <= free
     assert all(row["credit"] and row["label"] for row in rows)
-    assert len({(row["package"], row["file"]) for row in rows}) == len(rows)
+    assert len({image_name(row) for row in rows}) == len(rows)
 
 
 def test_splits_depend_on_names_alone() -> None:
     names = [f"picture {i}" for i in range(21)]
-    assert len(held_out_pictures(names)) == 3
-    assert held_out_pictures(names) == held_out_pictures(names[::-1])
+    assert len(held_out_names(names)) == 3
+    assert held_out_names(names) == held_out_names(names[::-1])
     assert 0.03 < np.mean([fraction(name) < 0.05 for name in map(str, range(2000))]) < 0.07
 
 
 def test_hex_codes_in_all_spellings() -> None:
     assert normal_code("1F3F3-FE0F-200D-26A7-FE0F") == normal_code("1f3f3-200d-26a7-fe0f") == "1f3f3-200d-26a7"
+
+
+def test_a_new_source_of_images_changes_nothing_about_what_was_held_out() -> None:
+    rows = prepare.image_table()
+    wallpapers = [row for row in rows if "member" not in row]
+    assert {"member" in row for row in rows} == {True, False}
+    names = {image_name(row) for row in wallpapers}
+    assert held_out_images(rows) & names == held_out_images(wallpapers)
+    photographs = [image_name(row) for row in rows if row["photograph"]]
+    assert len(held_out_images(rows) & {*photographs}) >= 0.1 * len(photographs)
+
+
+def resource_file(files: dict[str, bytes], compressed: set[str]) -> bytes:
+    """A binary Qt resource file of version 1 with a folder `pictures`."""
+    names, data, tree, offsets = b"", b"", b"", {}
+    for name in ("pictures", *files):
+        offsets[name] = len(names)
+        names += struct.pack(">HI", len(name), 0) + name.encode("utf-16-be")
+    tree += struct.pack(">IHII", 0, 2, 1, 1)  # the root, with one child
+    tree += struct.pack(">IHII", offsets["pictures"], 2, len(files), 2)
+    for name, content in files.items():
+        stored = struct.pack(">I", len(content)) + zlib.compress(content) if name in compressed else content
+        tree += struct.pack(">IHHHI", offsets[name], int(name in compressed), 0, 0, len(data))
+        data += struct.pack(">I", len(stored)) + stored
+    header = struct.pack(">4s4I", b"qres", 1, 20, 20 + len(tree), 20 + len(tree) + len(data))
+    return header + tree + data + names
+
+
+def test_images_in_a_resource_file_are_read(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    red = io.BytesIO()
+    Image.new("RGB", (64, 48), (255, 0, 0)).save(red, "PNG")
+    files = {"a.png": red.getvalue(), "readme": b"words " * 100}
+    path = work / "walls" / "all.rcc"
+    path.write_bytes(resource_file(files, {"readme"}))
+    assert dict(qt_resources(path)) == {f"/pictures/{name}": content for name, content in files.items()}
+    row = {"package": "walls", "file": "all.rcc", "member": "/pictures/a.png"}
+    assert prepare.open_image(row, work).getpixel((0, 0)) == (255, 0, 0)
+    for wrong in ({**row, "member": "/pictures/b.png"}, {**row, "file": "a.png"}):
+        with pytest.raises(InputError, match="cannot be read"):
+            prepare.open_image(wrong, work)
+
+
+@pytest.mark.parametrize(("text", "label"), [
+    ("A hot air balloon.\nde=…", "a hot air balloon"),
+    ("Teddy bear.", "teddy bear"),
+    ("A boxcar is used to carry livestock.", ""),
+    ("Eat your broccoli!", ""),
+    ('A toy called a "Räuchermännchen".', ""),
+    ("", ""),
+])  # fmt: skip
+def test_a_stamps_text_becomes_a_noun_phrase(text: str, label: str) -> None:
+    assert cutouts.noun_phrase(text) == label
+
+
+def test_what_is_no_cut_out() -> None:
+    assert cutouts.trimmed(Image.new("RGBA", (200, 200), (1, 2, 3, 255))) is None  # an image
+    assert cutouts.trimmed(Image.new("RGBA", (200, 200))) is None
+    assert cutouts.trimmed(stamp((60, 200))) is None  # small
+    large = cutouts.trimmed(stamp((1024, 512)))
+    assert large is not None
+    assert large.shape == (128, 256, 4)
+
+
+def test_emoji_of_one_code_point_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    font = ImageFont.load_default(cutouts.NOTO_SIZE)
+    monkeypatch.setattr(cutouts.ImageFont, "truetype", lambda *_: font)
+    labels = {
+        "57": {"label": "double u", "tags": [], "group": 4},
+        "58": {"label": "a symbol", "tags": [], "group": 8},
+        "57-57": {"label": "two", "tags": [], "group": 4},
+    }
+    ((image, row),) = cutouts.noto_emoji(tmp_path, labels)
+    assert (row["name"], row["label"], row["licence"]) == ("noto/57", "double u", "OFL-1.1")
+    assert image.getbbox() is not None
