@@ -41,6 +41,27 @@ def learning_rate(config: TrainerConfig, step: int) -> float:
     return rate
 
 
+def batches_from(step: int, stage: TrainingStage, config: TrainerConfig, accelerator: Accelerator) -> Iterator[Any]:
+    """This process's batches from a step on; item i of the data belongs to the same step in every run."""
+    items = config.batch * config.accumulate * accelerator.num_processes
+    loader = DataLoader(
+        stage.dataset,
+        batch_size=config.batch,
+        sampler=range(step * items, config.steps * items),
+        num_workers=config.workers,
+    )
+    return iter(accelerator.prepare_data_loader(loader, device_placement=False))
+
+
+def progress_line(step: int, steps: int, values: Mapping[str, float], seconds: float | None) -> str:
+    """A line for the user: the step, its values, and with the `seconds` of a step the hours left."""
+    line = f"step {step}/{steps}  " + "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+    if seconds is None:
+        return line
+    left = int(seconds * (steps - step))
+    return line + f"  {seconds:.2f} s a step, {left // 3600}:{left // 60 % 60:02d} h left"
+
+
 class MovingAverage:
     """Exponential moving average of parameters, faster at the start of a run."""
 
@@ -183,7 +204,7 @@ class Trainer:
 
     def _run(self) -> None:
         config = self.config
-        batches = self._batches()
+        batches = batches_from(self.step, self.stage, self.config, self.accelerator)
         saved = logged = time.monotonic()
         sums: dict[str, float] = {}
         started_at = self.step
@@ -235,18 +256,6 @@ class Trainer:
             raise NumericalError(f"the loss is {values['loss']} at step {self.step}", "Lower the learning rate")
         return values
 
-    def _batches(self) -> Iterator[Any]:
-        """Batches from the current step on; item i belongs to the same step in every run."""
-        config = self.config
-        items = config.batch * config.accumulate * self.accelerator.num_processes
-        loader = DataLoader(
-            self.stage.dataset,
-            batch_size=config.batch,
-            sampler=range(self.step * items, config.steps * items),
-            num_workers=config.workers,
-        )
-        return iter(self.accelerator.prepare_data_loader(loader, device_placement=False))
-
     def _evaluate(self) -> None:
         self.accelerator.wait_for_everyone()
         if not self.accelerator.is_main_process:
@@ -261,11 +270,9 @@ class Trainer:
     def _log(self, values: dict[str, float], seconds: float | None = None) -> None:
         if not self.accelerator.is_main_process:
             return
-        line = f"step {self.step}/{self.config.steps}  " + "  ".join(f"{k} {v:.4g}" for k, v in values.items())
+        line = progress_line(self.step, self.config.steps, values, seconds)
         if seconds is not None:
             values = {**values, "seconds": round(seconds, 4)}
-            left = int(seconds * (self.config.steps - self.step))
-            line += f"  {seconds:.2f} s a step, {left // 3600}:{left // 60 % 60:02d} h left"
         with open(self.out / "log.jsonl", "a") as log:
             log.write(json.dumps({"step": self.step, **values}) + "\n")
         self.say(line)
