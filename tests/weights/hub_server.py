@@ -67,7 +67,7 @@ class Asked:
 
 
 class Hub:
-    """One hub with its storage on another port, as the real one has it on another host.
+    """One hub with its storage on another host, as the real one has.
 
     `faults` are taken by requests to storage one by one, `head_faults` by those for metadata.
     """
@@ -103,7 +103,8 @@ def serving() -> Iterator[Hub]:
 
     Handler.hub = hub
     servers = [_Server(("127.0.0.1", 0), Handler) for _ in range(2)]
-    hub.endpoint, hub.storage = (f"http://127.0.0.1:{server.server_port}" for server in servers)
+    hosts = ("127.0.0.1", "localhost")
+    hub.endpoint, hub.storage = (f"http://{h}:{s.server_port}" for h, s in zip(hosts, servers, strict=True))
     threads = [threading.Thread(target=server.serve_forever, args=(0.01,)) for server in servers]
     for thread in threads:
         thread.start()
