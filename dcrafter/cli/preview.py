@@ -121,9 +121,9 @@ class Preview:
         yield self._drawn[2]
 
 
-def half_blocks(picture: Image.Image) -> Iterable[Segment]:
+def half_blocks(strip: Image.Image) -> Iterable[Segment]:
     """Draw two pixels per character: ▀ in the color of the upper one on the color of the lower."""
-    rows = np.asarray(picture)
+    rows = np.asarray(strip)
     for upper, lower in zip(rows[::2].tolist(), rows[1::2].tolist(), strict=True):
         for above, below in zip(upper, lower, strict=True):
             yield Segment("▀", Style(color=Color.from_rgb(*above), bgcolor=Color.from_rgb(*below)))

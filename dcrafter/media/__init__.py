@@ -1,1 +1,1 @@
-"""Pixels in, pixels out: pictures of any kind to the model's frames, frames to files that carry settings."""
+"""Pixels in, pixels out: images of any kind to the model's frames, frames to files that carry settings."""

@@ -49,7 +49,7 @@ def write_video(
 ) -> Path:
     """Write frames to a video file, which appears under its name once it is complete and has been read back.
 
-    Until then, and after any failure, the folder holds nothing new and what was at `path` is untouched. A missing
+    Until then, and after any failure, there is nothing new in the folder and what was at `path` is untouched. A missing
     parent folder is made. MP4 and WebM need even sizes: an odd one gains a copy of its last row or column.
 
     Args:
