@@ -15,6 +15,7 @@ from dcrafter import interrupts
 ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "output"), [("SIGTERM", "new/"), ("SIGHUP", "-")])  # Ctrl-C: cli/test_animate.py
 def test_a_generation_that_is_ended_leaves_nothing(tmp_path: Path, name: str, output: str) -> None:
     arguments = ("animate", CAT, *MODEL, "--steps", "1000", "-o", output)
@@ -29,6 +30,7 @@ def test_a_generation_that_is_ended_leaves_nothing(tmp_path: Path, name: str, ou
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENDING)
 def test_it_is_heard_while_the_command_line_starts(name: str) -> None:
     code = (
@@ -42,6 +44,7 @@ def test_it_is_heard_while_the_command_line_starts(name: str) -> None:
     assert (done.returncode, done.stderr) == (130, "dcrafter: interrupted\n")
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_is_no_second_error(tmp_path: Path) -> None:
     """What is shown would raise EIO when the terminal is gone."""
     child, terminal = pty.fork()

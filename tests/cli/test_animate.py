@@ -104,6 +104,7 @@ def test_streams_in_and_out(dcrafter: Run, tmp_path: Path) -> None:
     assert dcrafter("animate", "-", *QUICK, stdin=b"").status == 2
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
     source, sink = os.pipe()
     os.close(source)
@@ -235,6 +236,7 @@ def test_bad_input_is_one_line_of_advice(
     assert (files(tmp_path), files(refused)) == before
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     process = start(
         "animate",
@@ -256,6 +258,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     assert files(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_it_starts(tmp_path: Path) -> None:
     """At any moment of the imports; one that Python loses while it cleans up comes again."""
     code = (
@@ -274,6 +277,7 @@ def test_ctrl_c_while_it_starts(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (130, "dcrafter: interrupted\n")
 
 
+@pytest.mark.slow
 def test_closed_streams_are_no_traceback(tmp_path: Path) -> None:
     for closing in (">&-", "2>&-"):
         command = shlex.join([sys.executable, "-m", "dcrafter", "animate", CAT, *QUICK, "--dry-run"])
@@ -281,6 +285,7 @@ def test_closed_streams_are_no_traceback(tmp_path: Path) -> None:
         assert (done.returncode, "Traceback" in done.stderr) == (0, False)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full device")
 def test_a_full_disk_behind_stdout_is_said(tmp_path: Path) -> None:
     with Path("/dev/full").open("wb") as full:
@@ -306,6 +311,7 @@ def test_a_motion_that_no_model_learned(dcrafter: Run) -> None:
     assert "trained at a motion of 6 to 24 (FPS); at 100" in outcome.stderr
 
 
+@pytest.mark.slow
 def test_bars_on_a_terminal(tmp_path: Path) -> None:
     terminal, slave = os.openpty()
     process = start("animate", CAT, *MODEL, "--steps", "4", folder=tmp_path, stdout=subprocess.PIPE, stderr=slave)

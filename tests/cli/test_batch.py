@@ -329,6 +329,7 @@ def test_the_small_model_is_named_when_it_is_taken(dcrafter: Run, monkeypatch: p
     assert "using the small model" in outcome.stderr
 
 
+@pytest.mark.slow
 def test_a_person_sees_how_far_it_is(model: list[str], folder: Path, tmp_path: Path) -> None:
     (folder / "bad.png").write_bytes(b"")
     status, seen = at_a_terminal("batch", "in", *model, folder=tmp_path)

@@ -212,6 +212,7 @@ def on_terminal(answer: bytes, **streams: int) -> bytes:
     return screen
 
 
+@pytest.mark.slow
 def test_graphics_where_the_terminal_has_them() -> None:
     screen = on_terminal(b"\x1b[?62;4c")
     assert b"\x1bP" in screen  # sixels begin
@@ -220,12 +221,14 @@ def test_graphics_where_the_terminal_has_them() -> None:
     assert b"result.mp4" in screen
 
 
+@pytest.mark.slow
 def test_half_blocks_where_it_has_none() -> None:
     screen = on_terminal(b"\x1b[?62c")
     assert b"\x1bP" not in screen
     assert "▀" in screen.decode()
 
 
+@pytest.mark.slow
 def test_no_question_unless_all_is_a_terminal() -> None:
     for stream in ("stdin", "stdout"):
         screen = on_terminal(b"", **{stream: subprocess.DEVNULL})

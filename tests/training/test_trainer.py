@@ -79,6 +79,7 @@ def test_the_logged_gradient_is_that_of_a_step(tmp_path: Path) -> None:
     assert norms[1] == pytest.approx(norms[0], rel=0.1)  # the mean over the same twenty numbers, with other noise
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_model_and_stop_together(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
