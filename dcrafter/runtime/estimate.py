@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 
 import torch
 from torch import nn
@@ -49,17 +50,16 @@ def plan_for(model: DynamiCrafter, settings: Settings, dtype: torch.dtype, room:
 def sampling_seconds(model: DynamiCrafter, settings: Settings, device: torch.device, dtype: torch.dtype) -> float:
     """How long sampling will take, a part, from the UNet's operations and how fast the device multiplies."""
     evaluations = Guidance(settings.guidance, settings.image_guidance).evaluations * settings.steps
-    return OVERHEAD * evaluations * operations(model.config, settings) / speed(device, dtype)
+    return OVERHEAD * evaluations * operations(model.config, settings.width, settings.height) / speed(device, dtype)
 
 
-def operations(config: ModelConfig, settings: Settings) -> int:
+@cache
+def operations(config: ModelConfig, width: int, height: int) -> int:
     """Floating-point operations of one evaluation of the UNet."""
     unet = DynamiCrafter.on_meta(config).unet
     factor = config.autoencoder.downsampling
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        latents = torch.empty(
-            1, config.unet.in_channels, config.frames, settings.height // factor, settings.width // factor
-        )
+        latents = torch.empty(1, config.unet.in_channels, config.frames, height // factor, width // factor)
         text = torch.empty(1, config.clip.text.context_length, config.unet.context_dim)
         image = torch.empty(1, config.projector.queries_per_frame * config.projector.frames, config.unet.context_dim)
         unet(latents, torch.ones(1), text, image, torch.ones(1))
