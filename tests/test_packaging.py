@@ -29,7 +29,7 @@ def test_a_workflow_builds_a_readme_with_absolute_links(monkeypatch: pytest.Monk
         monkeypatch.setenv(name, value)
     core = metadata().core
     links = re.findall(r"\]\(([^)]+)\)", core.readme)
-    assert "https://github.example/someone/dcrafter/raw/4188c5d/docs/assets/results.gif" in links
+    assert "https://github.example/someone/dcrafter/raw/4188c5d/docs/assets/results.webp" in links
     assert "https://github.example/someone/dcrafter/blob/4188c5d/docs/architecture.md" in links
     assert all(link.startswith("https://") for link in links)
     assert core.urls["Issues"] == "https://github.example/someone/dcrafter/issues"
