@@ -73,9 +73,8 @@ def test_a_command(line: str, dcrafter: Run, tmp_path: Path, monkeypatch: pytest
 
 
 def block(language: str, page: Path) -> str:
-    """The only block of a language on a page."""
-    (found,) = re.findall(rf"```{language}\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
-    return str(found)
+    """The blocks of a language on a page, each going on from the one before."""
+    return "\n".join(re.findall(rf"```{language}\n(.*?)```", page.read_text("utf-8"), re.DOTALL))
 
 
 def test_the_first_command(dcrafter: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
