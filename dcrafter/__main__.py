@@ -6,6 +6,7 @@ import _thread
 import os
 import sys
 import threading
+import time
 from typing import NoReturn
 
 from dcrafter import interrupts
@@ -16,6 +17,7 @@ AGAIN = 0.01  # seconds until an interrupt that was lost comes again
 
 def main() -> NoReturn:
     """Run the command line of this process, and exit with its status."""
+    started = time.monotonic()
     sys.unraisablehook = _unraisable
     interrupts.install()
     for stream in ("stdout", "stderr"):
@@ -24,10 +26,22 @@ def main() -> NoReturn:
     try:
         from dcrafter.cli.app import main as run
 
-        run()
+        run(started=started)
     except KeyboardInterrupt:
         print("dcrafter: interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        _leave(INTERRUPTED)
+    except SystemExit as stop:
+        _leave(stop.code if isinstance(stop.code, int) else int(stop.code is not None))
+
+
+def _leave(status: int) -> NoReturn:
+    """End the process at once: all is written, and unloading torch's libraries takes a second."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # a reader that went away
+            status = status or 1
+    os._exit(status)
 
 
 def _unraisable(lost: sys.UnraisableHookArgs) -> None:

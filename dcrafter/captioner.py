@@ -44,6 +44,18 @@ class Captioner:
         return "" if self.silent else caption(image, self.name, device=self.device, offline=self.offline)
 
 
+def is_here(name: str) -> bool:
+    """True if a captioning model is on this machine."""
+    from transformers import AutoConfig
+
+    with _quiet():
+        try:
+            AutoConfig.from_pretrained(name, local_files_only=True, trust_remote_code=False)
+        except Exception:  # of many kinds, for names that are none too
+            return False
+    return True
+
+
 def caption(
     image: Image.Image, name: str = DEFAULT, *, device: torch.device | str = "cpu", offline: bool = False
 ) -> str:

@@ -36,7 +36,7 @@ def test_it_is_heard_while_the_command_line_starts(name: str) -> None:
     code = (
         "import signal, sys, types\n"
         "import dcrafter.__main__ as entry\n"
-        f"run = lambda: signal.raise_signal(signal.{name})\n"
+        f"run = lambda **_: signal.raise_signal(signal.{name})\n"
         "sys.modules['dcrafter.cli.app'] = types.SimpleNamespace(main=run)\n"
         "entry.main()\n"
     )

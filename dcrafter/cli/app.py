@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 import traceback
 from typing import Annotated, Any, NoReturn
 
@@ -11,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from dcrafter import __version__
-from dcrafter.cli import animate, batch, download, interpolate, loop
+from dcrafter.cli import animate, batch, console, download, interpolate, loop
 from dcrafter.cli.arguments import ToolCommand
 from dcrafter.cli.config_file import where_from
 from dcrafter.cli.console import logger
@@ -73,8 +74,14 @@ app.command(epilog=batch.EXAMPLES, cls=batch.BatchCommand)(batch.batch)
 app.command(epilog=download.EXAMPLES, cls=ToolCommand)(download.download)
 
 
-def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run a command line, by default the process's own, and exit with its status."""
+def main(arguments: list[str] | None = None, started: float | None = None) -> NoReturn:
+    """Run a command line and exit with its status.
+
+    Args:
+        arguments: By default the process's own.
+        started: When the process was, by `time.monotonic`; by default now.
+    """
+    console.started = time.monotonic() if started is None else started
     try:
         status = app(arguments, prog_name="dcrafter", standalone_mode=False) or 0
     except typer.TyperException as error:

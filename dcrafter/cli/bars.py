@@ -1,81 +1,89 @@
-"""A transfer's progress: one bar on a terminal, a line now and then elsewhere."""
+"""Rows of progress on a terminal, and how long what is going on will take."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from typing import TypeVar
+import time
+from collections.abc import Hashable
+from types import TracebackType
+from typing import TYPE_CHECKING
 
-from dcrafter.cli.console import Console
-from dcrafter.generators import drain
-from dcrafter.weights.cache import Progress
-from dcrafter.weights.families import PUBLISHED
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
-T = TypeVar("T")
-LINES = 10  # a phase, without a terminal
-
-
-def acquire(model: str, console: Console, *, offline: bool) -> None:
-    """Has a model's file on this machine: tells what is missing and fetches it. Raises WeightsError if it cannot be."""
-    from dcrafter.weights import hub
-
-    if model in PUBLISHED and hub.find(model) is None and not offline:
-        console.say(hub.announcement(model))
-    follow(hub.acquire(model, hub.DownloadOptions(offline=offline)), console, model)
+WIDTH = 30  # of a bar, in characters
 
 
-def follow(steps: Generator[Progress, None, T], console: Console, what: str = "") -> T:
-    """Run `steps` to their end while the user sees how far they are; returns what they return."""
-    show, stop = _lines(console, what) if console.quiet or not console.is_terminal else _bar(what)
-    try:
-        return drain(steps, show)
-    finally:
-        steps.close()
-        stop()
+class Pace:
+    """How fast something goes on, counted from `restart`."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.restart()
+
+    def restart(self, done: float = 0) -> None:
+        """Count from here: what was done before says nothing about the pace."""
+        self.since, self.done = time.monotonic(), done
+
+    def speed(self, done: float) -> float:
+        """How much is done per second; 0 if nobody knows yet."""
+        seconds = time.monotonic() - self.since
+        return (done - self.done) / seconds if seconds > 0 else 0.0
+
+    def left(self, done: float, total: float) -> str:
+        """The time that is left, such as "0:01:30 left"; empty if nobody knows."""
+        speed = self.speed(done)
+        return f"{clock((total - done) / speed)} left" if speed > 0 and done < total else ""
+
+    def elapsed(self) -> str:
+        return clock(time.monotonic() - self.started)
 
 
-_View = tuple[Callable[[Progress], None], Callable[[], None]]
+class Bars:
+    """Rows of a title, a bar, how much is done, and the time that is left or, at the end of a row, was taken."""
+
+    def __init__(self, *, transient: bool = False) -> None:
+        """`transient` rows vanish at the end."""
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self.progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=WIDTH),
+            TextColumn("{task.fields[count]}", markup=False),
+            TextColumn("{task.fields[left]}", markup=False),
+            console=Console(stderr=True),
+            redirect_stdout=False,
+            transient=transient,
+        )
+        self.rows: dict[Hashable, TaskID] = {}
+
+    def show(self, row: Hashable, title: str, done: float, total: float | None, count: str, left: str = "") -> None:
+        """Draw a row, at the end if it is new. Without a total the bar only moves."""
+        if row not in self.rows:
+            self.rows[row] = self.progress.add_task("", count="", left="")
+        self.progress.update(self.rows[row], description=title, completed=done, total=total, count=count, left=left)
+
+    def clear(self) -> None:
+        """Remove all rows."""
+        for task in self.rows.values():
+            self.progress.remove_task(task)
+        self.rows.clear()
+
+    def print(self, text: str) -> None:
+        """A line above the rows."""
+        self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def __enter__(self) -> Bars:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
 
 
-def _lines(console: Console, what: str) -> _View:
-    last = ("", 0)
-
-    def show(step: Progress) -> None:
-        nonlocal last
-        line = (step.phase, LINES * step.done // step.total if step.total else 0)
-        if line == last or (line[0] != "downloading" and line[0] == last[0]):
-            return
-        last = line
-        amount = f" {step.done / 1e9:.1f}/{step.total / 1e9:.1f} GB" if line[0] == "downloading" else ""
-        console.say(" ".join(filter(None, [f"{what}:" if what else "", step.phase])) + amount)
-
-    return show, lambda: None
-
-
-def _bar(what: str) -> _View:
-    from rich.console import Console as RichConsole
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bars
-
-    bars = Bars(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(elapsed_when_finished=True),
-        console=RichConsole(stderr=True),
-        redirect_stdout=False,
-        transient=True,
-    )
-    task = bars.add_task(what, total=None)
-    phase = ""
-
-    def show(step: Progress) -> None:
-        nonlocal phase
-        total = step.total or None
-        if step.phase != phase:  # what came in an earlier run is no speed
-            phase = step.phase
-            bars.reset(task, description=f"{what} {phase}".strip(), total=total, completed=step.done)
-        bars.update(task, completed=step.done, total=total)
-
-    bars.start()
-    return show, bars.stop
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from dcrafter.batch.inputs import Search
 from dcrafter.batch.items import Defaults, in_shard, make_items, shard_of
 from dcrafter.cli.arguments import FLAG, STDIO, ToolCommand, argument, option
-from dcrafter.cli.bars import acquire
 from dcrafter.cli.batch_view import describe, view
 from dcrafter.cli.console import Console, logger
 from dcrafter.cli.options import Request, takes_request
+from dcrafter.cli.transfer import acquire
 from dcrafter.config import Command
 from dcrafter.errors import BatchError, DCrafterError, UsageError
 from dcrafter.media.formats import named_format
@@ -280,14 +280,15 @@ def _work(
     """The batch, each of its items with the name of its model."""
     from dcrafter.batch.runner import Batch, Weights
     from dcrafter.batch.worker import Models
-    from dcrafter.cli.run import ABOUT_TINY, captioner_of
+    from dcrafter.cli.forecast import ABOUT_TINY
+    from dcrafter.cli.sources import captioner_of
 
     chosen = [_with_model(item, request) for item in items]
     if any((item.model, made.model) == ("auto", "tiny") for item, made in zip(items, chosen, strict=True)):
         console.say(ABOUT_TINY)
     items = chosen
     models = Models(request.model, items[0].command if items else "animate", retries)
-    captioner = captioner_of(request) if request.auto_prompt else None
+    captioner = captioner_of(request, console) if request.auto_prompt else None
     return Batch(items, store, Weights(models), resume, fail_fast, turned, captioner)
 
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from dcrafter.cli.console import Console, clock
+from dcrafter.cli.bars import Bars, Pace, clock
+from dcrafter.cli.console import Console
 
 if TYPE_CHECKING:
     from dcrafter.batch.items import Item
@@ -31,9 +32,8 @@ def view(console: Console, total: int) -> Iterator[View]:
     if console.quiet or not console.is_terminal:
         yield _Lines(console, total)
         return
-    bars = _Bars(console, total)
-    with bars.bars:
-        yield bars
+    with Bars() as bars:
+        yield _Rows(console, bars, total)
 
 
 class _Tally:
@@ -63,14 +63,14 @@ class _Phase:
 
     def __init__(self) -> None:
         self.what: tuple[object, str] = (None, "")
-        self.since = self.told = time.monotonic()
+        self.pace = Pace()
+        self.told = time.monotonic()
 
     def left(self, progress: Progress) -> str:
         if (progress.key, progress.phase) != self.what:
-            self.what, self.since = (progress.key, progress.phase), time.monotonic()
-        if not 0 < progress.done < progress.total:
-            return ""
-        return f"{clock((time.monotonic() - self.since) / progress.done * (progress.total - progress.done))} left"
+            self.what = (progress.key, progress.phase)
+            self.pace.restart()
+        return self.pace.left(progress.done, progress.total)
 
 
 class _Lines:
@@ -96,52 +96,38 @@ class _Lines:
             self.console.result(line)
 
 
-class _Bars:
-    def __init__(self, console: Console, total: int) -> None:
-        from rich.console import Console as RichConsole
-        from rich.progress import BarColumn, TaskID, TextColumn
-        from rich.progress import Progress as Bars
+class _Rows:
+    """A row for all items, and one per worker."""
 
-        self.console, self.tally = console, _Tally(total)
+    def __init__(self, console: Console, bars: Bars, total: int) -> None:
+        self.console, self.bars, self.tally = console, bars, _Tally(total)
         self.phases: dict[int, _Phase] = {}
-        self.workers: dict[int, TaskID] = {}
-        self.bars = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[left]}"),
-            console=RichConsole(stderr=True),
-            redirect_stdout=False,
-        )
-        self.all = self.bars.add_task("batch", total=total, left="")
+        self._show_all()
+
+    def _show_all(self) -> None:
+        done, total = self.tally.done, self.tally.total
+        self.bars.show("all", "batch", done, total, f"{done}/{total}", self.tally.left())
 
     def progress(self, item: Item, progress: Progress) -> None:
-        from rich.markup import escape
-
         self.tally.begin(progress)
         left = self.phases.setdefault(progress.worker, _Phase()).left(progress)
-        if progress.worker not in self.workers:
-            self.workers[progress.worker] = self.bars.add_task("", total=1, left="")
-        words = f"{item.title[-30:]} {progress.phase}"
-        if len(self.workers) > 1:
-            words = f"{progress.worker + 1}: {words}"
-        task = self.workers[progress.worker]
-        self.bars.update(task, description=escape(words), completed=progress.done, total=progress.total, left=left)
+        title = f"{item.title[-30:]} {progress.phase}"
+        if len(self.phases) > 1:
+            title = f"{progress.worker + 1}: {title}"
+        count = f"{progress.done}/{progress.total}"
+        self.bars.show(progress.worker, title, progress.done, progress.total, count, left)
 
     def record(self, item: Item, record: Record, line: str | None) -> None:
         self.tally.count(record)
-        self.bars.update(self.all, completed=self.tally.done, left=self.tally.left())
+        self._show_all()
         if record.error:
-            self._print(f"{item.title}: {describe(record)}")
+            self.bars.print(f"{item.title}: {describe(record)}")
         if line is None:
             return
         if sys.stdout.isatty():  # the same terminal, where lines have to go above the bars
-            self._print(line)
+            self.bars.print(line)
         else:
             self.console.result(line)
-
-    def _print(self, text: str) -> None:
-        self.bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def describe(record: Record) -> str:

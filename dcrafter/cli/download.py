@@ -145,7 +145,7 @@ class _Task:
         return [entry.model for entry in hub.entries(self.options.folder) if place in (None, entry.place)]
 
     def fetch(self, models: list[str]) -> None:
-        from dcrafter.cli.bars import follow
+        from dcrafter.cli.transfer import follow
         from dcrafter.weights import hub
 
         for model in models:
@@ -227,7 +227,7 @@ class _Task:
                 self.console.result_json(model=model, freed=freed)
 
     def verify(self, models: list[str]) -> None:
-        from dcrafter.cli.bars import follow
+        from dcrafter.cli.transfer import follow
         from dcrafter.weights import hub
 
         entries = {entry.model: entry for entry in hub.entries(self.options.folder)}
@@ -252,7 +252,7 @@ class _Task:
 
     def _replace(self, entry: Entry) -> None:
         """Fetch a damaged file again."""
-        from dcrafter.cli.bars import follow
+        from dcrafter.cli.transfer import follow
         from dcrafter.weights import hub
 
         if entry.place != "cache":
@@ -269,7 +269,7 @@ class _Task:
         follow(hub.acquire(entry.model, hub.options_of(entry, self.options)), self.console, entry.model)
 
     def take_in(self, file: Path, name: str | None, models: list[str], model_config: Path | None) -> None:
-        from dcrafter.cli.bars import follow
+        from dcrafter.cli.transfer import follow
         from dcrafter.weights import cache, hub
 
         if not name or len(models) > 1:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class Output:
     """One file that `-o` names, standard output, or a folder in which names are free: cat.mp4, cat-2.mp4, …"""
 
-    def __init__(self, request: Request, results: int, pictures: Iterable[str] = ()) -> None:
-        """`pictures` are files that no result takes the place of, with --overwrite either.
+    def __init__(self, request: Request, results: int, images: Iterable[str] = ()) -> None:
+        """`images` are files that no result overwrites, with --overwrite either.
 
         Raises UsageError where `-o`, `-f` and the number of results do not go together.
         """
@@ -38,7 +38,7 @@ class Output:
         self.folder = Path(request.output or "")
         self.file: Path | None = None
         self._taken: set[Path] = set()  # by earlier results of this run
-        self._kept = places_of(pictures)
+        self._kept = places_of(images)
         if self.to_stdout:
             self._check_stdout(results)
             return
@@ -95,12 +95,12 @@ class Output:
             yield self.folder / f"{stem}-{number}{suffix}"
 
     def _is_free(self, path: Path) -> bool:
-        if path in self._taken or self.is_picture(path):
+        if path in self._taken or self.is_image(path):
             return False
         return self.request.overwrite or not os.path.lexists(path)
 
-    def is_picture(self, path: Path) -> bool:
-        """Whether a file is one of the pictures that results are made of, or a folder has one in it."""
+    def is_image(self, path: Path) -> bool:
+        """True if a file is one of the input images, or a folder has one in it."""
         return is_at(path, self._kept)
 
     def try_encoding(self, settings: Settings) -> None:

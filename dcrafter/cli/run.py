@@ -2,297 +2,174 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import random
-import sys
+import time
 from collections.abc import Generator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from dcrafter.cli import earlier
+from dcrafter.cli import console as console_module
+from dcrafter.cli import earlier, forecast
 from dcrafter.cli.arguments import STDIO
-from dcrafter.cli.bars import acquire
 from dcrafter.cli.console import Console
-from dcrafter.cli.options import FAST_STEPS, Request
+from dcrafter.cli.options import Request
 from dcrafter.cli.output import Output
+from dcrafter.cli.progress import follow
+from dcrafter.cli.sources import Source, open_sources, prompts_of, read_stdin, stem_of, title_of
+from dcrafter.cli.transfer import acquire
 from dcrafter.config import Command, ModelConfig
 from dcrafter.errors import InputError, OutputError, UsageError
-from dcrafter.media.fetch import fetch, is_url, public_name, url_path
-from dcrafter.runtime.machine import PeakMemory, process_memory
+from dcrafter.media.fetch import public_name
+from dcrafter.runtime.machine import PeakMemory
 from dcrafter.settings import Settings, resolve
-from dcrafter.text import format_size
 
 if TYPE_CHECKING:
     import torch
 
-    from dcrafter.captioner import Captioner
     from dcrafter.cli.preview import Preview
     from dcrafter.conditions import Noise
     from dcrafter.events import Event, Video
-    from dcrafter.media.image import ImageSource
-    from dcrafter.models.dynamicrafter import DynamiCrafter
     from dcrafter.pipeline import Pipeline
-
-MAX_PROMPT = 1_000_000  # bytes of a prompt from stdin
-STDIN_STEM = "video"  # what the result of a picture from stdin is called
-ABOUT_TINY = (
-    "using the small model that comes along: 256×256, a few motions. `dcrafter download 512` fetches a real one"
-)
-LARGE = 100_000_000  # values in a UNet, from which on its time is worth an estimate
-HOURS = 2.0  # from so many on, a quicker way is named
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One video to make: from which pictures, with which seed, and where to."""
+    """One video to make: of which images, with which seed (None if a dry run need not choose one), and where to."""
 
-    pictures: list[str]
+    images: list[str]
     stem: str
-    seed: int
+    seed: int | None
     path: Path
 
     @property
     def title(self) -> str:
-        names = ["stdin" if picture == STDIO else PurePosixPath(public_name(picture)).name for picture in self.pictures]
-        return f"{' → '.join(names)}, seed {self.seed}"
+        seed = "random seed" if self.seed is None else f"seed {self.seed}"
+        return f"{' → '.join(map(title_of, self.images))}, {seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is known before weights are loaded."""
+
+    command: Command
+    request: Request
+    output: Output
+    jobs: list[Job]
+    sources: dict[str, Source]
+    model: str  # its name
+    config: ModelConfig
+    settings: list[Settings]  # of each job
+    preview: Preview | None
 
 
 def run(command: Command, takes: list[list[str]], request: Request) -> None:
-    """Make `request.count` videos of each take; a take is the pictures that go into one video.
-
-    In the order of what it costs to find out: names, pictures, settings, and weights last.
-    """
+    """Make `request.count` videos of each take; a take is the images that go into one video."""
     console = Console(quiet=request.quiet, verbose=request.verbose)
-    _check_usage(command, takes, request)
-    prompt, stdin = _read_stdin(takes, request)
-    named = [picture for take in takes for picture in take]
-    output = Output(request, len(takes) * request.count, pictures=[name for name in named if name != STDIO])
+    images = [image for take in takes for image in take]
+    _check_usage(command, images, request)
+    prompt, stdin = read_stdin(images, request)
+    output = Output(request, len(takes) * request.count, images=[name for name in images if name != STDIO])
     jobs = _jobs(takes, request, output)
     _check_preview(request.save_preview, output, jobs)
-
     with console.status("starting"):  # importing torch takes seconds
-        sources, image_sizes = _open(named, stdin, request.model.offline)
-        portraits = {image: height > width for image, (width, height) in image_sizes.items()}
-        prompts = _prompts(takes, sources, prompt, request, console)
+        sources = open_sources(images, stdin, request.model.offline)
+        prompts = prompts_of(sources, [take[0] for take in takes], prompt, request, console)
+        pipe = _open(request.model.model, command, request) if request.model.checkpoint else None
+        model = pipe.config.name if pipe else _choose(command, request, console)
+        plan = _plan(command, request, output, jobs, sources, prompts, model, pipe)
+        from dcrafter.runtime.devices import choose_device, choose_dtype
 
-        def settle(config: ModelConfig) -> tuple[list[Settings], Preview | None]:
-            settings = [
-                resolve(config, command, prompts[job.pictures[0]], job.seed, request.options,
-                        portrait=portraits[job.pictures[0]])
-                for job in jobs
-            ]  # fmt: skip
-            _warn_of_training(config, settings)
-            output.try_encoding(settings[0])
-            return settings, _preview(config, request)
-
-        from dcrafter.weights import hub
-
-        model = request.model.model
-        settings: list[Settings] = []
-        preview = None
-        if request.model.checkpoint is None:
-            model = hub.choose(model, command)
-            if (request.model.model, model) == ("auto", "tiny"):
-                console.say(ABOUT_TINY)
-            settings, preview = settle(hub.config(model))
-
-        from dcrafter.models.dynamicrafter import DynamiCrafter
-        from dcrafter.pipeline import Pipeline
-        from dcrafter.runtime.devices import choose_device, choose_dtype, held_memory
-
-    device = choose_device(request.model.device)
-    dtype = choose_dtype(request.model.dtype, device)
-    pipe = None
-    if request.model.checkpoint is not None or not request.dry_run:  # a dry run must not download
-        if request.model.checkpoint is None:
-            acquire(model, console, offline=request.model.offline)
-        pipe = Pipeline.from_pretrained(model, command=command, **request.model.loading())
-        if not settings:
-            settings, preview = settle(pipe.config)
-        if request.from_ is not None:
-            earlier.warn_of_other_weights(request.from_, pipe.config.name, pipe.checkpoint.fingerprint)
-    first = settings[0]
-    machine = f"{device} ({str(dtype).removeprefix('torch.')})"
-    described = pipe.model if pipe else DynamiCrafter.on_meta(hub.config(model))
-    outputs = dict.fromkeys(described.config.output_size(settled.width, settled.height) for settled in settings)
-    sizes = " and ".join(f"{width}×{height}" for width, height in outputs)
-    console.say(f"model {first.model}, {sizes}, {first.steps} steps, {machine}")
-    _say_crops(jobs, settings, image_sizes, console)
-
-    parts = max(first.segments, len(takes[0]) - 1)
-    expected = 0
-    if request.dry_run or request.verbose:
-        expected = _say_memory(described, first, device, dtype, request, console)
-    _say_time(described, first, parts, device, dtype, console)
-
-    for job, settled in zip(jobs, settings, strict=True):
-        if pipe is None or request.dry_run:
-            console.say(f"{job.title}: {job.path}")
-            if request.json:
-                console.result_json(
-                    path=str(job.path), seed=job.seed, settings=settled.to_dict(), expected_memory=expected
-                )
-            continue
-        console.say(job.title)
-        pictures = [sources[picture] for picture in job.pictures]
-        memory = PeakMemory(lambda: held_memory(device))
-        with memory if request.json else nullcontext():
-            video, seconds = _generate(pipe, pictures, settled, request, console, preview)
-        video = replace(video, settings=video.settings | {"images": [public_name(name) for name in job.pictures]})
-        if request.save_latents:
-            _save_latents(video, request.save_latents)
-        if output.to_stdout:
-            console.result_bytes(output.encode(video))
-            continue
-        path = output.save(video, job.path, job.stem)
-        total = sum(seconds.values())
-        console.say(f"done in {total:.1f} s")
-        if request.json:
-            console.result_json(
-                path=str(path), seed=job.seed, settings=video.settings, seconds=round(total, 3),
-                timings={phase: round(value, 3) for phase, value in seconds.items()},
-                device=str(device), peak_memory=memory.bytes,
-            )  # fmt: skip
-        else:
-            console.result(str(path))
+        device = choose_device(request.model.device)
+        dtype = choose_dtype(request.model.dtype, device)
+    if request.dry_run:
+        _dry_run(plan, pipe, device, dtype, console)
+        return
+    if pipe is None:
+        acquire(model, console, offline=request.model.offline)
+        pipe = _open(model, command, request)
+    if request.from_ is not None:
+        earlier.warn_of_other_weights(request.from_, pipe.config.name, pipe.checkpoint.fingerprint)
+    _forecast(plan, pipe.model, device, dtype, console)
+    for job, settings in zip(jobs, plan.settings, strict=True):
+        _make(plan, pipe, job, settings, console)
 
 
-def _check_usage(command: Command, takes: list[list[str]], request: Request) -> None:
-    pictures = [picture for take in takes for picture in take]
-    if not pictures:
-        raise UsageError("no picture is named", f"Try dcrafter {command} --help")
-    if command == "interpolate" and len(pictures) < 2:
-        raise UsageError("an interpolation needs two pictures", "Name the first and the last")
+def _check_usage(command: Command, images: list[str], request: Request) -> None:
+    if not images:
+        raise UsageError("no input image given", f"Try dcrafter {command} --help")
+    if command == "interpolate" and len(images) < 2:
+        raise UsageError("an interpolation needs two images", "Name the first and the last")
     if request.noise and not request.noise.is_file():
         raise InputError(f"there is no file {request.noise}", "--noise takes a recorded case")
     if request.save_latents and not request.save_latents.absolute().parent.is_dir():
         raise OutputError(f"there is no folder for {request.save_latents}", "Make it, or choose another")
 
 
+def _jobs(takes: list[list[str]], request: Request, output: Output) -> list[Job]:
+    first = request.seed
+    if first is None and not request.dry_run:
+        first = random.randrange(2**32)
+    jobs = []
+    for images in takes:
+        stem = stem_of(images[0])
+        for i in range(request.count):
+            jobs.append(Job(images, stem, None if first is None else first + i, output.plan(stem)))
+    return jobs
+
+
 def _check_preview(path: Path | None, output: Output, jobs: list[Job]) -> None:
     results = {os.path.realpath(job.path) for job in jobs}
-    if path is not None and (output.is_picture(path) or os.path.realpath(path) in results):
-        raise UsageError(f"the preview {path} would take the place of a picture or a video", "Give it another name")
+    if path is not None and (output.is_image(path) or os.path.realpath(path) in results):
+        raise UsageError(f"the preview {path} would overwrite an input image or a video", "Give it another name")
 
 
-def _open(
-    pictures: list[str], stdin: bytes, offline: bool
-) -> tuple[dict[str, ImageSource], dict[str, tuple[int, int]]]:
-    """Each image's source, as bytes if it is not a file, and its width and height."""
-    from dcrafter.media.image import open_image
+def _choose(command: Command, request: Request, console: Console) -> str:
+    """The name of the model."""
+    from dcrafter.weights import hub
 
-    sources: dict[str, ImageSource] = {}
-    sizes = {}
-    for picture in dict.fromkeys(pictures):
-        if is_url(picture):
-            sources[picture] = fetch(picture, offline=offline)
-        else:
-            sources[picture] = stdin if picture == STDIO else picture
-        sizes[picture] = open_image(sources[picture]).size
-    return sources, sizes
+    model = hub.choose(request.model.model, command)
+    if (request.model.model, model) == ("auto", "tiny"):
+        console.say(forecast.ABOUT_TINY)
+    return model
 
 
-def _say_crops(jobs: list[Job], settings: list[Settings], sizes: dict[str, tuple[int, int]], console: Console) -> None:
-    """Tell, once for each image, how much of it is kept where that is notably little."""
-    from dcrafter.media.image import describe_crop
+def _open(model: str, command: Command, request: Request) -> Pipeline:
+    from dcrafter.pipeline import Pipeline
 
-    lines = [
-        f"{PurePosixPath(public_name(image)).name}: {crop}"
-        for job, settled in zip(jobs, settings, strict=True)
-        for image in job.pictures
-        if (crop := describe_crop(sizes[image], settled.width, settled.height, settled.fit))
-    ]
-    for line in dict.fromkeys(lines):
-        console.say(line)
+    return Pipeline.from_pretrained(model, command=command, **request.model.loading())
 
 
-def _prompts(
-    takes: list[list[str]], sources: dict[str, ImageSource], prompt: str, request: Request, console: Console
-) -> dict[str, str]:
-    """The prompt of each take, by its first picture: the given one, or with --auto-prompt a caption and that."""
-    firsts = dict.fromkeys(take[0] for take in takes)
-    if not request.auto_prompt:
-        return dict.fromkeys(firsts, prompt)
-    from dcrafter.media.image import open_image
-
-    caption = captioner_of(request)
-    prompts = {}
-    for picture in firsts:
-        said = caption(open_image(sources[picture]))
-        prompts[picture] = ", ".join(filter(None, [said, prompt]))
-        if not request.dry_run:
-            console.say(f"{PurePosixPath(public_name(picture)).name}: {prompts[picture]}")
-    return prompts
-
-
-def captioner_of(request: Request) -> Captioner:
-    """What --auto-prompt asks. A dry run, which must not download, gets no captions."""
-    from dcrafter.captioner import DEFAULT, Captioner
-    from dcrafter.runtime.devices import choose_device
-
-    device = choose_device(request.model.device)
-    return Captioner(request.captioner or DEFAULT, device, request.model.offline, request.dry_run)
-
-
-def _warn_of_training(config: ModelConfig, settings: list[Settings]) -> None:
-    odd = {(s.width, s.height) for s in settings} - {(config.width, config.height), (config.height, config.width)}
-    for width, height in sorted(odd)[:1]:
-        logger.warning(
-            "the %s model was trained at %d×%d; at %d×%d it may do worse",
-            config.name, config.width, config.height, width, height,
-        )  # fmt: skip
-    motion, least, most = settings[0].motion, config.motion.minimum, config.motion.maximum
-    if not least <= motion <= most:
-        logger.warning(
-            "the %s model was trained at a motion of %d to %d (%s); at %d it may do worse",
-            config.name, least, most, config.motion.unit, motion,
-        )  # fmt: skip
-
-
-def _say_memory(
-    model: DynamiCrafter,
-    settings: Settings,
-    device: torch.device,
-    dtype: torch.dtype,
+def _plan(
+    command: Command,
     request: Request,
-    console: Console,
-) -> int:
-    """What a video will take; returns it in bytes."""
-    from dcrafter.runtime import estimate
-    from dcrafter.runtime.devices import free_memory
+    output: Output,
+    jobs: list[Job],
+    sources: dict[str, Source],
+    prompts: dict[str, str],
+    model: str,
+    pipe: Pipeline | None,
+) -> Plan:
+    """Settle each job's numbers, and try what would fail at the end."""
+    from dcrafter.weights import hub
 
-    plan = request.model.memory
-    if plan == "auto":
-        plan = estimate.plan_for(model, settings, dtype, free_memory(device))
-    need = estimate.memory(model, settings, dtype, plan)
-    if device.type == "cpu":
-        need += process_memory()  # what Python and the libraries hold already
-    console.say(f"about {format_size(need)} of memory (--memory {plan})")
-    return need
-
-
-def _say_time(
-    model: DynamiCrafter, settings: Settings, parts: int, device: torch.device, dtype: torch.dtype, console: Console
-) -> None:
-    """How long a video in so many parts will take, where that may be long."""
-    from dcrafter.runtime import estimate
-
-    if estimate.size(model.unet) < LARGE:
-        return
-    minutes = parts * estimate.sampling_seconds(model, settings, device, dtype) / 60
-    if minutes >= 1:
-        long = f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
-        console.say(f"about {long} a video")
-    if minutes > 60 * HOURS:
-        quicker = "a smaller model, or a smaller --width and --height"
-        if settings.steps > 2 * FAST_STEPS:
-            quicker = f"--fast ({settings.steps / FAST_STEPS:.1f} times), {quicker}"
-        console.say(f"quicker: {quicker}")
+    config = pipe.config if pipe else hub.config(model)
+    settings = [
+        resolve(
+            config,
+            command,
+            prompts[job.images[0]],
+            job.seed or 0,
+            request.options,
+            portrait=sources[job.images[0]].is_portrait,
+        )
+        for job in jobs
+    ]
+    forecast.warn_of_training(config, settings)
+    output.try_encoding(settings[0])
+    return Plan(command, request, output, jobs, sources, model, config, settings, _preview(config, request))
 
 
 def _preview(config: ModelConfig, request: Request) -> Preview | None:
@@ -306,21 +183,78 @@ def _preview(config: ModelConfig, request: Request) -> Preview | None:
     )
 
 
-def _generate(
-    pipe: Pipeline,
-    sources: list[ImageSource],
-    settings: Settings,
-    request: Request,
-    console: Console,
-    preview: Preview | None,
-) -> tuple[Video, dict[str, float]]:
-    """A video, and the seconds each phase took. Once more with the next memory plan where memory runs out."""
+def _forecast(plan: Plan, model: Any, device: torch.device, dtype: torch.dtype, console: Console) -> int:
+    """Tell what is to come; returns the bytes of memory that it will take, if they were estimated."""
+    first, request = plan.settings[0], plan.request
+    forecast.say_model(plan.config, plan.settings, device, dtype, console)
+    if request.dry_run:
+        forecast.say_numbers(plan.config, first, console)
+    images = [(image, settled) for job, settled in zip(plan.jobs, plan.settings, strict=True) for image in job.images]
+    forecast.say_crops(images, plan.sources, console)
+    need = 0
+    if request.dry_run or request.verbose:
+        need = forecast.say_memory(model, first, device, dtype, request, console)
+    clips = max(first.segments, len(plan.jobs[0].images) - 1)
+    forecast.say_time(model, first, clips, device, dtype, console)
+    return need
+
+
+def _dry_run(plan: Plan, pipe: Pipeline | None, device: torch.device, dtype: torch.dtype, console: Console) -> None:
+    """Tell what would be done, without weights. Raises as the command itself would."""
+    from dcrafter.models.dynamicrafter import DynamiCrafter
+
+    if pipe is None:
+        forecast.say_download(plan.model, plan.request, console)
+    need = _forecast(plan, pipe.model if pipe else DynamiCrafter.on_meta(plan.config), device, dtype, console)
+    prompt = ""
+    for job, settings in zip(plan.jobs, plan.settings, strict=True):
+        if settings.prompt != prompt:
+            prompt = settings.prompt
+            console.say(f"prompt: {prompt or 'none'}")
+        console.say(f"{job.title}: {job.path}")
+        if plan.request.json:
+            numbers = settings.to_dict() | {"seed": job.seed}
+            console.result_json(path=str(job.path), seed=job.seed, settings=numbers, expected_memory=need)
+
+
+def _make(plan: Plan, pipe: Pipeline, job: Job, settings: Settings, console: Console) -> None:
+    """Generate a video, save it and name it."""
+    from dcrafter.runtime.devices import held_memory
+
+    request, output = plan.request, plan.output
+    started = console_module.started if job is plan.jobs[0] else time.monotonic()
+    console.say(job.title)
+    memory = PeakMemory(lambda: held_memory(pipe.device))
+    with memory if request.json else nullcontext():
+        video, timings = follow(_events(plan, pipe, job, settings), console, settings.steps, plan.preview)
+    video = replace(video, settings=video.settings | {"images": [public_name(name) for name in job.images]})
+    if request.save_latents:
+        _save_latents(video, request.save_latents)
+    if output.to_stdout:
+        console.result_bytes(output.encode(video))
+        return
+    path = output.save(video, job.path, job.stem)
+    seconds, generation = time.monotonic() - started, sum(timings.values())
+    console.say(f"done in {seconds:.1f} s, {generation:.1f} s of it generation")
+    if not request.json:
+        console.result(str(path))
+        return
+    console.result_json(
+        path=str(path), seed=job.seed, settings=video.settings, seconds=round(seconds, 3),
+        generation_seconds=round(generation, 3), timings={phase: round(value, 3) for phase, value in timings.items()},
+        device=str(pipe.device), peak_memory=memory.bytes,
+    )  # fmt: skip
+
+
+def _events(plan: Plan, pipe: Pipeline, job: Job, settings: Settings) -> Generator[Event, None, Any]:
+    """A generation's events. Once more with the next memory plan where memory runs out."""
+    noise, images = plan.request.noise, [plan.sources[image].content for image in job.images]
 
     def generate() -> Generator[Event, None, None]:
-        return pipe.generate(sources, settings, _recorded_noise(request.noise) if request.noise else None)
+        return pipe.generate(images, settings, _recorded_noise(noise) if noise else None)
 
-    pipe.residency.choose_plan(settings, request.model.memory)
-    return console.follow(pipe.residency.retry_with_less(generate), settings.steps, preview)
+    pipe.residency.choose_plan(settings, plan.request.model.memory)
+    return pipe.residency.retry_with_less(generate)
 
 
 def _recorded_noise(path: Path) -> Noise:
@@ -336,33 +270,3 @@ def _save_latents(video: Video, path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({"final_latents": video.latents.contiguous()}, path)
-
-
-def _jobs(takes: list[list[str]], request: Request, output: Output) -> list[Job]:
-    seed = random.randrange(2**32) if request.seed is None else request.seed
-    jobs = []
-    for pictures in takes:
-        stem = _stem(pictures[0])
-        jobs += [Job(pictures, stem, seed + i, output.plan(stem)) for i in range(request.count)]
-    return jobs
-
-
-def _stem(picture: str) -> str:
-    if picture == STDIO:
-        return STDIN_STEM
-    name = url_path(picture) if is_url(picture) else picture
-    return Path(name).stem or STDIN_STEM
-
-
-def _read_stdin(takes: list[list[str]], request: Request) -> tuple[str, bytes]:
-    """The prompt, and the bytes of the picture that is `-`; at most one of them is stdin."""
-    pictures = [picture for take in takes for picture in take if picture == STDIO]
-    if len(pictures) + (request.prompt == STDIO) > 1:
-        raise UsageError("stdin can be only one thing", "Name all pictures but one, and give the prompt outright")
-    if request.prompt == STDIO:
-        return " ".join(sys.stdin.buffer.read(MAX_PROMPT).decode("utf-8", "replace").split()), b""
-    if not pictures:
-        return request.prompt, b""
-    from dcrafter.media.image import read_stdin
-
-    return request.prompt, read_stdin(sys.stdin.buffer)

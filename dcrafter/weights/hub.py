@@ -169,7 +169,7 @@ def announcement(model: str) -> str:
     """The line that announces an automatic download."""
     source = PUBLISHED[model]
     return (
-        f"the model {model} is not on this machine yet: downloading {format_size(source.size)} "
+        f"the model {model} is not on this machine yet: {format_size(source.size)} to download "
         f"({source.repository}) to {cache_dir()}"
     )
 
@@ -189,11 +189,8 @@ def acquire(
     if path := _here(model, options):
         return path
     source = _hub_file(model, options.variant)
-    if options.offline and not _original(model, source, options):
-        raise WeightsError(
-            f"the weights of {model} are not on this machine, and --offline was given",
-            f"Run dcrafter download {model} where there is a network",
-        )
+    if options.offline:
+        _check_offline(model, source, options)
     with cache.writing_to(options.folder):
         options.folder.mkdir(parents=True, exist_ok=True)
         held = yield from cache.lock(options.folder, model)
@@ -205,17 +202,40 @@ def acquire(
         cache.unlock(held)
 
 
-def plan(model: str, options: DownloadOptions) -> Plan:
-    """What `acquire` would do. Raises as it does."""
-    from dcrafter.weights import download
+def _check_offline(model: str, source: HubFile, options: DownloadOptions) -> None:
+    """Raises WeightsError unless a model can be had without a network."""
+    if not _original(model, source, options):
+        raise WeightsError(
+            f"the weights of {model} are not on this machine, and --offline was given",
+            f"Run dcrafter download {model} where there is a network",
+        )
 
+
+def plan(model: str, options: DownloadOptions, *, look_up: bool = True) -> Plan:
+    """Find out what `acquire` would do. Raises as it does.
+
+    Args:
+        model: A name of the registry, or of an imported model.
+        options: How it would be downloaded.
+        look_up: Ask the hub for the file's size and address, unless offline; else they are as published.
+    """
     if path := _here(model, options):
         return Plan(path, "", 0, 0, 0)
     source = _hub_file(model, options.variant)
-    remote = download.look_up(source.repository, source.file, revision=options.revision, endpoint=options.endpoint)
+    path, size, url = weights_path(options.folder, model), source.size, source.repository
     folder = next(folder for folder in (options.folder, *options.folder.parents) if folder.is_dir())
-    space = remote.size + remote.size * ITEMSIZES[options.store] // source.itemsize
-    return Plan(weights_path(options.folder, model), remote.url, remote.size, space, shutil.disk_usage(folder).free)
+    free = shutil.disk_usage(folder).free
+    if options.offline:
+        _check_offline(model, source, options)
+    elif look_up:
+        from dcrafter.weights import download
+
+        remote = download.look_up(source.repository, source.file, revision=options.revision, endpoint=options.endpoint)
+        size, url = remote.size, remote.url
+    converted = size * ITEMSIZES[options.store] // source.itemsize
+    if _original(model, source, options):
+        return Plan(path, "", 0, converted, free)
+    return Plan(path, url, size, size + converted, free)
 
 
 def import_checkpoint(

@@ -51,7 +51,9 @@ def test_a_picture_becomes_a_video(tmp_path: Path) -> None:
     lines = stderr.decode().splitlines()
     assert lines[0] == "model 256, 64×64, 1 steps, cpu (float32)"
     assert lines[1] == f"cat.png, seed {settings['seed']}"
-    assert all(re.fullmatch(r"loading|sampling 1/1|decoding \d+/16|done in [\d.]+ s", line) for line in lines[2:])
+    assert lines[2:4] == ["loading", "sampling 1/1"]
+    assert all(re.fullmatch(r"decoding \d+/16", line) for line in lines[4:-1])
+    assert re.fullmatch(r"done in [\d.]+ s, [\d.]+ s of it generation", lines[-1])
 
 
 def test_names_and_seeds(dcrafter: Run, tmp_path: Path) -> None:
@@ -113,7 +115,9 @@ def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
     _, stderr = process.communicate()
     assert process.returncode == 1
     assert [
-        line for line in stderr.decode().splitlines() if not line.startswith(("model 256", "about ", "cat.png, "))
+        line
+        for line in stderr.decode().splitlines()
+        if not line.startswith(("model 256", "motion 3", "about ", "cat.png, "))
     ] == []
 
 
@@ -122,13 +126,14 @@ def test_a_dry_run_makes_and_loads_nothing(dcrafter: Run, tmp_path: Path, monkey
         raise AssertionError("weights were loaded")
 
     monkeypatch.setattr("dcrafter.weights.checkpoint.Checkpoint.load", never)
-    arguments = ("animate", CAT, *MODEL, "--seed", "5", "-n", "2", "--motion", "high", "--dry-run")
+    arguments = ("animate", CAT, *MODEL, "-p", "cat", "--seed", "5", "-n", "2", "--motion", "high", "--dry-run")
     outcome = dcrafter(*arguments)
     assert (outcome.status, outcome.stdout) == (0, b"")
-    model, memory, *planned = outcome.stderr.splitlines()
+    model, numbers, memory, *planned = outcome.stderr.splitlines()
     assert model == "model 256, 64×64, 50 steps, cpu (float32)"
+    assert numbers == "motion 6 (frame stride), guidance 7.5, sampler ddim, 16 frames at 8 FPS"
     assert re.fullmatch(r"about \d+\.\d GB of memory \(--memory normal\)", memory)
-    assert planned == ["cat.png, seed 5: cat.mp4", "cat.png, seed 6: cat-2.mp4"]
+    assert planned == ["prompt: cat", "cat.png, seed 5: cat.mp4", "cat.png, seed 6: cat-2.mp4"]
     results = [json.loads(line) for line in dcrafter(*arguments, "--json").lines]
     assert [(result["path"], result["seed"]) for result in results] == [("cat.mp4", 5), ("cat-2.mp4", 6)]
     assert results[0]["settings"]["motion"] == 6
@@ -136,13 +141,49 @@ def test_a_dry_run_makes_and_loads_nothing(dcrafter: Run, tmp_path: Path, monkey
     assert files(tmp_path) == []
 
 
+def test_a_dry_run_chooses_no_seed(dcrafter: Run) -> None:
+    outcome = dcrafter("animate", CAT, *MODEL, "--dry-run", "--json")
+    assert "cat.png, random seed: cat.mp4" in outcome.stderr.splitlines()
+    result = json.loads(outcome.lines[0])
+    assert (result["seed"], result["settings"]["seed"]) == (None, None)
+
+
+def test_a_dry_run_names_a_missing_captioner(dcrafter: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", "nowhere")
+    monkeypatch.setattr("dcrafter.captioner.is_here", lambda name: False)
+    outcome = dcrafter("animate", CAT, *MODEL, "--dry-run", "--auto-prompt")
+    assert outcome.status == 0, outcome.stderr
+    assert (
+        "the captioner Salesforce/blip-image-captioning-base is not on this machine yet: to download" in outcome.stderr
+    )
+    offline = dcrafter("animate", CAT, *MODEL, "--dry-run", "--auto-prompt", "--captioner", "no/such", "--offline")
+    assert offline.status == 4
+    assert "the captioner no/such is not on this machine, and --offline was given" in offline.stderr
+
+
+def test_all_images_that_cannot_be_read_are_named(dcrafter: Run) -> None:
+    outcome = dcrafter("animate", "a.png", CAT, "b.png", *QUICK)
+    assert outcome.status == 2
+    assert "a.png" in outcome.stderr
+    assert "b.png" in outcome.stderr
+
+
 def test_a_dry_run_of_a_registry_model_downloads_nothing(dcrafter: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object, **__: object) -> None:
         raise AssertionError("it would be downloaded")
 
     monkeypatch.setattr("dcrafter.weights.hub.fetch", never)
-    outcome = dcrafter("animate", CAT, "-m", "1024", "--device", "cpu", "--dtype", "bfloat16", "--dry-run")
-    assert (outcome.status, outcome.stderr.splitlines()[0]) == (0, "model 1024, 1024×576, 50 steps, cpu (bfloat16)")
+    monkeypatch.setattr("dcrafter.weights.download.look_up", never)
+    arguments = ("animate", CAT, "-m", "1024", "--device", "cpu", "--dtype", "bfloat16", "--dry-run")
+    outcome = dcrafter(*arguments)
+    download, model = outcome.stderr.splitlines()[:2]
+    assert (outcome.status, model) == (0, "model 1024, 1024×576, 50 steps, cpu (bfloat16)")
+    assert re.search(
+        r"model 1024 is not on this machine yet: 10\.\d GB to download .* GB needed, [\d.]+ GB free", download
+    )
+    offline = dcrafter(*arguments, "--offline")  # as the command itself
+    assert (offline.status, offline.stderr.count("\n")) == (4, 1)
+    assert "the weights of 1024 are not on this machine, and --offline was given" in offline.stderr
     outcome = dcrafter("animate", CAT, "-m", "1024", "--motion", "wild")  # before the download, too
     assert outcome.status == 2
     assert "trained on 5 to 15" in outcome.stderr
@@ -201,7 +242,7 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ([CAT, *QUICK, "--noise", "bad/none"], 2, "no file bad/none"),
         ([CAT, *QUICK, "--save-latents", "bad/none/x"], 2, "no folder for bad/none/x"),
         ([CAT, *QUICK, "--codec", "h264", "-f", "webm"], 2, "Choose one of vp9, av1"),
-        (["-", *QUICK, "-p", "-"], 2, "stdin"),
+        (["-", *QUICK, "-p", "-"], 2, "only one argument can be -"),
         ([CAT, *CONFIG], 2, "--checkpoint"),
         ([CAT, "-m", "512-interp"], 2, "512-interp"),  # does not animate
         ([CAT, "--offline", "-m", "256"], 4, "--offline"),
@@ -267,7 +308,7 @@ def test_ctrl_c_while_it_starts(tmp_path: Path) -> None:
         "class Lost:\n"
         "    def __del__(self):\n"
         "        signal.raise_signal(signal.SIGINT)\n"
-        "def run():\n"
+        "def run(**_):\n"
         "    Lost()\n"
         "    import time; time.sleep(60)\n"
         "import types; sys.modules['dcrafter.cli.app'] = types.SimpleNamespace(main=run)\n"
@@ -301,7 +342,7 @@ def test_a_preview_takes_the_place_of_nothing(dcrafter: Run, tmp_path: Path) -> 
     for name in ("x.png", str(picture)):
         outcome = dcrafter("animate", picture, *QUICK, "-o", "x.png", "--save-preview", name, "--overwrite")
         assert outcome.status == 2
-        assert f"the preview {name} would take the place" in outcome.stderr
+        assert f"the preview {name} would overwrite" in outcome.stderr
     assert picture.read_bytes() == Path(CAT).read_bytes()
 
 
@@ -312,10 +353,19 @@ def test_a_motion_that_no_model_learned(dcrafter: Run) -> None:
 
 
 @pytest.mark.slow
-def test_bars_on_a_terminal(tmp_path: Path) -> None:
+def test_lines_on_a_terminal_that_cannot_redraw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
     terminal, slave = os.openpty()
-    process = start("animate", CAT, *MODEL, "--steps", "4", folder=tmp_path, stdout=subprocess.PIPE, stderr=slave)
+    process = start("animate", CAT, *QUICK, folder=tmp_path, stdout=subprocess.DEVNULL, stderr=slave)
     os.close(slave)
+    screen = screen_of(terminal)
+    assert process.wait() == 0
+    assert b"\x1b" not in screen
+    assert screen.count(b"loading") == 1
+
+
+def screen_of(terminal: int) -> bytes:
+    """All that is written to a terminal."""
     screen = b""
     try:
         while chunk := os.read(terminal, 65536):
@@ -323,10 +373,19 @@ def test_bars_on_a_terminal(tmp_path: Path) -> None:
     except OSError:  # how a terminal says that nobody writes to it any more
         pass
     os.close(terminal)
+    return screen
+
+
+@pytest.mark.slow
+def test_bars_on_a_terminal(tmp_path: Path) -> None:
+    terminal, slave = os.openpty()
+    process = start("animate", CAT, *MODEL, "--steps", "4", folder=tmp_path, stdout=subprocess.PIPE, stderr=slave)
+    os.close(slave)
+    screen = screen_of(terminal)
     stdout, _ = process.communicate()
     assert (process.returncode, stdout) == (0, b"cat.mp4\n")
     drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.decode())
-    for pattern in (r"loading +━+ unet [\d.]+ M values", r"sampling +━+ 4/4", r"decoding +━+ 16/16"):
+    for pattern in (r"encoding +━+", r"sampling +━+ 4/4 +0:00:\d\d", r"decoding +━+ 16/16 +0:00:\d\d"):
         assert re.search(pattern, drawn)
     assert "\x1b[?25h" in screen.decode()  # the cursor is back
 
@@ -337,7 +396,7 @@ def test_running_out_of_memory_goes_over_to_a_smaller_plan(dcrafter: Run, monkey
     sample = Pipeline.sample
 
     def scarce(self: Pipeline, *arguments: Any) -> Any:
-        if self.memory in given:
+        if self.residency.plan in given:
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
         return sample(self, *arguments)
 
@@ -359,9 +418,19 @@ def test_running_out_of_memory_goes_over_to_a_smaller_plan(dcrafter: Run, monkey
 def test_json_tells_time_memory_and_device(dcrafter: Run) -> None:
     outcome = dcrafter("animate", CAT, *QUICK, "--frames", "2", "--json", "-o", "a.gif")
     told = json.loads(outcome.lines[0])
-    assert told.keys() == {"path", "seed", "settings", "seconds", "timings", "device", "peak_memory"}
+    assert told.keys() == {
+        "path",
+        "seed",
+        "settings",
+        "seconds",
+        "generation_seconds",
+        "timings",
+        "device",
+        "peak_memory",
+    }
     assert told["timings"].keys() == {"encoding", "loading", "sampling", "decoding"}
-    assert told["seconds"] == pytest.approx(sum(told["timings"].values()), abs=0.01)
+    assert told["generation_seconds"] == pytest.approx(sum(told["timings"].values()), abs=0.01)
+    assert told["seconds"] > told["generation_seconds"]  # with imports, and the writing
     assert told["device"] == "cpu"
     assert told["peak_memory"] > 50e6
 

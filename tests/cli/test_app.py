@@ -58,7 +58,7 @@ def test_no_command_is_help_and_an_error(dcrafter: Run) -> None:
     ("arguments", "said"),
     [
         (["anim"], "No such command 'anim'. Did you mean 'animate'? See dcrafter --help"),
-        (["animate"], "no picture is named. Try dcrafter animate --help"),
+        (["animate"], "no input image given. Try dcrafter animate --help"),
         (["animate", CAT, "--stepz", "3"], "No such option: --stepz"),
         (["animate", CAT, "--steps", "many"], "'--steps': Input should be a valid integer"),
         (["animate", CAT, "-n", "0"], "--count must be at least 1, not 0"),

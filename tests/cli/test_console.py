@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 import warnings
 from collections.abc import Iterator
 
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from dcrafter.cli import console as module
 from dcrafter.cli.console import Console
+from dcrafter.cli.progress import _Rows, follow
 from dcrafter.events import Decoding, Done, Encoding, Event, Loading, Step, Video
 
 STEPS = 20
@@ -34,23 +35,54 @@ def events() -> Iterator[Event]:
 def test_few_lines_with_the_time_that_is_left(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter(range(0, 10_000, 60))  # each look at it, a minute later
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
-    assert Console().follow(events(), STEPS)[0] is VIDEO
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    def minutes() -> Iterator[Event]:
+        nonlocal now
+        for event in events():
+            now += 60  # each event takes a minute
+            yield event
+
+    video, timings = follow(minutes(), Console(), STEPS)
+    assert video is VIDEO
+    assert list(timings) == ["encoding", "loading", "sampling", "decoding"]
+    assert (sum(timings.values()), timings["loading"]) == (now, 120)
     out, err = capsys.readouterr()
     lines = err.splitlines()
     assert out == ""
     assert lines[:3] == ["loading", "sampling 1/20, 0:19:00 left", "sampling 2/20, 0:18:00 left"]
-    assert lines[-6:-4] == ["loading", "decoding 1/16"]
+    assert lines[-5] == "decoding 1/16"
     assert lines[-1] == "decoding 16/16"
-    assert len(lines) == 1 + 11 + 1 + 5
+    assert len(lines) == 1 + 11 + 5
+
+
+def test_rows_count_their_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    rows = _Rows()
+
+    def show(seconds: float, phase: str, done: int, total: int, what: str = "") -> str:
+        nonlocal now
+        now += seconds
+        rows.show(phase, done, total, what)
+        return str(rows.bars.progress.tasks[-1].fields["left"])
+
+    assert show(10, "sampling", 0, 100, "loading unet") == ""
+    assert show(20, "sampling", 50, 100, "loading unet") == "0:00:20 left"
+    assert show(20, "sampling", 100, 100, "loading unet") == ""
+    assert show(0, "sampling", 0, 4) == ""
+    assert show(30, "sampling", 1, 4) == "0:01:30 left"
+    assert show(90, "sampling", 4, 4) == "0:02:40"  # with the loading
+    assert show(5, "decoding", 0, 16, "loading autoencoder") == ""
+    assert show(5, "decoding", 16, 16) == "0:00:05"
 
 
 def test_quiet_leaves_nothing_but_errors(capsys: pytest.CaptureFixture[str]) -> None:
     console = Console(quiet=True)
     console.say("hello")
     logging.getLogger("dcrafter.pipeline").warning("a remark")
-    assert console.follow(events(), STEPS)[0] is VIDEO
+    assert follow(events(), console, STEPS)[0] is VIDEO
     assert capsys.readouterr() == ("", "")
 
 

@@ -52,7 +52,7 @@ def test_keyframes_are_chained_and_joints_kept_once(dcrafter: Run) -> None:
 def test_an_interpolation_needs_two_pictures(dcrafter: Run) -> None:
     outcome = dcrafter("interpolate", CAT, *MODEL)
     assert outcome.status == 2
-    assert "needs two pictures" in outcome.stderr
+    assert "needs two images" in outcome.stderr
 
 
 def test_a_loop_is_repeated_without_its_last_frame(dcrafter: Run) -> None:

@@ -1,0 +1,120 @@
+"""What a command reads before it generates: stdin, images, and prompts or captions of them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from dcrafter.cli.arguments import STDIO
+from dcrafter.cli.console import Console
+from dcrafter.cli.options import Request
+from dcrafter.errors import InputError, UsageError
+from dcrafter.media.fetch import fetch, is_url, public_name, url_path
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from dcrafter.captioner import Captioner
+    from dcrafter.media.image import ImageSource
+
+MAX_PROMPT = 1_000_000  # bytes of a prompt from stdin
+STDIN_STEM = "video"  # what the result of an image from stdin is called
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image: what it is read from, a file's path or the bytes of anything else, and its size in pixels."""
+
+    content: ImageSource
+    size: tuple[int, int]
+
+    @property
+    def is_portrait(self) -> bool:
+        return self.size[1] > self.size[0]
+
+    def open(self) -> Image:
+        from dcrafter.media.image import open_image
+
+        return open_image(self.content)
+
+
+def title_of(image: str) -> str:
+    """An image's name in messages."""
+    return "stdin" if image == STDIO else PurePosixPath(public_name(image)).name
+
+
+def stem_of(image: str) -> str:
+    """The name of an image's video, without suffix."""
+    if image == STDIO:
+        return STDIN_STEM
+    return Path(url_path(image) if is_url(image) else image).stem or STDIN_STEM
+
+
+def read_stdin(images: Iterable[str], request: Request) -> tuple[str, bytes]:
+    """The prompt, and the bytes of the image that is `-`. Raises UsageError if both would be stdin."""
+    wanted = [image for image in images if image == STDIO]
+    if len(wanted) + (request.prompt == STDIO) > 1:
+        raise UsageError("only one argument can be -", "stdin holds one image, or the prompt")
+    if request.prompt == STDIO:
+        prompt = sys.stdin.buffer.read(MAX_PROMPT + 1)
+        if len(prompt) > MAX_PROMPT:
+            raise UsageError(f"the prompt from stdin has more than {MAX_PROMPT / 1e6:g} MB", "Give a line of text")
+        return " ".join(prompt.decode("utf-8", "replace").split()), b""
+    if not wanted:
+        return request.prompt, b""
+    from dcrafter.media.image import read_stdin as read_image
+
+    return request.prompt, read_image(sys.stdin.buffer)
+
+
+def open_sources(images: Iterable[str], stdin: bytes, offline: bool) -> dict[str, Source]:
+    """Read each image's header, and fetch what is on the web. Raises InputError that names all that cannot be read."""
+    sources, errors = {}, []
+    for image in dict.fromkeys(images):
+        try:
+            sources[image] = _open(image, stdin, offline)
+        except InputError as error:
+            errors.append(error)
+    if len(errors) > 1:
+        raise InputError("; ".join(error.message for error in errors), "Leave them out")
+    if errors:
+        raise errors[0]
+    return sources
+
+
+def _open(image: str, stdin: bytes, offline: bool) -> Source:
+    from dcrafter.media.image import open_image
+
+    content: ImageSource = fetch(image, offline=offline) if is_url(image) else stdin if image == STDIO else image
+    return Source(content, open_image(content).size)
+
+
+def prompts_of(
+    sources: dict[str, Source], images: Iterable[str], prompt: str, request: Request, console: Console
+) -> dict[str, str]:
+    """The prompt by image: the given one, or with --auto-prompt a caption and that."""
+    images = dict.fromkeys(images)
+    if not request.auto_prompt:
+        return dict.fromkeys(images, prompt)
+    caption = captioner_of(request, console)
+    prompts = {}
+    for image in images:
+        prompts[image] = ", ".join(filter(None, [caption(sources[image].open()), prompt]))
+        if not request.dry_run:
+            console.say(f"{title_of(image)}: {prompts[image]}")
+    return prompts
+
+
+def captioner_of(request: Request, console: Console) -> Captioner:
+    """What --auto-prompt asks. A dry run downloads nothing: it says so where the captioner is missing."""
+    from dcrafter.captioner import DEFAULT, Captioner, is_here
+    from dcrafter.runtime.devices import choose_device
+
+    name, offline = request.captioner or DEFAULT, request.model.offline
+    missing = request.dry_run and not offline and not is_here(name)
+    if missing:
+        console.say(f"the captioner {name} is not on this machine yet: to download; its caption goes before the prompt")
+    return Captioner(name, choose_device(request.model.device), offline or request.dry_run, silent=missing)
