@@ -156,9 +156,8 @@ def batch(
     if request.dry_run:
         _dry_run(work, console, request)
         return
-    if request.model.checkpoint is None:
-        for model in dict.fromkeys(item.model for item in work.items if not item.problem):
-            acquire(model, console, offline=request.model.offline)
+    for model in _models(work, request):
+        acquire(model, console, offline=request.model.offline)
     _run(work, engine, console, request)
     if join:
         path = _write_story(work, join, settings[0].fps, overlap, crossfade, request, console)
@@ -310,6 +309,13 @@ def _with_model(item: Item, request: Request) -> Item:
         return replace(item, problem=error.message)
 
 
+def _models(work: Batch, request: Request) -> list[str]:
+    """The names of the models whose weights are needed."""
+    if request.model.checkpoint:
+        return []
+    return list(dict.fromkeys(item.model for item in work.items if not item.problem))
+
+
 def _engine(work: Batch, address: str | None, cpus_per_worker: int | None) -> Engine:
     """What makes the videos: this process, or a cluster."""
     if address is not None:
@@ -324,7 +330,10 @@ def _engine(work: Batch, address: str | None, cpus_per_worker: int | None) -> En
 def _dry_run(work: Batch, console: Console, request: Request) -> None:
     """Show what would be done with each item. Raises BatchError if some would fail."""
     from dcrafter.batch.journal import Record
+    from dcrafter.cli.forecast import say_download
 
+    for model in _models(work, request):
+        say_download(model, request, console)
     failed = 0
     for item, each in zip(work.items, work.plan(), strict=True):
         path = work.store.path(item)
@@ -332,7 +341,8 @@ def _dry_run(work: Batch, console: Console, request: Request) -> None:
             failed += each.status == "failed"
             console.say(f"{item.title}: {describe(each)}")
         else:
-            console.say(f"{item.title}, seed {item.seed}: {printable(str(path))}")
+            prompt = f', "{printable(each.settings.prompt)}"' if each.settings.prompt else ""
+            console.say(f"{item.title}, seed {item.seed}{prompt}: {printable(str(path))}")
         if request.json:
             status = each.status if isinstance(each, Record) else "planned"
             settings = each.settings if isinstance(each, Record) else each.settings.to_dict()

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -174,6 +175,8 @@ def test_a_dry_run_of_a_registry_model_downloads_nothing(dcrafter: Run, monkeypa
 
     monkeypatch.setattr("dcrafter.weights.hub.fetch", never)
     monkeypatch.setattr("dcrafter.weights.download.look_up", never)
+    free = 10**12
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     arguments = ("animate", CAT, "-m", "1024", "--device", "cpu", "--dtype", "bfloat16", "--dry-run")
     outcome = dcrafter(*arguments)
     download, model = outcome.stderr.splitlines()[:2]
@@ -181,6 +184,10 @@ def test_a_dry_run_of_a_registry_model_downloads_nothing(dcrafter: Run, monkeypa
     assert re.search(
         r"model 1024 is not on this machine yet: 10\.\d GB to download .* GB needed, [\d.]+ GB free", download
     )
+    free = 10**9
+    full = dcrafter(*arguments)
+    assert full.status == 4
+    assert "15.6 GB are needed for 1024, and 1.0 GB are free" in full.stderr
     offline = dcrafter(*arguments, "--offline")  # as the command itself
     assert (offline.status, offline.stderr.count("\n")) == (4, 1)
     assert "the weights of 1024 are not on this machine, and --offline was given" in offline.stderr

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -230,6 +231,35 @@ def test_a_dry_run_tells_and_writes_nothing(dcrafter: Run, model: list[str], fol
     assert "0.png: done already" in again.stderr
     assert "1.png, seed" in again.stderr
     assert (again.status, again.lines) == (0, [])
+
+
+def test_a_dry_run_tells_each_prompt_and_each_download(
+    dcrafter: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**12))
+    arguments = ("batch", "in", "--prompt-from", "filename", "-m", "256", "--dry-run")
+    outcome = dcrafter(*arguments)
+    assert outcome.status == 0, outcome.stderr
+    assert "the model 256 is not on this machine yet: 10.4 GB to download" in outcome.stderr
+    assert '3.png, seed 1243422229, "3": 3.mp4' in outcome.stderr.splitlines()
+    offline = dcrafter(*arguments, "--offline")
+    assert offline.status == 4
+    assert "the weights of 256 are not on this machine, and --offline was given" in offline.stderr
+
+
+def test_a_batch_has_the_options_of_its_commands(dcrafter: Run, folder: Path) -> None:
+    def planned(*arguments: str) -> list[dict[str, object]]:
+        outcome = dcrafter("batch", *arguments, "-m", "tiny", "--dry-run", "--json")
+        assert outcome.status == 0, outcome.stderr
+        return [json.loads(line)["settings"] for line in outcome.lines]
+
+    assert [each["repeat"] for each in planned("in", "--mode", "loop", "--repeat", "4")] == [4] * 4
+    assert [each["segments"] for each in planned("in", "--segments", "3")] == [3] * 4
+    refused = dcrafter("batch", "in", "-m", "tiny", "--repeat", "4", "--dry-run")
+    assert refused.status == 2
+    assert "--repeat must be left to `loop`, not 4" in refused.stderr
+    Path("m.jsonl").write_text('{"image": "in/0.png", "mode": "loop"}\n{"image": "in/1.png", "mode": "animate"}\n')
+    assert [each["repeat"] for each in planned("m.jsonl", "--mode", "loop", "--repeat", "4")] == [4, 1]
 
 
 def test_shards_share_a_folder(dcrafter: Run, model: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

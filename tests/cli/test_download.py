@@ -62,6 +62,14 @@ def test_the_list(dcrafter: Run, cache: Path) -> None:
     assert max(len(line) for line in (head, *rows)) <= 80
 
 
+def test_a_dry_run_offline_asks_nobody(dcrafter: Run, cache: Path, server: Hub) -> None:  # noqa: F811
+    for arguments in (("512",), ("--all",)):
+        outcome = dcrafter("download", *arguments, "--dry-run", "--offline")
+        assert outcome.status == 4
+        assert "are not on this machine, and --offline was given" in outcome.stderr
+    assert server.requests == []
+
+
 def test_a_dry_run(dcrafter: Run, cache: Path, server: Hub) -> None:  # noqa: F811
     outcome = dcrafter("download", "512", "--dry-run", "--json")
     plan = json.loads(outcome.lines[0])
