@@ -25,6 +25,7 @@ def recipe(monkeypatch: pytest.MonkeyPatch) -> TinyRecipe:
     return TinyRecipe(stage="autoencoder", model="tiny", data="", train=config, config={"autoencoder": MICRO})
 
 
+@pytest.mark.slow
 def test_it_learns_four_pictures(data: Path, tmp_path: Path, recipe: TinyRecipe) -> None:
     stage = AutoencoderStage(recipe, data)
     whole = stage.dataset

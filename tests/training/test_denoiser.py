@@ -91,6 +91,7 @@ class Four(Dataset[Any]):
         return self.items[index % 4]
 
 
+@pytest.mark.slow
 def test_the_loss_falls_on_four_clips(videos: Path, tmp_path: Path) -> None:
     train = replace(TRAIN, steps=60, batch=4, learning_rate=1e-2, evaluate_every=1000)
     stage = DenoiserStage(recipe("detail", train, train="everything", first_frame=1.0), videos)
@@ -108,7 +109,9 @@ def test_the_loss_falls_on_four_clips(videos: Path, tmp_path: Path) -> None:
     assert loss() < 0.6 * before
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    "stage", ["detail", *(pytest.param(each, marks=pytest.mark.slow) for each in STAGES if each != "detail")]
+)
 def test_a_kill_and_a_resume_give_the_weights_of_no_kill(videos: Path, tmp_path: Path, stage: str) -> None:
     options = {"single_frames": 0.5, "interpolation": 0.5, "loops": 0.5}
     whole = run(DenoiserStage(recipe(stage, **options), videos), tmp_path / "whole")

@@ -23,6 +23,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     COMMAND.main()
 
 
+@pytest.mark.slow
 def test_the_whole_on_a_random_model(
     data: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
