@@ -19,8 +19,11 @@ from dcrafter.runtime.residency import Residency
 from dcrafter.settings import resolve
 from dcrafter.weights.checkpoint import Checkpoint
 
-CASES = [(name, dtype, None) for name in ("256", "512", "1024") for dtype in (torch.float16, torch.bfloat16)] + [
-    ("512-interp", torch.float16, 2.0)
+CASES = [
+    pytest.param("256", torch.bfloat16, None, marks=pytest.mark.slow),
+    pytest.param("512", torch.float16, None, marks=pytest.mark.slow),
+    pytest.param("1024", torch.bfloat16, None, marks=pytest.mark.slow),
+    ("512-interp", torch.float16, 2.0),
 ]
 
 
