@@ -138,7 +138,7 @@ def test_fetch(server: Hub, folder: Path, published: dict[str, torch.Tensor], ca
     path = hub.fetch("512")
     assert path == folder / "512.safetensors"
     assert_good(folder, published)
-    assert "the model 512 is not on this machine yet: downloading 10.4 GB (Doubiiu/DynamiCrafter_512)" in caplog.text
+    assert "the model 512 is not on this machine yet: 10.4 GB to download (Doubiiu/DynamiCrafter_512)" in caplog.text
     source = cache.source_of(path)
     assert source == {
         "repository": "Doubiiu/DynamiCrafter_512",
@@ -261,7 +261,7 @@ def test_space_is_checked_before(
 ) -> None:
     usage = type("Usage", (), {"free": len(ckpt)})
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
-    with pytest.raises(WeightsError, match=r"GB free, and .* GB are needed: .* GB to download and .* GB for the conv"):
+    with pytest.raises(WeightsError, match=r"MB free, and .* MB are needed: .* MB to download and .* MB for the conv"):
         hub.fetch("512")
     assert server.asked("GET", "/") == []
     usage.free = 2 * len(ckpt)
