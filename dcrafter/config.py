@@ -250,7 +250,7 @@ MODELS: dict[str, ModelConfig] = {
         name="tiny",
         height=128,
         width=128,
-        motion=Motion("FPS", 6, 24, default=10, low=20, medium=10, high=6),
+        motion=Motion("FPS", 6, 24, default=11, low=20, medium=11, high=6),
         commands=("animate", "interpolate", "loop"),
         sampler="dpm++",
         steps=15,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dcrafter.config import MODELS, ModelConfig
 from dcrafter.errors import InputError, OutputError, UsageError, exit_on_error
+from dcrafter.sampling import SAMPLERS
 from dcrafter.settings import DTYPES, Options
 
 if TYPE_CHECKING:
@@ -77,7 +78,11 @@ class EvaluationCommand:
             device=arguments.device,
             dtype=arguments.dtype,
         )
-        options: Options = {"steps": arguments.steps, "guidance": arguments.guidance}
+        options: Options = {
+            "steps": arguments.steps,
+            "guidance": arguments.guidance,
+            "sampler": arguments.sampler,
+        }
         sets = suite.video_sets(pipe.config, arguments.data)
         progress = _progress()
         studio = Studio(pipe, sets, seed=arguments.seed, batch=arguments.batch, options=options, report=_bars(progress))
@@ -105,8 +110,9 @@ class EvaluationCommand:
         parser.add_argument("--model-config", type=Path, help="its configuration, where it is of another size")
         parser.add_argument("--only", metavar="NAME,NAME", help="run these measures alone")
         parser.add_argument("--count", type=int, default=112, help="number of videos")
-        parser.add_argument("--steps", type=int, default=25)
-        parser.add_argument("--guidance", type=float)
+        parser.add_argument("--steps", type=int, help="by default the model's")
+        parser.add_argument("--sampler", choices=[*SAMPLERS], help="by default the model's")
+        parser.add_argument("--guidance", type=float, help="by default the model's")
         parser.add_argument("--seed", type=int, default=0)
         parser.add_argument("--batch", type=int, default=8, help="number of videos to sample at once")
         parser.add_argument("--device", default="auto")
@@ -133,6 +139,7 @@ def _about(studio: Studio) -> dict[str, Any]:
         "checkpoint": pipe.checkpoint.fingerprint,
         "dtype": str(pipe.dtype).removeprefix("torch."),
         "seed": settings.seed,
+        "sampler": settings.sampler,
         "steps": settings.steps,
         "guidance": settings.guidance,
         "guidance_rescale": settings.guidance_rescale,

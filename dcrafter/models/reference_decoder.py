@@ -31,7 +31,7 @@ FLOW_SIDE, FLOW_WINDOW, FLOW_STEPS = 32, 9, 4  # pixels of the shorter side, of 
 BEND = 2.0  # how strongly bends over time are taken out of a motion
 DETAIL_WINDOW = 17  # coarse pixels over which details are compared
 DETAIL = 0.005  # what details are told from noise by, in units of [0, 1]
-TOLERANCE = 0.16  # of a mean difference, in units of [0, 1]
+TOLERANCE = 0.06  # of a mean difference, in units of [0, 1]
 
 
 @dataclass(frozen=True, eq=False)
