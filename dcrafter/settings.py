@@ -185,13 +185,13 @@ class Settings:
         "How closely to follow the prompt.",
         SAMPLING,
         by_model=True,
-        minimum=-1000,
+        minimum=0,
         maximum=1000,
         short="-g",
         default_help=_defaults("guidance"),
     )
     image_guidance: float | None = option(
-        "A guidance scale of its own for the image.", SAMPLING, minimum=-1000, maximum=1000, default_help="none"
+        "A guidance scale of its own for the image.", SAMPLING, minimum=0, maximum=1000, default_help="none"
     )
     guidance_rescale: float = option("0 to 1; against overexposure.", SAMPLING, by_model=True, minimum=0, maximum=1)
     motion: int = option(
@@ -376,7 +376,8 @@ def resolve(
     )
     _require(0 <= settings.seed < 2**63, "seed", "0 to 2⁶³ − 1", settings.seed)
     least = 2 if command == "interpolate" or settings.segments > 1 else 1  # clips meet in a frame that both have
-    _require(least <= settings.frames <= most, "frames", f"{least} to {most}", settings.frames)
+    longer = "For a longer video, use --segments" if command == "animate" and settings.frames > most else ""
+    _require(least <= settings.frames <= most, "frames", f"{least} to {most}", settings.frames, longer)
     _require(max(settings.context_scale) <= 1000, "context-scale", "at most 1000", options.get("context_scale"))
     for name, pixels in (("width", settings.width), ("height", settings.height)):
         multiple = config.size_multiple
@@ -422,9 +423,9 @@ def only_for(command: Command, options: Options) -> Options:
     return Options(**kept)  # type: ignore[typeddict-item]
 
 
-def _require(condition: bool, option: str, allowed: str, value: object) -> None:
+def _require(condition: bool, option: str, allowed: str, value: object, advice: str = "") -> None:
     if not condition:
-        raise UsageError(f"{flag(option)} must be {allowed}, not {shown(value)}")
+        raise UsageError(f"{flag(option)} must be {allowed}, not {shown(value)}", advice)
 
 
 def _motion(config: ModelConfig, motion: str | int) -> int:

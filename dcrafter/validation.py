@@ -102,6 +102,18 @@ def _lax(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
+def refused(error: BaseException | None) -> str | None:
+    """What a value must be and is not, if an exception is pydantic's: "must be a whole number, not abc"."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return None
+    first = error.errors(include_url=False)[0]
+    if first["type"] == "enum":  # its choices are in typer's own sentence
+        return None
+    return f"must be {expected(first)}, not {first['input']}"
+
+
 def expected(error: ErrorDetails) -> str:
     """What a value must be, as one of pydantic's errors has it: "a whole number", "crop, pad or stretch"."""
     kind = str(error["type"])

@@ -17,6 +17,7 @@ from dcrafter.cli.arguments import ToolCommand
 from dcrafter.cli.config_file import where_from
 from dcrafter.cli.console import logger
 from dcrafter.errors import INTERRUPTED, format_error, to_dcrafter_error
+from dcrafter.validation import refused
 
 
 class PlainGroup(TyperGroup):
@@ -91,6 +92,8 @@ def main(arguments: list[str] | None = None, started: float | None = None) -> No
         parameter = getattr(error, "param", None)
         source = where_from(context, parameter) if context and parameter else ""
         problem = error.format_message().replace("Value error, ", "")
+        if parameter and (wrong := refused(error.__cause__)):
+            problem = f"{parameter.opts[-1]} {wrong}"
         print(format_error("dcrafter", f"{source}: {problem}" if source else problem, advice), file=sys.stderr)
     except Exception as error:
         if logger.isEnabledFor(logging.DEBUG):

@@ -92,6 +92,8 @@ def open_image(
         except Exception as error:  # decoders raise nearly anything on damaged data
             if isinstance(error, OSError) and error.strerror:  # from the operating system
                 advice = _ADVICE.get(type(error), "")
+                if isinstance(error, FileNotFoundError) and " " in name and not Path(name).suffix:
+                    advice = f'A prompt stands behind -p: -p "{name}"'
                 raise InputError(f"cannot read {name}: {error.strerror}", advice) from error
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"{name} cannot be decoded: {reason}", "The file is damaged or incomplete") from error

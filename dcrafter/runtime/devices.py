@@ -24,9 +24,15 @@ def choose_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(
-            f"there is no device {name} here", f"Choose {', '.join(DEVICES)}, or leave out --device"
+            f"there is no device {name} here", f"Choose {' or '.join(_present())}, or leave out --device"
         ) from error
     return device
+
+
+def _present() -> list[str]:
+    """The kinds of devices that are here."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return [kind for kind in DEVICES if there.get(kind, True)]
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
