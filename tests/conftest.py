@@ -9,8 +9,10 @@ import pytest
 # Two test processes on two cores: torch's threads of both would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Where tests run in the background Ctrl-C is ignored, by what they start too.
+# Where tests run in the background Ctrl-C is ignored, under nohup a closing terminal, by what they start too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 DATA = Path(__file__).parent / "data"
 
