@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+UNKNOWN = "another value"
 # What a value must be, by the beginning of pydantic's names for errors.
 KINDS = {
     "int": "a whole number",
@@ -109,9 +110,8 @@ def refused(error: BaseException | None) -> str | None:
     if not isinstance(error, ValidationError):
         return None
     first = error.errors(include_url=False)[0]
-    if first["type"] == "enum":  # its choices are in typer's own sentence
-        return None
-    return f"must be {expected(first)}, not {first['input']}"
+    wanted = expected(first)
+    return None if wanted == UNKNOWN else f"must be {wanted}, not {first['input']}"  # typer's sentence has choices
 
 
 def expected(error: ErrorDetails) -> str:
@@ -119,4 +119,4 @@ def expected(error: ErrorDetails) -> str:
     kind = str(error["type"])
     if kind == "literal_error":
         return re.sub(r"'([^']*)'", r"\1", error["ctx"]["expected"])
-    return KINDS.get(kind.split("_")[0], "another value")
+    return KINDS.get(kind.split("_")[0], UNKNOWN)
