@@ -241,7 +241,7 @@ class Pipeline:
         yield from self.residency.ensure_unet_loaded()
         self.model.unet.set_context_scale(settings.context_scale)
         shape = tuple(conditions.concat_latents.shape)
-        steps = sampling_steps(self.config.schedule, settings.spacing, settings.steps)
+        steps = sampling_steps(self.config.schedule, settings.spacing, settings.steps, settings.final_rescale)
         walk = load_sampler(settings.sampler)(
             self.denoiser(conditions, settings),
             noise(shape).to(self.device),

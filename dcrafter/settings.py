@@ -193,6 +193,12 @@ class Settings:
     image_guidance: float | None = option(
         "A guidance scale of its own for the image.", SAMPLING, minimum=0, maximum=1000, default_help="none"
     )
+    final_rescale: bool = option(
+        "Undo the dynamic rescale in the last step, too: full contrast in few steps.",
+        SAMPLING,
+        by_model=True,
+        default_help=", ".join(f"{name} {'on' if each.final_rescale else 'off'}" for name, each in SAMPLERS.items()),
+    )
     guidance_rescale: float = option("0 to 1; against overexposure.", SAMPLING, by_model=True, minimum=0, maximum=1)
     motion: int = option(
         "low, medium, high, or the model's raw number.",
@@ -258,6 +264,7 @@ class Options(TypedDict, total=False):
     steps: int | None
     guidance: float | None
     image_guidance: float | None
+    final_rescale: bool | None
     guidance_rescale: float | None
     eta: float | None
     motion: str | int | None
@@ -412,8 +419,8 @@ def _model_defaults(config: ModelConfig, sampler: str, portrait: bool) -> dict[s
     if portrait:
         width, height = min(width, height), max(width, height)
     known = {name: getattr(config, name, each.default) for name, each in options_of(Settings).items()}
-    eta = SAMPLERS[sampler].eta
-    return known | {"width": width, "height": height, "eta": eta, "motion": config.motion.default, "context_scale": 1}
+    by_sampler = {"eta": SAMPLERS[sampler].eta, "final_rescale": SAMPLERS[sampler].final_rescale}
+    return known | by_sampler | {"width": width, "height": height, "motion": config.motion.default, "context_scale": 1}
 
 
 def only_for(command: Command, options: Options) -> Options:

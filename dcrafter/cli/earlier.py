@@ -55,6 +55,8 @@ def take_over(values: dict[str, Any], flags: set[str], command: Command) -> None
             del found["width"], found["height"]  # as images lie
     if other:
         found = _asked_for(found, earlier["model"], model)
+    else:
+        found.setdefault("final_rescale", False)  # in 0.1.0 no sampler did it
     found |= _as_options(found)
     if earlier.get("dtype") in DTYPES:
         found["dtype"] = earlier["dtype"]

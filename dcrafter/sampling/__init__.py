@@ -19,11 +19,12 @@ class Sampler(NamedTuple):
     function: str  # its name, and its module's
     eta: float  # by default
     help: str
+    final_rescale: bool = False  # by default
 
 
 SAMPLERS = {
     "ddim": Sampler("ddim", eta=1.0, help="as published"),
-    "dpm++": Sampler("dpm", eta=0.0, help="good from 15 steps on"),
+    "dpm++": Sampler("dpm", eta=0.0, help="good from 15 steps on", final_rescale=True),
 }
 
 

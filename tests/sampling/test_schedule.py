@@ -104,3 +104,16 @@ def test_eps_gives_back_the_picture() -> None:
     x0, eps = torch.randn(2, 50, dtype=torch.float64)
     x_t = 0.3**0.5 * x0 + 0.7**0.5 * eps
     torch.testing.assert_close(to_eps_and_x0("eps", eps, x_t, 0.3)[1], x0)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 15, 50])
+def test_a_final_rescale_ends_at_the_signal_itself(steps: int) -> None:
+    """s of the highest timestep times all factors is s_0, which is 1; without it s of the lowest timestep."""
+    config = MODELS["1024"].schedule
+    factors = rescale_factors(config)
+    ends = []
+    for final in (True, False):
+        table = sampling_steps(config, "uniform_trailing", steps, final)
+        ends.append(factors[table[0].t] * np.prod([step.rescale for step in table]))
+    assert ends == pytest.approx([1, factors[table[-1].t]])
+    assert ends[1] < 1
