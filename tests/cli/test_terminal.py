@@ -68,7 +68,7 @@ def at_a_terminal(*arguments: str, folder: Path, **more: str) -> tuple[int, str]
 def test_a_person_sees_bars_the_seed_and_the_path(arguments: tuple[str, ...], title: str, tmp_path: Path) -> None:
     status, seen = at_a_terminal(*arguments, "--seed", "5", folder=tmp_path)
     assert status == 0, seen
-    for phase in ("loading", "sampling", "decoding"):
+    for phase in ("encoding", "sampling", "decoding"):
         assert re.search(rf"{phase} +━+", seen), seen
     assert "1/1" in seen
     assert re.search(r"(16/16|15/15)", seen)  # frames decoded
