@@ -34,6 +34,7 @@ from dcrafter.sampling.schedule import sampling_steps
 from dcrafter.settings import Options, Settings, resolve
 from dcrafter.weights import hub
 from dcrafter.weights.checkpoint import Checkpoint, open_checkpoint
+from dcrafter.weights.lora import with_loras
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class LoadOptions(TypedDict, total=False):
     `checkpoint` is a file to open instead, `model_config` a published YAML or JSON tree that describes one of unusual
     size. `device`: auto, cpu, cuda, cuda:1, mps. `dtype`: auto, float32, float16, bfloat16. `compile` translates the
     UNet by torch.compile, in the first evaluation. `command` is what it will be used for, which decides the model
-    `auto`. `offline` downloads nothing.
+    `auto`. `offline` downloads nothing. `lora` are files to merge into the weights, each FILE or FILE:SCALE.
     """
 
     checkpoint: str | Path | None
@@ -54,6 +55,7 @@ class LoadOptions(TypedDict, total=False):
     compile: bool
     command: Command
     offline: bool
+    lora: Sequence[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +97,7 @@ class Pipeline:
             raise TypeError(f"there is no option {', '.join(unknown)}")
         device = choose_device(options.get("device", "auto"))
         dtype = choose_dtype(options.get("dtype", "auto"), device)
-        checkpoint = _open_checkpoint(model, options)
+        checkpoint = with_loras(_open_checkpoint(model, options), options.get("lora", ()))
         if checkpoint.assumption:
             logger.warning(checkpoint.assumption)
         pipe = cls(checkpoint, device, dtype)
@@ -225,6 +227,7 @@ class Pipeline:
         return settings.to_dict() | {
             "images": [*names],
             "checkpoint": self.checkpoint.fingerprint,
+            **({"lora": [lora.record() for lora in self.checkpoint.loras]} if self.checkpoint.loras else {}),
             "dtype": str(self.dtype).removeprefix("torch."),
             "version": __version__,
         }

@@ -295,6 +295,13 @@ class ModelOptions:
     )
     checkpoint: Path | None = option("Weights: .ckpt or .safetensors.", MODEL, default_help=False)
     model_config: Path | None = option("Its YAML or JSON tree, if its size is unusual.", MODEL, default_help=False)
+    lora: tuple[str, ...] = option(
+        "LoRA file, with its scale; may be repeated.",
+        MODEL,
+        default=(),
+        metavar="<file[:scale]>",
+        default_help=False,
+    )
     device: str = option(
         "cpu, cuda, cuda:1, mps; auto takes a GPU if there is one.",
         MODEL,

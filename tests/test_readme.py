@@ -10,6 +10,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 from cli.conftest import dcrafter  # noqa: F401
 from cli.running import CAT, DATA, Run
 
@@ -17,6 +18,7 @@ from dcrafter.config import MODELS
 from dcrafter.media.video import read_video
 from dcrafter.pipeline import Pipeline
 from dcrafter.weights import hub
+from dcrafter.weights.lora import save_lora
 
 README = Path(__file__).parents[1] / "README.md"
 GUIDES = README.parent / "docs" / "how-to"
@@ -58,6 +60,13 @@ def test_a_command(line: str, dcrafter: Run, tmp_path: Path, monkeypatch: pytest
     for name in [*PICTURES.findall(line.replace("*", "one")), "cat.png"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(Path(CAT).read_bytes())
+    for name in re.findall(r"--lora ([^\s:]+)", line):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        factors = {"lora_A": torch.ones(1, 32), "lora_B": torch.ones(32, 1)}
+        layer = "unet.encoder.0.spatial.blocks.0.attn1.to_q"
+        save_lora(
+            {f"{layer}.{each}.weight": value for each, value in factors.items()}, tmp_path / name, rank=1, alpha=1
+        )
     line, *redirected = re.split(r"\s[<>]\s", line)
     options = " ".join(re.sub(r"^\S+", "", part) for part in redirected)
     words = [

@@ -64,6 +64,7 @@ class Cluster:
         self.ray: Any = ray
         files = {"checkpoint": models.options.checkpoint, "model_config": models.options.model_config}
         absolute: dict[str, Any] = {name: path.absolute() for name, path in files.items() if path}
+        absolute["lora"] = tuple(os.path.abspath(text) for text in models.options.lora)
         self.models = replace(models, options=replace(models.options, **absolute))
         self.address, self.cpus_per_worker, self.total = address, cpus_per_worker, total
         self.slots: list[Slot] = []

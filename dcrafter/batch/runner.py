@@ -28,6 +28,7 @@ from dcrafter.settings import Settings, resolve
 from dcrafter.text import format_size
 from dcrafter.weights import hub
 from dcrafter.weights.checkpoint import Checkpoint, open_checkpoint
+from dcrafter.weights.lora import with_loras
 
 MAX_BYTES = 1_000_000_000  # of an image file
 KEPT = "kept, since it is not what a batch wrote; --overwrite replaces it"
@@ -60,12 +61,13 @@ class Weights:
             path = given or hub.find(model)
             self._opened[model] = None
             if path:
-                self._opened[model] = open_checkpoint(
+                opened = open_checkpoint(
                     path,
                     model=None if given and model == "auto" else model,
                     model_config=self.models.options.model_config,
                     command=self.models.command,
                 )
+                self._opened[model] = with_loras(opened, self.models.options.lora)
         return self._opened[model]
 
 

@@ -65,6 +65,8 @@ def parameter(name: str, declared: Option, **more: Any) -> inspect.Parameter:
 def _plain(declared: Option) -> Any:
     """A type that typer knows: text where there are several."""
     kind = declared.given_type
+    if kind == tuple[str, ...]:
+        return list[str]
     return str if isinstance(kind, UnionType) else kind
 
 

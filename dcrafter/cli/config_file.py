@@ -39,10 +39,13 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     tables = {name: values.pop(name) for name in [*values] if isinstance(values[name], dict)}
     _check_keys(context, file, values, tables)
     values |= tables.get(context.info_name or "", {})
-    for key, value in values.items():
-        if not isinstance(value, (str, int, float)):
-            raise UsageError(f"{key} in {file} must be one value, not {value!r}")
     ours = _keys(context.command)
+    for key, value in values.items():
+        several = key in ours and ours[key].multiple
+        given = value if several and isinstance(value, list) else [value]
+        if not all(isinstance(each, (str, int, float)) for each in given):
+            raise UsageError(f"{key} in {file} must be one value, not {value!r}")
+        values[key] = given if several else value
     context.default_map = {ours[key].name: value for key, value in values.items()}
     return path
 

@@ -7,6 +7,8 @@ their bare names, and models that are not on this machine are not downloaded, un
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, get_type_hints
 
@@ -17,10 +19,27 @@ from dcrafter.media.fetch import is_url
 from dcrafter.settings import DTYPES, LONGEST_TEXT, Options, Settings, resolve
 from dcrafter.validation import build
 
+
+@dataclass(frozen=True)
+class LoRARecord:
+    """What a result says of a LoRA file: its bare name, the SHA-256 of its content, and its scale."""
+
+    name: str
+    hash: str
+    scale: float
+
+
 ARGUMENTS = ("images", "inputs")  # the names that commands have for their images
 MAX_IMAGES = 1000
 # Types of what an earlier result says, where they differ from those of Settings.
-TYPES = {"context_scale": float | tuple[float, ...], "images": tuple[str, ...], "checkpoint": str, "dtype": str}
+TYPES = {
+    "context_scale": float | tuple[float, ...],
+    "images": tuple[str, ...],
+    "checkpoint": str,
+    "dtype": str,
+    "lora": tuple[LoRARecord, ...],
+}
+LORAS = 16  # that one result may name
 REQUIRED = {"command", "model", "sampler", "seed"}
 
 logger = logging.getLogger(__name__)
@@ -58,6 +77,8 @@ def take_over(values: dict[str, Any], flags: set[str], command: Command) -> None
     else:
         found.setdefault("final_rescale", False)  # in 0.1.0 no sampler did it
     found |= _as_options(found)
+    if model == earlier["model"] and "lora" not in flags:
+        found["lora"] = _loras(path, earlier)
     if earlier.get("dtype") in DTYPES:
         found["dtype"] = earlier["dtype"]
     found["auto_prompt"] = False  # its caption is in the prompt
@@ -100,6 +121,8 @@ def _is_ours(earlier: dict[str, Any]) -> bool:
         for name, value in said.items():
             build(types[name], value)
     except (TypeError, ValueError):
+        return False
+    if len(said.get("lora", ())) > LORAS:
         return False
     return said.keys() >= REQUIRED and len(said.get("images", ())) <= MAX_IMAGES
 
@@ -159,8 +182,28 @@ def _find(earlier: Path, image: str) -> str:
         raise InputError(f"{earlier} was made of {image}, which is not fetched unasked", "Name it before --from")
     if image == STDIO:
         raise InputError(f"an image from stdin, of which {earlier} was made, is not here", "Name it before --from")
-    is_bare = image not in ("", ".", "..") and PurePosixPath(image).name == image == PureWindowsPath(image).name
-    for folder in (earlier.parent, Path()):
-        if is_bare and (folder / image).is_file():
-            return str(folder / image)
+    for path in _beside(earlier, image):
+        return str(path)
     raise InputError(f"the image {image}, of which {earlier} was made, is not here", "Name it before --from")
+
+
+def _beside(earlier: Path, name: str) -> Iterator[Path]:
+    """The files of a bare name beside an earlier result and in the current folder."""
+    if name not in ("", ".", "..") and PurePosixPath(name).name == name == PureWindowsPath(name).name:
+        yield from (folder / name for folder in (earlier.parent, Path()) if (folder / name).exists())
+
+
+def _loras(earlier: Path, settings: dict[str, Any]) -> list[str]:
+    """The LoRA files of an earlier result as --lora has them: of their bare names, and of the same content."""
+    found: list[str] = []
+    if not settings.get("lora"):
+        return found
+    from dcrafter.weights.lora import digest
+
+    for each in settings["lora"]:
+        path = next((path for path in _beside(earlier, each["name"]) if digest(path) == each["hash"]), None)
+        if path is None:
+            problem = f"the LoRA {each['name']}, with which {earlier} was made, is not here"
+            raise InputError(problem, "Put it beside the video, or name it with --lora")
+        found.append(f"{path}:{each['scale']}")
+    return found

@@ -153,7 +153,8 @@ def _request(known: dict[str, Option], values: dict[str, Any]) -> Request:
     def taken(kind: type) -> Iterator[tuple[str, Any]]:
         for name in options_of(kind):
             if name in known:
-                yield name, not values.pop(f"no_{name}") if is_inverted(known[name]) else values.pop(name)
+                value = not values.pop(f"no_{name}") if is_inverted(known[name]) else values.pop(name)
+                yield name, tuple(value) if isinstance(value, list) else value
 
     return Request(
         **dict(taken(Request)),

@@ -77,6 +77,7 @@ class EvaluationCommand:
             model_config=arguments.model_config,
             device=arguments.device,
             dtype=arguments.dtype,
+            lora=arguments.lora,
         )
         options: Options = {
             "steps": arguments.steps,
@@ -108,6 +109,7 @@ class EvaluationCommand:
         parser.add_argument("-m", "--model", default="auto", choices=["auto", *MODELS])
         parser.add_argument("--checkpoint", type=Path, help="a checkpoint, in place of the model's own")
         parser.add_argument("--model-config", type=Path, help="its configuration, where it is of another size")
+        parser.add_argument("--lora", action="append", default=[], metavar="FILE[:SCALE]", help="may be repeated")
         parser.add_argument("--only", metavar="NAME,NAME", help="run these measures alone")
         parser.add_argument("--count", type=int, default=112, help="number of videos")
         parser.add_argument("--steps", type=int, help="by default the model's")

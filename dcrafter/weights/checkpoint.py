@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -33,6 +33,9 @@ from dcrafter.weights.families import recognize
 from dcrafter.weights.keys import config_from_tree, to_ours, to_published, trailing_ones
 from dcrafter.weights.structure import differences
 from dcrafter.weights.trees import read_tree
+
+if TYPE_CHECKING:
+    from dcrafter.weights.lora import LoRA
 
 MAX_NAMES_IN_ERROR = 3
 MAX_NAME = 120  # characters of each
@@ -50,6 +53,7 @@ class Checkpoint:
     is_published: bool = False  # its keys are the published ones, which messages then name
     assumption: str = ""  # what was taken for granted where keys do not tell, for people to read
     size: int = 0  # of the file in bytes, when it was opened; 0 where there is none
+    loras: tuple[LoRA, ...] = ()  # merged into what is loaded; `tensors` are without them
 
     def check(self, model: nn.Module) -> None:
         """Compare every key and shape with a model's (it may be on the meta device), strictly.
@@ -126,7 +130,10 @@ class Checkpoint:
         with self._reading() as read:
             for key, name in names.items():
                 self.check_unchanged()
-                state[key] = read(name).to(dtype).to(device)  # not every device has every type
+                value = read(name)
+                for lora in self.loras:
+                    value = lora.merged(name, value)
+                state[key] = value.to(dtype).to(device)  # not every device has every type
                 done += state[key].numel()
                 yield done, total
         module.load_state_dict(state, strict=not leave_out, assign=True)
@@ -145,9 +152,10 @@ class Checkpoint:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A hash that identifies the file's content and is cheap to compute: 64 hexadecimal digits.
+        """A hash that identifies the weights and is cheap to compute: 64 hexadecimal digits.
 
-        SHA-256 of the size and of 256 blocks spread evenly; a file up to 4 MB is hashed whole.
+        SHA-256 of the file's size and of 256 blocks spread evenly; a file up to 4 MB is hashed whole. With LoRA files
+        that have a scale, of these too.
         """
         block, blocks = 16_384, 256
         size = self.path.stat().st_size
@@ -156,6 +164,9 @@ class Checkpoint:
             for i in range(min(blocks, -(-size // block))):
                 file.seek(i * block if size <= block * blocks else i * (size - block) // (blocks - 1))
                 digest.update(file.read(block))
+        for lora in self.loras:
+            if lora.scale:
+                digest.update(f"{lora.digest}:{lora.scale!r}".encode())
         return digest.hexdigest()
 
 
