@@ -8,6 +8,7 @@ least squares on grey values (Gauss–Newton, coarse to fine, robust; Baker & Ma
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,9 @@ from torch import Tensor
 
 LEVELS = (16, 32, 64)  # pixels a side at which frames are compared
 ITERATIONS = 8  # at each level
+DIRECTIONS = (
+    "pan left", "pan right", "pan up", "pan down", "zoom in", "zoom out", "rotate clockwise", "rotate counterclockwise",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,24 @@ def goes(direction: str, measured: Similarity) -> bool:
         case _:
             raise ValueError(f"{direction} has no direction")
     return amount > 0
+
+
+DIRECTION = re.compile(
+    r"\b(pan|zoom|rotat)\w*\s+(left|right|up|down|in|out|clockwise|counterclockwise)\b", re.IGNORECASE
+)
+
+
+def motion_as_prompted(frames: Tensor, caption: str) -> float | None:
+    """1 if a video (T, H, W, 3) goes where its caption says, 0 if not, None if the caption names no direction.
+
+    A caption names one as in "zoom in", "panning left" or "rotates clockwise".
+    """
+    found = DIRECTION.search(caption)
+    if not found:
+        return None
+    way = {"rotat": "rotate"}.get(found[1].lower(), found[1].lower())
+    direction = f"{way} {found[2].lower()}"
+    return float(goes(direction, similarity(frames))) if direction in DIRECTIONS else None
 
 
 def _gradients(frame: Tensor) -> Tensor:
