@@ -20,7 +20,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,6 +139,12 @@ def make_images(folder: Path) -> list[Path]:
     image.save(folder / "clear.webp", **more)
     image.convert("RGB").save(folder / "photo.avif")
     image.convert("P").save(folder / "few.gif", save_all=True, append_images=[image.convert("P")])
+    image.convert("RGB").save(folder / "pair.mpo", "MPO", save_all=True, append_images=[image.convert("RGB")])
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+        image.save(folder / "phone.heic")
     image.convert("RGB").save(folder / "plain.bmp")
     image.convert("RGB").save(folder / "plain.ppm")
     for name, shown in (("deep", deep), ("float", deep.astype(np.float32)), ("clear", pixels)):
@@ -152,12 +158,72 @@ def load_image(path: Path) -> None:
     fit_image(open_image(path), 128, 128)
 
 
+def make_journals(folder: Path) -> list[Path]:
+    """A batch's journal beside one of its outputs."""
+    from dcrafter.batch.journal import Journal, Record
+
+    journal = Journal(folder / "batch.jsonl")
+    for i in range(4):
+        name, status = f"cat{i}.mp4", "failed" if i == 3 else "done"
+        settings = {"steps": 15, "prompt": "a cat yawns", "context_scale": [1.0, 0.8], "eta": None}
+        journal.append(
+            Record(f"cat{i}.png", 1, status, name, f"/in/cat{i}.png", ["a" * 64], settings, output_hash="b" * 64)
+        )
+    return [journal.path]
+
+
+def load_journal(path: Path) -> None:
+    """As a batch that goes on: read, rank, and add to."""
+    from dcrafter.batch.journal import Journal, read_journals, read_records
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "batch.jsonl").write_bytes(path.read_bytes())
+        read_records(folder)
+        journal = Journal(folder / "batch.jsonl")
+        journal.read()
+        for record in read_journals(folder).values():
+            journal.append(record)
+
+
+def make_manifests(folder: Path) -> list[Path]:
+    rows = [
+        {"image": "cat.png", "prompt": "a cat yawns", "steps": 50, "motion": "high", "context-scale": "7-9:0.8"},
+        {"image": ["1.png", "2.png"], "mode": "interpolate", "seed": 3, "guidance": 7.5, "name": "{stem}_{index:03}"},
+    ]
+    lines = "image,image2,mode,prompt,steps,eta\ncat.png,,animate,a cat yawns,50,1\n1.png,2.png,interpolate,,,0.5\n"
+    texts = {
+        "list.csv": lines,
+        "list.tsv": lines.replace(",", "\t"),
+        "list.jsonl": "\n".join(map(json.dumps, rows)),
+        "list.json": json.dumps(rows),
+        "paths.txt": "cat.png\n1.png\nhttps://example.org/2.png\n",
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    return [folder / name for name in texts]
+
+
+def load_manifest(path: Path) -> None:
+    """Up to the items: named, numbered, with the options of each settled."""
+    from dcrafter.batch.inputs import Search
+    from dcrafter.batch.items import Defaults, make_items
+    from dcrafter.config import MODELS
+    from dcrafter.settings import resolve
+
+    for item in make_items(Search().find([str(path)]).entries, Defaults()):
+        with suppress(DCrafterError):  # a row's own problem
+            resolve(MODELS["512"], item.command, item.prompt, item.seed, item.options)
+
+
 LOADERS = {
     "safetensors": Loader(make_safetensors, load_checkpoint),
     "ckpt": Loader(make_ckpt, load_checkpoint),
     "trees": Loader(make_trees, load_tree),
     "settings": Loader(make_videos, load_settings),
     "images": Loader(make_images, load_image),
+    "journals": Loader(make_journals, load_journal),
+    "manifests": Loader(make_manifests, load_manifest),
 }
 
 
