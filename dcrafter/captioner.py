@@ -21,6 +21,7 @@ from dcrafter.errors import InputError, OutOfMemoryError, WeightsError
 from dcrafter.text import error_text
 
 DEFAULT = "Salesforce/blip-image-captioning-base"
+REVISIONS = {DEFAULT: "82a37760796d32b1411fe092ab5d4e227313294b"}  # what others push there later is not taken
 MAX_TOKENS = 40
 BEAMS = 3  # as BLIP's authors caption
 REACH_SECONDS = 5.0  # for a connection to the hub; its client tries for half a minute
@@ -50,7 +51,7 @@ def is_here(name: str) -> bool:
 
     with _quiet():
         try:
-            AutoConfig.from_pretrained(name, local_files_only=True, trust_remote_code=False)
+            AutoConfig.from_pretrained(name, **_options(name, local=True))
         except Exception:  # of many kinds, for names that are none too
             return False
     return True
@@ -123,16 +124,22 @@ def _check_reachable(name: str) -> None:
         ) from error
 
 
+def _options(name: str, local: bool) -> dict[str, Any]:
+    """How transformers reads any file: code that comes with weights is never run (left open, it asks the user)."""
+    return {"local_files_only": local, "trust_remote_code": False, "revision": REVISIONS.get(name, "main")}
+
+
 def _read(name: str, local: bool) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-    # Code that comes with weights is never run: if left open, transformers asks the user, and its attention
-    # kernels, if the files name some, are fetched from the hub.
-    options: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
-    AutoConfig.from_pretrained(name, **options)  # one small file first: who cannot be reached is asked no further
+    options = _options(name, local)
+    # One small file first: who cannot be reached is asked no further.
+    config: Any = AutoConfig.from_pretrained(name, **options)
+    config._attn_implementation = "eager"  # kernels that a file names would be fetched from the hub, and run
     processor = AutoProcessor.from_pretrained(name, **options)  # type: ignore[no-untyped-call]
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # else a thread asks the hub to convert the weights
     loaded: Any = AutoModelForImageTextToText.from_pretrained(
-        name, output_loading_info=True, attn_implementation="eager", **options
+        name, config=config, output_loading_info=True, attn_implementation="eager", **options
     )
     model, info = loaded
     if missing := info["missing_keys"]:

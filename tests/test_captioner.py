@@ -6,15 +6,23 @@ import shutil
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipProcessor
+from transformers import (
+    AutoConfig,
+    BertTokenizer,
+    BlipConfig,
+    BlipForConditionalGeneration,
+    BlipProcessor,
+    modeling_utils,
+)
 from transformers.models.blip import BlipImageProcessor
 
-from dcrafter.captioner import MAX_TOKENS, caption
+from dcrafter.captioner import DEFAULT, MAX_TOKENS, caption, is_here
 from dcrafter.errors import DCrafterError, InputError, WeightsError
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "the", "cat", "dog", "sits", "runs", "tree", "red"]
@@ -146,3 +154,32 @@ def test_without_a_network_that_is_said_at_once(picture: Image.Image, monkeypatc
     assert len(attempts) == 1
     assert "-p in place of --auto-prompt" in caught.value.advice
     assert "blip" not in str(caught.value)  # the very model that cannot be had
+
+
+def test_the_default_captioner_is_one_commit(picture: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def refuse(name: str, **options: Any) -> None:
+        asked.append(options)
+        raise OSError("not here")
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", refuse)
+    assert not is_here(DEFAULT)
+    with pytest.raises(WeightsError):
+        caption(picture, offline=True)
+    assert [len(options["revision"]) for options in asked] == [40, 40]
+    assert not any(options["trust_remote_code"] for options in asked)
+
+
+def test_attention_that_a_configuration_names_is_not_loaded(
+    blip: Path, tmp_path: Path, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(blip, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for part in (config, config["text_config"], config["vision_config"]):
+        part["attn_implementation"] = part["_attn_implementation"] = "somebody/kernels"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded: list[object] = []
+    monkeypatch.setattr(modeling_utils, "lazy_import_flash_attention", lambda *given, **_: loaded.append(given))
+    assert caption(picture, str(tmp_path)) == caption(picture, str(blip))
+    assert not loaded
