@@ -192,7 +192,6 @@ class Store:
         part = self.unfinished / f"{secrets.token_hex(8)}{FORMATS[self.format].suffix}"
         try:
             write_video(video.frames, part, self.writing, fps=video.fps, settings=video.settings)
-            _sync(part)
             check_output(path, self.format, overwrite=self._may_replace(task.item))
             record = Record(
                 **_about(task.item),
@@ -280,13 +279,6 @@ def _embedded_settings(path: Path) -> dict[str, Any]:
         return read_settings(path) or {}
     except InputError:
         return {}
-
-
-def _sync(path: Path) -> None:
-    """Have a file, or a folder's files, reach the disk."""
-    for file in path.iterdir() if path.is_dir() else [path]:
-        with file.open("rb") as written:
-            os.fsync(written.fileno())
 
 
 def _move(part: Path, path: Path, aside: Path) -> None:

@@ -176,6 +176,7 @@ def _replacing(path: Path, format: str, overwrite: bool) -> Iterator[Path]:
             check_output(path, format, overwrite)
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
+            _sync(temporary)
             check_output(path, format, overwrite)  # again: another process may have been faster
             if path.is_dir():  # a folder cannot be renamed over another
                 path.rename(aside)
@@ -190,6 +191,13 @@ def _replacing(path: Path, format: str, overwrite: bool) -> Iterator[Path]:
         for parent in made:
             with suppress(OSError):  # after a success it is not empty, and stays
                 parent.rmdir()
+
+
+def _sync(path: Path) -> None:
+    """Have a file, or a folder's files, reach the disk: a name that appears before its content may outlive it."""
+    for file in path.iterdir() if path.is_dir() else [path]:
+        with file.open("r+b") as written:
+            os.fsync(written.fileno())
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import resource
 import struct
 from collections.abc import Iterator
@@ -283,6 +284,22 @@ def small_disk() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_FSIZE, (600, limits[1]))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("format", ["mp4", "frames"])
+def test_the_content_is_on_the_disk_before_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    path, synced = output(tmp_path, format), []
+
+    def fsync(file: int) -> None:
+        assert not path.exists()
+        synced.append(os.fstat(file).st_size)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_video(moving_square(3), path)
+    files = [path] if path.is_file() else [*path.iterdir()]
+    assert sorted(synced) == sorted(file.stat().st_size for file in files)
 
 
 @pytest.mark.parametrize("format", FORMATS)
