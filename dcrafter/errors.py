@@ -108,7 +108,7 @@ def to_dcrafter_error(error: Exception) -> DCrafterError:
 def format_error(program: str, message: str, advice: str = "") -> str:
     """An error and its advice on one line, behind the program's name."""
     stop = "" if not advice or message.endswith((".", "?")) else "."
-    return " ".join([f"{program}:", *f"{message}{stop} {advice}".split()])
+    return printable(" ".join([f"{program}:", *f"{message}{stop} {advice}".split()]))
 
 
 @contextmanager

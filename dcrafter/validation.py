@@ -13,8 +13,6 @@ from collections.abc import Hashable
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from dcrafter.text import printable
-
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
     from pydantic_core import ErrorDetails
@@ -74,7 +72,7 @@ def _explain(error: ErrorDetails, name: str) -> str:
     path = [str(part) for part in error["loc"][1:]]
     match error["type"]:
         case "unexpected_keyword_argument":
-            return f"{'.'.join(path[:-1]) or name} has no field {printable(path[-1])}"
+            return f"{'.'.join(path[:-1]) or name} has no field {path[-1]}"
         case "missing" if path[-1].isdigit():
             return f"{'.'.join(path[:-1])} has too few values"
         case "missing":

@@ -15,7 +15,6 @@ from dcrafter.batch.manifest import is_manifest, parse_manifest, read_manifest
 from dcrafter.config import Command
 from dcrafter.errors import UsageError
 from dcrafter.media.fetch import is_url
-from dcrafter.text import printable
 
 STDIN = "-"
 IMAGE_SUFFIXES = frozenset(
@@ -96,7 +95,7 @@ class Search:
         elif glob.has_magic(given):
             groups.append(self._glob(given))
         else:
-            raise UsageError(f"there is no {printable(given)}", "Name files, folders, patterns in quotes, or -")
+            raise UsageError(f"there is no {given}", "Name files, folders, patterns in quotes, or -")
 
     def _folder(self, folder: Path, found: Found, prompts: Path | None = None) -> list[Entry]:
         """A folder's images, sorted by name; with `recursive` those of all folders in it."""
@@ -144,7 +143,7 @@ class Search:
         paths = sorted(Path(path) for path in glob.glob(pattern, recursive=True))
         paths = [path for path in paths if not path.is_dir() and path.absolute() not in self.outputs]
         if not paths:
-            raise UsageError(f"nothing matches {printable(pattern)}", "** matches any folders between")
+            raise UsageError(f"nothing matches {pattern}", "** matches any folders between")
         return self._pair([Entry(path.relative_to(root).as_posix(), (str(path),)) for path in paths])
 
     def _pair(self, entries: list[Entry]) -> list[Entry]:
@@ -166,7 +165,7 @@ class Search:
             return replace(entry, prompt=" ".join(sidecar.read_text("utf-8-sig").split()))
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not UTF-8"
-            return replace(entry, problem=f"cannot read its prompt {printable(sidecar.name)} ({reason})")
+            return replace(entry, problem=f"cannot read its prompt {sidecar.name} ({reason})")
 
 
 def _sniff(text: str) -> tuple[list[Entry], list[str]]:
@@ -230,7 +229,7 @@ def _keyframes(entries: list[Entry]) -> list[Entry]:
         groups = [[group[number] for number in sorted(group)] for group in numbers.values()]
     elif len(entries) % 2:
         raise UsageError(
-            f"{len(entries)} images cannot be paired, the last is {printable(entries[-1].path)}",
+            f"{len(entries)} images cannot be paired, the last is {entries[-1].path}",
             "Name them cat_01 and cat_02, give an even number, or a manifest",
         )
     else:

@@ -22,7 +22,6 @@ from dcrafter.errors import UsageError
 from dcrafter.media.fetch import is_url, public_name
 from dcrafter.media.formats import FORMATS
 from dcrafter.settings import Options, only_for
-from dcrafter.text import printable
 
 SHORT, LONG = "{stem}", "{stem}_{seed}"  # names by default
 
@@ -51,9 +50,9 @@ class Item:
 
     @property
     def title(self) -> str:
-        """For people, on one line."""
+        """For people."""
         path = public_name(self.path) if is_url(self.path) else self.path
-        return printable(path) + (f" ({self.index})" if self.index > 1 else "")
+        return path + (f" ({self.index})" if self.index > 1 else "")
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,7 @@ def _check_images(entry: Entry, command: Command) -> None:
     given = len(entry.images)
     if (given < 2) if command == "interpolate" else (given != 1):
         needs = "two images or more" if command == "interpolate" else "one image"
-        place = "" if entry.where else f"{printable(entry.path)}: "
+        place = "" if entry.where else f"{entry.path}: "
         raise UsageError(f"{place}to {command} takes {needs}, not {given}")
 
 
@@ -187,7 +186,7 @@ def _check_names(items: list[Item]) -> None:
         other = owners.setdefault(folded(item.output), item) if item.output else item
         if other is not item:
             raise UsageError(
-                f"{other.title} and {item.title} would both become {printable(item.output)}",
+                f"{other.title} and {item.title} would both become {item.output}",
                 "Tell them apart with --name, by {seed}, {index} or {copy}",
             )
 

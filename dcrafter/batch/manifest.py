@@ -25,7 +25,6 @@ from dcrafter.config import Command
 from dcrafter.errors import UsageError
 from dcrafter.media.fetch import is_url
 from dcrafter.settings import Options, Settings, options_of
-from dcrafter.text import printable
 
 TEXTS = ("prompt", "mode", "model", "name")
 OPTIONS = {name.replace("_", "-"): option for name, option in options_of(Settings).items()}
@@ -78,7 +77,7 @@ def parse_manifest(text: str, name: str, folder: Path) -> list[Entry]:
                 raise ValueError(row)
             entries.append(_entry(row, where, folder))
         except ValueError as error:
-            entries.append(Entry(where, (), where, problem=printable(str(error))))
+            entries.append(Entry(where, (), where, problem=str(error)))
     return entries
 
 
@@ -158,7 +157,7 @@ def _csv_rows(text: str, name: str) -> Iterator[Row]:
             columns = [_canonical(cell) for cell in cells]
             _check_columns(columns)
             if "image" not in columns:
-                raise ValueError(f"no column image; the columns are {printable(', '.join(columns))}"[:500])
+                raise ValueError(f"no column image; the columns are {', '.join(columns)}"[:500])
     except (csv.Error, ValueError) as error:
         problem = f"no CSV ({error})" if isinstance(error, csv.Error) else error
         raise UsageError(f"{name}, line {reader.line_num}: {problem}") from None
@@ -187,9 +186,7 @@ def _check_columns(columns: list[str]) -> None:
     if unknown := [name for name in columns if name not in COLUMNS and not _IMAGE.fullmatch(name)]:
         near = difflib.get_close_matches(unknown[0][:LONGEST_VALUE], COLUMNS, 1)
         meant = f" (did you mean {near[0]}?)" if near else ""
-        raise ValueError(
-            f"unknown column {printable(unknown[0])[:LONGEST_SHOWN]}{meant}; there are {', '.join(COLUMNS)}"
-        )
+        raise ValueError(f"unknown column {unknown[0][:LONGEST_SHOWN]}{meant}; there are {', '.join(COLUMNS)}")
     if len(set(columns)) < len(columns):
         raise ValueError("a column appears twice")
 
@@ -201,7 +198,7 @@ def _entry(row: dict[str, Any], where: str, folder: Path) -> Entry:
     texts = {name: _text(row[name], name) for name in TEXTS if name in row}
     mode = texts.get("mode", "animate").lower()
     if mode not in get_args(Command):
-        raise ValueError(f"mode must be {', '.join(get_args(Command))}, not {printable(mode)[:LONGEST_SHOWN]}")
+        raise ValueError(f"mode must be {', '.join(get_args(Command))}, not {mode[:LONGEST_SHOWN]}")
     options = {name.replace("-", "_"): _option(row[name], name) for name in OPTIONS if name in row}
     return Entry(
         path=images[0] if is_url(images[0]) else Path(images[0]).as_posix(),

@@ -15,8 +15,8 @@ LONGEST_TEMPLATE = 1000  # characters
 LONGEST_NAME = 255  # bytes a part of a path, on most file systems
 SLUG = 40  # characters of a prompt in a name
 _FIELD = re.compile(r"\{(?P<name>\w+)(?::0(?P<width>\d\d?))?\}|\{\{|\}\}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\]")  # a line of results stays a line
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f/\\]")
 _DRIVE = re.compile(r"[A-Za-z]:")
 _WINDOWS = re.compile(r"^(con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9¹²³])( *(?:\.|$))", re.IGNORECASE)
 _UNFINISHED = re.compile(r"\.batch(\..*)?\.part", re.IGNORECASE)  # folders of what is being written
@@ -49,10 +49,15 @@ def fill(template: str, values: Mapping[str, str | int]) -> str:
     def value(match: re.Match[str]) -> str:
         if match["name"] is None:
             return match[0][0]
-        text = _UNSAFE.sub("_", str(values[match["name"]]))
+        text = safe(str(values[match["name"]]))
         return text.zfill(int(match["width"] or 0))
 
     return _FIELD.sub(value, template)
+
+
+def safe(text: str) -> str:
+    """Text as part of a file's name: it opens no folder, and a line of results stays a line."""
+    return _UNSAFE.sub("_", text)
 
 
 def output_path(template: str, values: Mapping[str, str | int], folder: PurePosixPath, suffix: str) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Hashable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from dcrafter.text import printable
+
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
@@ -61,7 +63,9 @@ class Bars:
         """Draw a row, at the end if it is new. Without a total the bar only moves."""
         if row not in self.rows:
             self.rows[row] = self.progress.add_task("", count="", left="")
-        self.progress.update(self.rows[row], description=title, completed=done, total=total, count=count, left=left)
+        self.progress.update(
+            self.rows[row], description=printable(title), completed=done, total=total, count=printable(count), left=left
+        )
 
     def clear(self) -> None:
         """Remove all rows."""
@@ -71,7 +75,7 @@ class Bars:
 
     def print(self, text: str) -> None:
         """A line above the rows."""
-        self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.progress.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> Bars:
         self.progress.start()

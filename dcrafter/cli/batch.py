@@ -23,7 +23,6 @@ from dcrafter.cli.transfer import acquire
 from dcrafter.config import Command
 from dcrafter.errors import BatchError, DCrafterError, UsageError
 from dcrafter.media.formats import named_format
-from dcrafter.text import printable
 
 if TYPE_CHECKING:
     from dcrafter.batch.items import Item
@@ -192,7 +191,7 @@ def _items(
     """The items of this shard. Raises UsageError where there are none at all."""
     found = search.find(inputs, stdin)
     for path, reason in found.skipped.items():
-        console.say(f"left out {printable(path)}: {reason}")
+        console.say(f"left out {path}: {reason}")
     items = make_items(found.entries, defaults)
     if not items:
         raise UsageError("there is no picture in what was named", "Is it in a folder below? -r looks there")
@@ -341,8 +340,8 @@ def _dry_run(work: Batch, console: Console, request: Request) -> None:
             failed += each.status == "failed"
             console.say(f"{item.title}: {describe(each)}")
         else:
-            prompt = f', "{printable(each.settings.prompt)}"' if each.settings.prompt else ""
-            console.say(f"{item.title}, seed {item.seed}{prompt}: {printable(str(path))}")
+            prompt = f', "{each.settings.prompt}"' if each.settings.prompt else ""
+            console.say(f"{item.title}, seed {item.seed}{prompt}: {path}")
         if request.json:
             status = each.status if isinstance(each, Record) else "planned"
             settings = each.settings if isinstance(each, Record) else each.settings.to_dict()

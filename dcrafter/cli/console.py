@@ -12,13 +12,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dcrafter import interrupts
 from dcrafter.errors import WriteError
-
-if TYPE_CHECKING:
-    pass
+from dcrafter.text import printable
 
 logger = logging.getLogger("dcrafter")
 started = time.monotonic()  # when this command line was; `app.main` sets it
@@ -43,11 +41,16 @@ class Console:
     def say(self, text: str) -> None:
         """A line on stderr, unless quiet."""
         if not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            print(printable(text), file=sys.stderr, flush=True)
 
     def result(self, text: str) -> None:
-        """A line on stdout, at once. A file name that is no valid Unicode comes out as it is."""
-        self.result_bytes((text + "\n").encode(sys.stdout.encoding, "surrogateescape"))
+        """A line on stdout, at once. A file's name comes out as its bytes are, but for what controls a terminal."""
+        line = printable(text) if sys.stdout.isatty() else text
+        try:
+            content = line.encode(sys.stdout.encoding, "surrogateescape")
+        except UnicodeEncodeError:  # the locale has no such letters, but the file system does
+            content = os.fsencode(line)
+        self.result_bytes(content + b"\n")
 
     def result_json(self, **values: Any) -> None:
         self.result(json.dumps(values))
@@ -95,4 +98,4 @@ class _Warnings(logging.Handler):
     """Our own warnings, one line each, on what is stderr at that moment: bars put theirs in its place."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"dcrafter: {self.format(record)}", file=sys.stderr, flush=True)
+        print(f"dcrafter: {printable(self.format(record))}", file=sys.stderr, flush=True)

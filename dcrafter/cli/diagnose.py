@@ -18,7 +18,7 @@ from dcrafter import __version__
 from dcrafter.cli.config_file import user_config
 from dcrafter.errors import to_dcrafter_error
 from dcrafter.runtime.machine import available_memory, memory_limit, total_memory
-from dcrafter.text import format_size
+from dcrafter.text import format_size, printable
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +42,7 @@ def diagnose() -> None:
         try:
             with warnings.catch_warnings():
                 for line in section():
-                    print(f"  {_anonymous(line)}", flush=True)
+                    print(f"  {printable(_anonymous(line))}", flush=True)
         except Exception as error:
             print(f"  {_anonymous(to_dcrafter_error(error).message)}")
 

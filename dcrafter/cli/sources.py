@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from dcrafter.batch.names import safe
 from dcrafter.cli.arguments import STDIO
 from dcrafter.cli.console import Console
 from dcrafter.cli.options import Request
@@ -50,7 +51,7 @@ def stem_of(image: str) -> str:
     """The name of an image's video, without suffix."""
     if image == STDIO:
         return STDIN_STEM
-    return Path(url_path(image) if is_url(image) else image).stem or STDIN_STEM
+    return safe(Path(url_path(image) if is_url(image) else image).stem) or STDIN_STEM
 
 
 def read_stdin(images: Iterable[str], request: Request) -> tuple[str, bytes]:

@@ -1,18 +1,25 @@
 from __future__ import annotations
 
+import ast
+import io
 import logging
 import os
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from dcrafter.cli.console import Console
+import dcrafter
+from dcrafter.cli.bars import Bars
+from dcrafter.cli.console import Console, logger
 from dcrafter.cli.progress import _Rows, follow
+from dcrafter.errors import format_error
 from dcrafter.events import Decoding, Done, Encoding, Event, Loading, Step, Video
 
 STEPS = 20
@@ -103,6 +110,50 @@ def test_verbose_lets_library_warnings_through() -> None:
 def test_a_name_that_is_no_unicode_comes_out_as_it_is(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     Console().result(b"caf\xe9.mp4".decode("utf-8", "surrogateescape"))
     assert capsysbinary.readouterr().out == b"caf\xe9.mp4\n"
+
+
+@pytest.mark.parametrize("text", ["é猫.mp4", "caf\udce9.mp4"])
+def test_a_name_comes_out_whatever_the_locale_has(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    Console().result(text)
+    assert stdout.buffer.getvalue() == os.fsencode(text) + b"\n"  # type: ignore[attr-defined]
+
+
+HOSTILE = "a\x1b[31mb\x9b2Jc\rd\ne\u202ef\u2028g"
+
+
+def test_nothing_that_is_shown_controls_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All words of strangers come through these: error messages, lines, warnings, rows, and results on a terminal."""
+    console, bars = Console(), Bars()
+    console.say(HOSTILE)
+    logger.warning("%s", HOSTILE)
+    bars.print(HOSTILE)
+    bars.show("row", HOSTILE, 1, 2, HOSTILE)
+    bars.progress.console.print(bars.progress.make_tasks_table(bars.progress.tasks))
+    print(format_error("dcrafter", HOSTILE, HOSTILE), file=sys.stderr)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    console.result(HOSTILE)
+    shown = capsys.readouterr()
+    lines = [*shown.out.splitlines(), *shown.err.splitlines()]
+    assert sum("2J" in line for line in lines) >= 6
+    assert all(line.isprintable() for line in lines)
+
+
+def test_no_other_place_prints() -> None:
+    """What prints by itself would have to clean its words, too: see the test above."""
+    known = {"errors.py", "__main__.py", "cli/app.py", "cli/console.py", "cli/diagnose.py"}
+    package = Path(dcrafter.__file__).parent
+    found = {
+        path.relative_to(package).as_posix()
+        for room in ("*.py", "batch/*.py", "cli/*.py", "media/*.py", "models/*.py", "runtime/*.py", "weights/*.py")
+        for path in package.glob(room)
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    }
+    assert found == known
 
 
 def test_where_ctrl_c_is_ignored_it_stays_so() -> None:
