@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dcrafter.config import MODELS
 from dcrafter.errors import InputError, exit_on_error
 from dcrafter.install import install_hint
 from dcrafter.training.recipe import Recipe, load_recipe
@@ -45,11 +46,8 @@ class TrainingCommand:
         require_accelerate()
         recipe = load_recipe(arguments.recipe, self.recipe_type, self.recipes)
         start = arguments.start or [Path(path) for path in recipe.start]
-        if not arguments.dry_run and (absent := [str(path) for path in start if not path.exists()]):
-            raise InputError(
-                f"there is no {' and no '.join(absent)} to start from",
-                "Name the files with --start; `dcrafter download MODEL --path` says where a published one lies",
-            )
+        if not arguments.dry_run:
+            start = [find_start(path) for path in start]
         data = arguments.data or Path(recipe.data)
         stage = self.make_stage(recipe, data, plan_only=arguments.dry_run)
         if not stage.trained():
@@ -83,6 +81,21 @@ class TrainingCommand:
         parser.add_argument("--start", type=Path, nargs="+", help="checkpoints to start from, in place of the recipe's")
         parser.add_argument("--dry-run", action="store_true", help="show what would be trained, and stop")
         return parser
+
+
+def find_start(path: Path) -> Path:
+    """A checkpoint to start from: a file, or by its name a model that is on this machine. Raises InputError."""
+    if path.exists():
+        return path
+    found = None
+    if str(path) in MODELS:
+        from dcrafter.weights import hub
+
+        found = hub.find(str(path))
+    if found is None:
+        fetch = f"Run `dcrafter download {path}`, or name" if str(path) in MODELS else "Name"
+        raise InputError(f"there is no {path} to start from", f"{fetch} the file with --start")
+    return found
 
 
 def require_accelerate() -> None:

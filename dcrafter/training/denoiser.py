@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from dcrafter.models.dynamicrafter import DynamiCrafter
 from dcrafter.sampling.ddim import ddim
 from dcrafter.sampling.guidance import Guidance
 from dcrafter.sampling.schedule import sampling_steps
+from dcrafter.training.adapters import add_lora, export_lora
 from dcrafter.training.inputs import ConditioningDraw, InputEncoder, Inputs, Items
 from dcrafter.training.memory import activation_bytes, unet_stages
 from dcrafter.training.parts import STAGES, StageParts, freeze, initialize, parameter_groups, silence
@@ -65,6 +66,9 @@ class DenoiserStage(TrainingStage):
         without = () if self.has_context else ("image_encoder", "projector")
         self.needed = tuple(name for name in self.parts.needed if name not in without)
         freeze(self.model, self.parts, self.options)
+        self.lora = recipe.lora
+        if self.lora:
+            add_lora(self.model, self.lora)
         self._scale_context(float(self.has_context))
         if self.options.checkpointing and not plan_only:
             self._checkpoint_activations()
@@ -93,6 +97,8 @@ class DenoiserStage(TrainingStage):
         return Items(videos.clip, recipe, length, loops=0.0 if held_out else recipe.conditioning.loop_share)
 
     def trained_parts(self) -> list[str]:
+        if self.lora:
+            return [f"LoRA of rank {self.lora.rank} in the unet's {part} layers" for part in self.lora.parts]
         groups = parameter_groups(self.unet)
         of_unet = {groups[name] for name, value in self.unet.named_parameters() if value.requires_grad}
         others = [name for name in super().trained_parts() if name != "unet"]
@@ -108,6 +114,14 @@ class DenoiserStage(TrainingStage):
         """As any stage does. What the recipe leaves out is silenced, so that the model does without it too."""
         super().load_weights(paths)
         silence(self.unet, self.options)
+
+    def export(self, values: Mapping[str, Tensor], out: Path) -> Path:
+        """As any stage does; of a LoRA its factors alone."""
+        if not self.lora:
+            return super().export(values, out)
+        path = out / "lora.safetensors"
+        export_lora(values, self.lora, path, model=self.config.name)
+        return path
 
     # Training
 

@@ -89,11 +89,29 @@ class Conditioning:
 
 
 @dataclass(frozen=True)
+class LoRA:
+    """Low-rank factors of the UNet's linear layers (arXiv 2106.09685), trained through peft in place of weights.
+
+    `parts` are the groups whose layers get them: "spatial" for what a video looks like, "temporal" for how it moves.
+    """
+
+    rank: int = 16
+    alpha: int = 16
+    dropout: float = 0.0
+    parts: tuple[Literal["spatial", "temporal", "image attention"], ...] = ("spatial",)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for numbers out of range."""
+        if self.rank < 1 or not self.parts or not 0 <= self.dropout < 1:
+            raise ValueError("lora needs a rank of at least 1, parts, and a dropout in [0, 1)")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """`model` names the registry's configuration, in which `config` changes fields.
 
-    `start` are the files whose weights the run begins from. `data` is the folder that `dcrafter.tiny.prepare`
-    made, or for the denoiser's stages a folder or manifest of videos.
+    `start` are the files, or names of downloaded models, whose weights the run begins from. `data` is the folder that
+    `dcrafter.tiny.prepare` made, or for the denoiser's stages a folder or manifest of videos.
     """
 
     stage: str
@@ -104,6 +122,7 @@ class Recipe:
     start: tuple[str, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
     conditioning: Conditioning = Conditioning()
+    lora: LoRA | None = None
     videos: VideoData = field(default_factory=VideoData)
 
     @property

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from dcrafter.config import ModelConfig
 from dcrafter.errors import InputError
-from dcrafter.weights.checkpoint import open_checkpoint
+from dcrafter.weights.checkpoint import open_checkpoint, save_checkpoint
 
 Stages = Mapping[str, Callable[..., "TrainingStage"]]
 """Stages by their names in recipes, each made as `stage(recipe, data, plan_only=False)`."""
@@ -55,6 +55,17 @@ class TrainingStage(nn.Module):
         """Bytes that a batch adds to the weights and the optimizer, about; 0 where it is not known."""
         return 0
 
+    def export(self, values: Mapping[str, Tensor], out: Path) -> Path:
+        """Write what was trained into a file in the folder `out`: every component, trained or not, in float16.
+
+        `values` stand in for the parameters of their names. Returns the file's path.
+        """
+        weights = {**self.model.state_dict(), **values}
+        half = {name: value.to("cpu", torch.float16) for name, value in weights.items()}
+        path = out / "weights.safetensors"
+        save_checkpoint(half, self.config, path)
+        return path
+
     def load_weights(self, paths: Sequence[Path]) -> None:
         """Load weights from checkpoints, published ones or those of earlier runs; later files take precedence.
 
@@ -63,8 +74,8 @@ class TrainingStage(nn.Module):
         """
         found: dict[str, Tensor] = {}
         for path in paths:
-            found |= open_checkpoint(path, model=self.config.name).tensors
-        own = self.model.state_dict()
+            found |= open_checkpoint(path).tensors
+        own = {_bare(name): value for name, value in self.model.state_dict().items() if ".lora_" not in name}
         for name, value in own.items():
             if name in found and found[name].shape != value.shape:
                 was = tuple(found[name].shape)
@@ -74,3 +85,8 @@ class TrainingStage(nn.Module):
         missing = {name.split(".")[0] for name in own.keys() - found.keys()}
         if absent := [name for name in self.needed if name in missing]:
             raise InputError(f"this stage needs a trained {' and '.join(absent)}", "Name its file in `start`")
+
+
+def _bare(name: str) -> str:
+    """A parameter's name without what peft's wrapper adds."""
+    return name.replace(".base_layer.", ".")

@@ -27,7 +27,6 @@ from dcrafter.errors import InputError, NumericalError
 from dcrafter.training.muon import Muon
 from dcrafter.training.recipe import TrainerConfig
 from dcrafter.training.stage import TrainingStage
-from dcrafter.weights.checkpoint import save_checkpoint
 
 Say = Callable[[str], None]
 
@@ -94,8 +93,8 @@ class MovingAverage:
 class Trainer:
     """Trains `stage` in the folder `out`, from its checkpoint if there is one.
 
-    `out` gets `checkpoint.pt`, to go on from, `weights.safetensors`, the moving average to be used, `log.jsonl` and
-    pictures. Raises NumericalError when the loss is no number any more.
+    `out` gets `checkpoint.pt`, to go on from, the moving average to be used (`weights.safetensors`, of a LoRA
+    `lora.safetensors`), `log.jsonl` and pictures. Raises NumericalError when the loss is no number any more.
     """
 
     def __init__(
@@ -160,13 +159,9 @@ class Trainer:
         torch.save(state, part)
         os.replace(part, self.out / "checkpoint.pt")  # a half-written one is never left
 
-    def export(self) -> None:
-        """Write `weights.safetensors`: every component, trained or not, in float16."""
-        if not self.accelerator.is_main_process:
-            return
-        weights = {**self.stage.model.state_dict(), **self.average.values}
-        half = {name: value.to("cpu", torch.float16) for name, value in weights.items()}
-        save_checkpoint(half, self.stage.config, self.out / "weights.safetensors")
+    def export(self) -> Path | None:
+        """Write the moving average as the stage does; returns the file's path, on the main process."""
+        return self.stage.export(self.average.values, self.out) if self.accelerator.is_main_process else None
 
     def _load(self) -> None:
         path = self.out / "checkpoint.pt"
@@ -230,12 +225,12 @@ class Trainer:
                 self.save()
                 saved = time.monotonic()
         self.save()
-        self.export()
+        made = self.export()
         self.accelerator.wait_for_everyone()
         if self.stopping:
             self.say(f"stopped at step {self.step}; the same command resumes from {self.out / 'checkpoint.pt'}")
         else:
-            self.say(f"done at step {self.step}: {self.out / 'weights.safetensors'}")
+            self.say(f"done at step {self.step}: {made}")
 
     def _accumulate(self, batch: Any, part: int) -> dict[str, float]:
         """Run forward and backward of a step's batch number `part`, and the optimizer's step when it is due."""

@@ -64,9 +64,10 @@ def test_a_recipe_of_the_package_goes_by_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("dcrafter.weights.hub.find", lambda _: None)
     with pytest.raises(SystemExit):
         run(monkeypatch, "finetune-512")  # whose start is not here: said before the model is built
-    assert re.search(r"no model\.ckpt to start from.*--start.*dcrafter download", capsys.readouterr().err)
+    assert re.search(r"no 512 to start from.*dcrafter download 512.*--start", capsys.readouterr().err)
 
 
 def test_training_without_its_extra_says_which(
