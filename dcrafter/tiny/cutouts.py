@@ -1,4 +1,7 @@
-"""Labelled cut-outs: stamps of Tux Paint, and the emoji of Noto Color Emoji as its font draws them."""
+"""Labelled cut-outs: the stamps of Tux Paint.
+
+No emoji of other vendors: people try the model with those, and figures are measured on them.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from dcrafter.tiny.packages import debian_files
 from dcrafter.tiny.splits import label_split
 
 STAMPS, STAMP_FOLDER = "tuxpaint-stamps-default", "usr/share/tuxpaint/stamps"
 STAMP_SOURCE = {"licence": "GPL-2.0-or-later", "credit": "Tux Paint stamps; Bill Kendrick and contributors"}
-NOTO, NOTO_FONT = "fonts-noto-color-emoji", "usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
-NOTO_SOURCE = {"licence": "OFL-1.1", "credit": "Noto Color Emoji; Google"}
-NOTO_SIZE = 109  # the one size of its bitmaps
 
-NO_SUBJECT_GROUPS = (None, 2, 8, 9)  # of emojibase: letters, parts of others, symbols, flags
 NO_SUBJECTS = ("symbols", "town/flags", "town/roadsigns")  # letters, coins, signs
 SENTENCE = {"is", "are", "was", "that", "can", "called", "used"}
 CUTOUT_SIDE = 256
@@ -25,20 +24,11 @@ SMALLEST_SIDE = 96
 COVERED = (0.08, 0.95)  # share of a cut-out's box that it may cover: one that fills it is an image
 
 
-def convert_cutouts(work: Path, labels: dict[str, dict[str, Any]], out: Path) -> list[dict[str, Any]]:
-    """Write `cutouts.u8`; return the index of the cut-outs.
-
-    Args:
-        work: folder that keeps the downloads.
-        labels: of emoji, by hex code.
-        out: folder of the data set.
-
-    Raises:
-        InputError: a package is out of reach.
-    """
+def convert_cutouts(work: Path, out: Path) -> list[dict[str, Any]]:
+    """Write `out`/cutouts.u8; return the index of the cut-outs. Raises InputError where a package is out of reach."""
     index, offset = [], 0
     with open(out / "cutouts.u8", "wb") as cutouts:
-        for image, row in [*stamps(debian_files(STAMPS, work)), *noto_emoji(debian_files(NOTO, work), labels)]:
+        for image, row in stamps(debian_files(STAMPS, work)):
             pixels = trimmed(image)
             if pixels is None:
                 continue
@@ -86,15 +76,3 @@ def noun_phrase(text: str) -> str:
     if first in ("A", "An", "The", "Some"):
         return f"{first.lower()} {rest}"
     return line.lower() if len(line.split()) < 3 else ""
-
-
-def noto_emoji(package: Path, labels: dict[str, dict[str, Any]]) -> list[tuple[Image.Image, dict[str, Any]]]:
-    """The emoji of one code point that the font draws, by code."""
-    font = ImageFont.truetype(str(package / NOTO_FONT), NOTO_SIZE)
-    found = []
-    subjects = (code for code, row in labels.items() if "-" not in code and row["group"] not in NO_SUBJECT_GROUPS)
-    for code in sorted(subjects):
-        image = Image.new("RGBA", (160, 160))
-        ImageDraw.Draw(image).text((12, 12), chr(int(code, 16)), font=font, embedded_color=True)
-        found.append((image, {**NOTO_SOURCE, "name": f"noto/{code}", **labels[code]}))
-    return found

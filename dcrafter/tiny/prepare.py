@@ -206,7 +206,7 @@ def prepare(out: Path, work: Path) -> None:
     archives = [npm_archive(package, work) for package in EMOJI_PACKAGES]
     images = convert_images(work, out)
     say(f"{len(images)} images")
-    cutouts = convert_cutouts(work, labels, out)
+    cutouts = convert_cutouts(work, out)
     say(f"{len(cutouts)} cut-outs")
     emoji = convert_emoji(archives, labels, out)
     index = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from dcrafter.errors import InputError
 from dcrafter.tiny import cutouts, prepare
@@ -75,8 +75,6 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     stamps.mkdir(parents=True)
     stamp((200, 160)).save(stamps / "frog.png")
     (stamps / "frog.txt").write_text("A frog.\n")
-    monkeypatch.setattr(cutouts, "noto_emoji", lambda *_: [])
-    (folder / cutouts.NOTO).mkdir()
     return folder
 
 
@@ -202,16 +200,3 @@ def test_what_is_no_cut_out() -> None:
     large = cutouts.trimmed(stamp((1024, 512)))
     assert large is not None
     assert large.shape == (128, 256, 4)
-
-
-def test_emoji_of_one_code_point_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    font = ImageFont.load_default(cutouts.NOTO_SIZE)
-    monkeypatch.setattr(cutouts.ImageFont, "truetype", lambda *_: font)
-    labels = {
-        "57": {"label": "double u", "tags": [], "group": 4},
-        "58": {"label": "a symbol", "tags": [], "group": 8},
-        "57-57": {"label": "two", "tags": [], "group": 4},
-    }
-    ((image, row),) = cutouts.noto_emoji(tmp_path, labels)
-    assert (row["name"], row["label"], row["licence"]) == ("noto/57", "double u", "OFL-1.1")
-    assert image.getbbox() is not None
