@@ -227,6 +227,36 @@ LOCAL_PHRASES: dict[str, Phrases] = {
         train=("{x} yawns {adv}", "{x} yawning {adv}", "{x} opens its mouth {adv}", "{x} with a {adj} yawn"),
         held_out=("{x} is yawning {adv}", "a tired yawn, {x}"),
     ),
+    "smile": Phrases(
+        train=("{x} smiles {adv}", "{x} smiling {adv}", "{x} with a {adj} smile", "{x} begins to smile {adv}"),
+        held_out=("{x} is smiling {adv}", "a happy smile, {x}"),
+    ),
+    "talk": Phrases(
+        train=("{x} talks {adv}", "{x} talking {adv}", "{x} sings {adv}", "{x} eats {adv}", "{x} says something"),
+        held_out=("{x} is talking {adv}", "{x} speaks {adv}"),
+    ),
+    "swim": Phrases(
+        train=("{x} swims {adv}", "{x} swimming {adv}", "{x} swims {adv} to the right", "{x}, {adj} swimming"),
+        held_out=("{x} is swimming {adv}", "{x} goes for a {adj} swim"),
+    ),
+    "greet": Phrases(
+        train=(
+            "{x} waves {adv} hello",
+            "{x} waves its hand {adv}",
+            "{x} waves goodbye",
+            "{x} flaps {adv}",
+            "{x} greets {adv}",
+        ),
+        held_out=("{x} is waving its hand {adv}", "{x} says hello"),
+    ),
+    "glow": Phrases(
+        train=("{x} glows {adv}", "{x} glowing {adv}", "{x} shines {adv}", "{x} lights up {adv}", "{x}, {adj} glow"),
+        held_out=("{x} is glowing {adv}", "{x} radiates light {adv}"),
+    ),
+    "burn": Phrases(
+        train=("{x} burns {adv}", "{x} burning {adv}", "{x} on fire", "{x} in flames", "flames and heat, {x}"),
+        held_out=("{x} is burning {adv}", "a fire, {x}"),
+    ),
 }
 """Of motions of the subject alone."""
 

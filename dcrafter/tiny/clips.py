@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from dcrafter.tiny.captions import ANIMATION_PHRASES, LOCAL_PHRASES, PHRASES, fill, noun, takes_pace
 from dcrafter.tiny.drawing import (
     composite,
+    lit,
     maybe_mirror,
     one_of,
     paste,
@@ -36,7 +37,9 @@ from dcrafter.tiny.motions import (
     LOCAL_MOTIONS,
     MOTIONS,
     PACES,
+    PANS_AND_TURNS,
     UNMOVED,
+    WHOLE_VIEW,
     Timing,
     Trajectory,
     sample,
@@ -116,8 +119,15 @@ class ClipSampler:
             return self._animation(rng, new_words, way)
         if motion is None and kind < self.clips.animations + self.clips.cutouts:
             return self._subject(rng, new_words, way)
-        chosen = motion or one_of(rng, DIRECTED if rng.random() < self.clips.directed else tuple(MOTIONS))
-        return self._moved(rng, chosen, new_words, way, scene=kind > 1 - self.clips.scenes)
+        scene = kind > 1 - self.clips.scenes
+        return self._moved(rng, motion or self._motion_of_view(rng), new_words, way, scene=scene)
+
+    def _motion_of_view(self, rng: Rng) -> str:
+        if self.clips.local and rng.random() < self.clips.local:
+            return one_of(rng, WHOLE_VIEW)
+        if rng.random() >= self.clips.directed:
+            return one_of(rng, tuple(MOTIONS))
+        return one_of(rng, PANS_AND_TURNS if self.clips.panned and rng.random() < self.clips.panned else DIRECTED)
 
     def prompted_view(self, seed: int, index: int, motion: str) -> tuple[Tensor, str]:
         """A view of a photograph (H, W, 3) uint8, the same whatever `motion` is, and a caption that asks for that."""
@@ -179,7 +189,7 @@ class ClipSampler:
         place = rng.uniform(-1, 1, 2) * (1 - extent) * 0.8
         width, height = (max(int(self.size * side * TEXELS), 2) for side in extent)
         grid = sampling_grid(motion.trajectory, motion.seconds, self.size, place, extent)
-        moving = sample(to_sprite(pixels, width, height), torch.from_numpy(grid))
+        moving = lit(sample(to_sprite(pixels, width, height), torch.from_numpy(grid)), motion.trajectory.light)
         background = to_planes(self.ingredients.crop(rng, photographs=1.0))
         return self._clip(rng, motion, to_uint8(composite(moving, background)), label, "subject")
 
@@ -192,12 +202,13 @@ class ClipSampler:
     def _moved(self, rng: Rng, name: str, new_words: bool, way: Array, *, scene: bool) -> dict[str, Any]:
         """An image or a scene of emoji under a named motion."""
         motion = self._prompted_motion(rng, name, new_words, way)
-        if scene and name not in DIRECTED and rng.random() < 0.6:  # whose words mean the whole view
+        if scene and name in UNDIRECTED and rng.random() < 0.6:  # whose words mean the whole view
             frames, label = self._moving_emoji(rng, motion.trajectory, motion.seconds)
         else:
             image, label = self.ingredients.scene(rng) if scene else self.ingredients.labelled_image(rng)
             grid = sampling_grid(motion.trajectory, motion.seconds, self.size)
-            frames = self._film(rng, image, grid, centered=scene, zoom=float(np.mean(motion.trajectory.zoom)))
+            zoom, light = float(np.mean(motion.trajectory.zoom)), motion.trajectory.light
+            frames = self._film(rng, image, grid, centered=scene, zoom=zoom, light=light)
         return self._clip(rng, motion, frames, label, "scene" if scene else "picture")
 
     def _prompted_motion(
@@ -215,7 +226,9 @@ class ClipSampler:
         trajectory = (LOCAL_MOTIONS | MOTIONS)[name](Timing(seconds, pace, self.clips.spread, rng))
         return PromptedMotion(name, template, word, pace, stride, seconds, trajectory)
 
-    def _film(self, rng: Rng, image: Array, grid: Array, *, centered: bool, zoom: float = 0.0) -> Tensor:
+    def _film(
+        self, rng: Rng, image: Array, grid: Array, *, centered: bool, zoom: float = 0.0, light: Array | None = None
+    ) -> Tensor:
         """The image (H, W, 3) as a moving camera sees it, no border ever in view: (T, size, size, 3) uint8.
 
         `grid` is a `sampling_grid`; `centered` keeps the unmoved view's middle at the image's, else it is anywhere.
@@ -237,7 +250,7 @@ class ClipSampler:
         source = to_planes(crop)[0]
         scale = 2 / (high - low)
         spanned = torch.from_numpy(grid) * torch.from_numpy(scale) - torch.from_numpy(low * scale + 1)
-        return to_uint8(sample(source, spanned))
+        return to_uint8(lit(sample(source, spanned), light))
 
     def _moving_emoji(self, rng: Rng, trajectory: Trajectory, seconds: Array) -> tuple[Tensor, str]:
         """One emoji that moves about its own middle, over a background that does not; and its noun."""
@@ -248,7 +261,7 @@ class ClipSampler:
         sprite = to_sprites(still[None], int(self.size * extent * TEXELS))[0]
         grid = sampling_grid(trajectory, seconds, self.size, place) / np.float32(extent)
         background = to_planes(self.ingredients.background(rng))
-        moving = sample(sprite, torch.from_numpy(grid))
+        moving = lit(sample(sprite, torch.from_numpy(grid)), trajectory.light)
         return to_uint8(composite(moving, background)), noun(row["label"])
 
 

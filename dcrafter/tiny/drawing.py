@@ -54,6 +54,15 @@ def composite(sprite: Tensor, background: Tensor) -> Tensor:
     return sprite[:, :3] + background * (1 - sprite[:, 3:])
 
 
+def lit(planes: Tensor, light: Array | None) -> Tensor:
+    """Frames (n, 3 or 4, H, W), premultiplied, under `light` (n, 3) in [0, 1], which 1 makes full."""
+    if light is None:
+        return planes
+    full = planes[:, 3:] if planes.shape[1] == 4 else 1.0
+    share = torch.from_numpy(light).to(planes)[:, :, None, None]
+    return torch.cat([planes[:, :3] + share * (full - planes[:, :3]), planes[:, 3:]], dim=1)
+
+
 def paste(canvas: Tensor, sprite: Tensor, rng: Rng | None) -> None:
     """Lay a sprite (n, 4, s, s) over a canvas (n, 3, H, W), in place: anywhere, mostly inside, or without `rng` in
     the middle."""

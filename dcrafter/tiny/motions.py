@@ -45,6 +45,7 @@ class Trajectory:
     turn: Array  # radians, clockwise as seen
     warp: Warp | None = None  # about the middle, in half views
     parts: Warp | None = None  # in the subject's own box, which spans [-1, 1] both ways, y down
+    light: Array | None = None  # (T, 3) in [0, 1], of each color: 1 makes it full
 
     def at(self, frame: int) -> Trajectory:
         """That frame alone; of a trajectory without a warp."""
@@ -96,11 +97,11 @@ class Timing:
 
     def trajectory(
         self, x: Array | float = 0.0, y: Array | float = 0.0, zoom: Array | float = 0.0, turn: Array | float = 0.0,
-        warp: Warp | None = None, parts: Warp | None = None,
+        warp: Warp | None = None, parts: Warp | None = None, light: Array | None = None,
     ) -> Trajectory:  # fmt: skip
         """A trajectory that rests but for what is given."""
         rest = np.zeros(len(self.seconds))
-        return Trajectory(rest + x, rest + y, rest + zoom, rest + turn, warp, parts)
+        return Trajectory(rest + x, rest + y, rest + zoom, rest + turn, warp, parts, light)
 
 
 # --- the named motions: at 0 seconds nothing has moved
@@ -201,6 +202,8 @@ MOTIONS: dict[str, Callable[[Timing], Trajectory]] = {
 DIRECTED = tuple(MOTIONS)[:8]
 """Those that go one way."""
 
+PANS_AND_TURNS = DIRECTED[2:]
+
 
 # --- local motions: of the parts of a subject, while the view rests
 
@@ -258,6 +261,29 @@ class Waves:
         moved = [points[..., 0] + 0 * passed, points[..., 1] + 0 * passed]
         moved[across] = moved[across] + self.amplitude * (np.sin(start - passed) - np.sin(start))
         return np.stack(moved, axis=-1)
+
+
+@dataclass(frozen=True)
+class Smile:
+    """Lifts the corners of a face's mouth and draws them apart."""
+
+    amount: Array  # (T,) half boxes at the corners
+
+    def displace(self, points: Array, seconds: Array) -> Array:
+        lifted = self.amount[:, None, None] * np.exp(-(((points[..., 1] - MOUTH) / 0.35) ** 2))
+        x = points[..., 0]
+        return np.stack([x * (1 - lifted), points[..., 1] + lifted * np.clip(x / 0.5, -1, 1) ** 2], axis=-1)
+
+
+@dataclass(frozen=True)
+class Wing:
+    """Lifts the right side, the more the further out: an arm, a wing."""
+
+    lift: Array  # (T,) half boxes at the edge
+
+    def displace(self, points: Array, seconds: Array) -> Array:
+        lifted = self.lift[:, None, None] * np.clip(points[..., 0], 0, 1.2) ** 1.5
+        return np.stack([points[..., 0] + 0 * lifted, points[..., 1] + lifted], axis=-1)
 
 
 def bounce(time: Timing) -> Trajectory:
@@ -325,9 +351,45 @@ def fly(time: Timing) -> Trajectory:
     return time.trajectory(x=waver, y=-time.steady(PAN_RATE, (0.1, 0.6)), turn=0.5 * waver)
 
 
+def swim(time: Timing) -> Trajectory:
+    """The subject goes to the right, and waves run through it."""
+    parts = Waves(time.about(0.05, 0.1), time.about(0.5, 0.8), time.about(0.8, 1.2) * time.pace)
+    return time.trajectory(x=time.steady(PAN_RATE, (0.1, 0.6)), parts=parts)
+
+
+def greet(time: Timing) -> Trajectory:
+    """The right side of the subject goes up and down."""
+    return time.trajectory(parts=Wing(time.about(0.2, 0.35) * time.wave(time.about(1.2, 1.8))))
+
+
+def glow(time: Timing) -> Trajectory:
+    """Warm light swells and fades."""
+    swell = np.sin(np.pi * time.about(0.5, 0.8) * time.pace * time.seconds) ** 2
+    return time.trajectory(light=time.about(0.4, 0.6) * swell[:, None] * np.array([1.0, 0.85, 0.5]))
+
+
+def burn(time: Timing) -> Trajectory:
+    """Heat runs upward, and the light of a fire sets in and flickers."""
+    begun = np.clip(time.seconds / 0.4, 0, 1)
+    fire = begun * (0.35 + 0.15 * time.wave(time.about(2.0, 2.6)))
+    parts = Waves(time.about(0.04, 0.07), time.about(0.8, 1.2), -time.about(1.0, 1.5) * time.pace, upright=True)
+    return time.trajectory(parts=parts, light=fire[:, None] * np.array([1.0, 0.45, 0.0]))
+
+
+def smile(time: Timing) -> Trajectory:
+    """A face begins to smile."""
+    return time.trajectory(parts=Smile(time.about(0.12, 0.2) * np.clip(1.2 * time.pace * time.seconds, 0, 1)))
+
+
+def talk(time: Timing) -> Trajectory:
+    """A face opens and shuts its mouth again and again."""
+    open_ = np.sin(np.pi * time.about(1.6, 2.2) * time.pace * time.seconds) ** 2
+    return time.trajectory(parts=Lids(((MOUTH, 0.35, -time.about(0.35, 0.5) * open_),)))
+
+
 EYES, MOUTH = -0.12, 0.38  # y in the box of an emoji's face
 
-FACE_MOTIONS: dict[str, Callable[[Timing], Trajectory]] = {"blink": blink, "yawn": yawn}
+FACE_MOTIONS: dict[str, Callable[[Timing], Trajectory]] = {"blink": blink, "yawn": yawn, "smile": smile, "talk": talk}
 LOCAL_MOTIONS: dict[str, Callable[[Timing], Trajectory]] = {
     "bounce": bounce,
     "breathe": breathe,
@@ -337,9 +399,16 @@ LOCAL_MOTIONS: dict[str, Callable[[Timing], Trajectory]] = {
     "waves": waves,
     "run": run,
     "fly": fly,
+    "swim": swim,
+    "greet": greet,
+    "glow": glow,
+    "burn": burn,
     **FACE_MOTIONS,
 }
 """Motions of a subject while the camera rests, by name; `dcrafter.tiny.captions` has their phrases."""
+
+WHOLE_VIEW = ("breathe", "dance", "wind", "waves", "glow", "burn")
+"""Those that a whole image can have too, whatever it shows."""
 
 
 def sampling_grid(

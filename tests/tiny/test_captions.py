@@ -4,13 +4,14 @@ import re
 
 import pytest
 
-from dcrafter.tiny.captions import PHRASES, fill, noun, plain_tags
+from dcrafter.tiny.captions import LOCAL_PHRASES, PHRASES, fill, noun, plain_tags
 
 
-@pytest.mark.parametrize("name", PHRASES)
+@pytest.mark.parametrize("name", PHRASES | LOCAL_PHRASES)
 @pytest.mark.parametrize("pace", [None, "slow", "fast"])
 def test_every_template_reads_cleanly(name: str, pace: str | None) -> None:
-    for template in PHRASES[name].train + PHRASES[name].held_out:
+    phrases = (PHRASES | LOCAL_PHRASES)[name]
+    for template in phrases.train + phrases.held_out:
         caption = fill(template, "a red ball", pace)
         assert re.fullmatch(r"[a-z][a-z, ]*[a-z]", caption), caption
         assert "  " not in caption

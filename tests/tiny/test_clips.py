@@ -12,9 +12,20 @@ from torch import Tensor
 
 from dcrafter.errors import InputError
 from dcrafter.metrics.pixels import frame_difference
-from dcrafter.tiny.captions import FAST, PHRASES, SLOW, fill
+from dcrafter.tiny.captions import FAST, LOCAL_PHRASES, PHRASES, SLOW, fill
 from dcrafter.tiny.clips import ClipSampler, Draws
-from dcrafter.tiny.motions import DIRECTED, FACE_MOTIONS, MOTIONS, PACES, PAN_RANGE, PAN_RATE, Timing, sampling_grid
+from dcrafter.tiny.motions import (
+    DIRECTED,
+    FACE_MOTIONS,
+    MOTIONS,
+    PACES,
+    PAN_RANGE,
+    PAN_RATE,
+    PANS_AND_TURNS,
+    WHOLE_VIEW,
+    Timing,
+    sampling_grid,
+)
 from dcrafter.tiny.recipe import Clips
 from dcrafter.tiny.stills import StillSampler
 
@@ -212,7 +223,7 @@ def test_still_stands_still(source: ClipSampler) -> None:
 
 
 def test_new_words_are_not_the_trained_ones(source: ClipSampler) -> None:
-    for name, phrases in PHRASES.items():
+    for name, phrases in (PHRASES | LOCAL_PHRASES).items():
         assert not set(phrases.train) & set(phrases.held_out)
         for pace in PACES:
             trained = {fill(phrase, "it", pace) for phrase in phrases.train}
@@ -239,6 +250,22 @@ def test_subjects_move_over_what_does_not(data: Path) -> None:
         corners = clip["frames"][:, [0, 0, -1, -1], [0, -1, 0, -1]].int()
         still = (corners == corners[:1]).all(dim=2).all(dim=0)
         assert still.sum() >= 2, clip["motion"]  # the photograph: subjects reach few corners
+
+
+def test_whole_images_can_have_local_motions_and_light(data: Path) -> None:
+    clips = Clips(animations=0.0, scenes=0.0, local=1.0)
+    source = ClipSampler(data, size=SIZE, frames=FRAMES, clips=clips)
+    drawn = [source.clip(5, i) for i in range(40)]
+    assert {clip["motion"] for clip in drawn} == {*WHOLE_VIEW}
+    glowing = next(clip for clip in drawn if clip["motion"] == "glow")
+    red = glowing["frames"][..., 0].float().mean(dim=(1, 2))
+    assert red[1:].max() > red[0] + 5
+
+
+def test_pans_and_turns_can_be_all_that_is_directed(data: Path) -> None:
+    clips = Clips(animations=0.0, directed=1.0, panned=1.0)
+    source = ClipSampler(data, size=SIZE, frames=FRAMES, clips=clips)
+    assert {source.clip(5, i)["motion"] for i in range(60)} == {*PANS_AND_TURNS}
 
 
 def test_a_face_can_blink(data: Path, tmp_path: Path) -> None:

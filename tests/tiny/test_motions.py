@@ -95,8 +95,12 @@ def test_a_local_motion_begins_at_rest_and_goes_somewhere(name: str) -> None:
     right, up = displacement(name)
     assert np.abs(right[0]).max() < 1e-5
     assert np.abs(up[0]).max() < 1e-5
-    assert max(np.abs(right).max(), np.abs(up).max()) > 0.04
-    assert max(np.abs(right).max(), np.abs(up).max()) < 0.9
+    light = trajectory(name, 1.0, SECONDS, np.random.default_rng(0), 0.0).light
+    if light is not None:
+        assert light[0].max() < 1e-6 < 0.3 < light.max() <= 1
+        assert (light.mean(axis=0)[:-1] > light.mean(axis=0)[1:]).all()  # warm: most of red, least of blue
+    if name != "glow":
+        assert 0.04 < max(np.abs(right).max(), np.abs(up).max()) < 0.9
 
 
 @pytest.mark.parametrize("name", ["dance", "wind"])
@@ -144,3 +148,19 @@ def test_waves_run_to_the_right() -> None:
     earlier, later = up[12, 32] - up[12, 32].mean(), up[13, 32] - up[13, 32].mean()
     shifts = {by: float((np.roll(earlier, by)[12:-12] * later[12:-12]).sum()) for by in range(-6, 7)}
     assert max(shifts, key=lambda by: shifts[by]) > 0
+
+
+def test_a_smile_lifts_the_corners_of_the_mouth_and_no_more() -> None:
+    line = (np.arange(64) + 0.5) / 32 - 1
+    right, up = displacement("smile")
+    mouth, brow = (int(np.abs(line - y).argmin()) for y in (MOUTH, -0.7))
+    middle, corner = 32, 52
+    assert up[-1, mouth, corner] > 0.05 > abs(up[-1, mouth, middle])
+    assert right[-1, mouth, corner] > 0 > right[-1, mouth, -1 - corner]
+    assert np.abs(up[:, brow]).max() < 0.01
+
+
+def test_who_greets_moves_the_right_side_alone() -> None:
+    _, up = displacement("greet")
+    assert np.abs(up[:, :, :32]).max() < 1e-5
+    assert up[:, :, -1].min() < -0.1 < 0.1 < up[:, :, -1].max()
