@@ -169,6 +169,7 @@ class DenoiserStage(TrainingStage):
             return errors.mean()
         given = (x0 == inputs.concat_latents).all(dim=4).all(dim=3).all(dim=1)
         weights = 1 + (self.options.given - 1) * 0.5 ** distance_to_given(given)
+        weights = weights * torch.linspace(1, self.options.later, x0.shape[2], device=x0.device)
         return (errors * weights).sum() / weights.sum()
 
     def _kernel(self) -> AbstractContextManager[None]:

@@ -63,6 +63,7 @@ class Conditioning:
     loops: float = 0.0  # share of those clips that return to their first frame
     noisiest: float = 0.0  # share of clips at the last timestep, where the motion is decided
     given: float = 1.0  # weight of a frame given as guidance; it decays to 1 with the distance from one
+    later: float = 1.0  # weight of the last frame over the first's; between them it grows evenly
     single_frames: float = 0.0  # share of batches of single frames, for the spatial layers alone
     context: bool = True  # the image context stream
     detail: bool = True  # visual detail guidance, in the stage that adds it

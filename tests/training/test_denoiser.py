@@ -244,15 +244,15 @@ def test_the_share_of_clips_at_the_last_timestep(videos: Path, monkeypatch: pyte
     assert max(seen[1]) < 999
 
 
-def test_frames_near_what_is_given_weigh_more(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = DenoiserStage(recipe("detail", first_frame=1.0, given=3.0), videos)  # it predicts zero yet
+def test_frames_near_what_is_given_and_later_ones_weigh_more(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = DenoiserStage(recipe("detail", first_frame=1.0, given=3.0, later=2.0), videos)  # it predicts zero yet
     batch = default_collate([stage.dataset[i] for i in range(2)])
     targets: list[Tensor] = []
     noised = stage.process.noised
     monkeypatch.setattr(stage.process, "noised", lambda *given: targets.append(noised(*given)[1]) or noised(*given))
     weighed = stage(batch, torch.Generator().manual_seed(0))["loss"]
     squares = targets[0].square()
-    weights = 1 + 2 * 0.5 ** torch.arange(16)
+    weights = (1 + 2 * 0.5 ** torch.arange(16)) * torch.linspace(1, 2, 16)
     expected = (squares.mean(dim=(0, 1, 3, 4)) * weights).sum() / weights.sum()
     torch.testing.assert_close(weighed, expected)
     stage.eval()  # all frames alike, so that runs can be compared
