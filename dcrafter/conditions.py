@@ -24,7 +24,7 @@ REMEMBERED = 64  # prompts, a few hundred kilobytes each
 
 Noise = Callable[[tuple[int, ...]], Tensor]
 """Draws standard normal noise of a shape, on the CPU. The order of draws is a promise: the posterior of each
-keyframe together, then x_T, then one a step."""
+keyframe together, the noise on their latents where it is asked for, then x_T, then one a step."""
 
 
 def seeded_noise(seed: int) -> Noise:
@@ -87,8 +87,11 @@ class ConditionEncoder:
             texts.append((yield from self._encode_text(settings.prompt, settings.negative_prompt)))
         for keyframes, _, _ in videos:
             images.append((yield from self._encode_image(keyframes)))
-        for keyframes, _, noise in videos:
+        for keyframes, settings, noise in videos:
             latents.append((yield from self._encode_frames(keyframes, noise)))
+            if settings.image_noise:  # as TimeNoise trains with (arXiv 2406.15735, section 4.2)
+                drawn = noise(tuple(latents[-1].shape)).to(latents[-1])
+                latents[-1] = latents[-1] + settings.image_noise * drawn
         return [
             Conditions(text[:1], text[1:], image[:1], image[1:], detail_guidance(encoded, frames))
             for text, image, encoded in zip(texts, images, latents, strict=True)

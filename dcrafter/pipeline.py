@@ -21,7 +21,7 @@ from torch import Tensor
 from dcrafter import __version__
 from dcrafter.conditions import ConditionEncoder, Conditions, Keyframes, Noise, seeded_noise
 from dcrafter.config import MODELS, Command
-from dcrafter.errors import UsageError
+from dcrafter.errors import InputError, UsageError
 from dcrafter.events import Decoding, Done, Event, Part, Step, Video
 from dcrafter.media.image import ImageSource, match_colors, open_image, to_frames
 from dcrafter.models.dynamicrafter import DynamiCrafter, References
@@ -30,10 +30,11 @@ from dcrafter.runtime.residency import Residency
 from dcrafter.sampling import load_sampler
 from dcrafter.sampling.ddim import Denoiser
 from dcrafter.sampling.guidance import Guidance
-from dcrafter.sampling.schedule import sampling_steps
+from dcrafter.sampling.schedule import SamplingStep, sampling_steps
+from dcrafter.sampling.start import LatentStatistics, known_statistics
 from dcrafter.settings import Options, Settings, resolve
 from dcrafter.weights import hub
-from dcrafter.weights.checkpoint import Checkpoint, open_checkpoint
+from dcrafter.weights.checkpoint import Checkpoint, open_checkpoint, read_tensors
 from dcrafter.weights.lora import with_loras
 
 logger = logging.getLogger(__name__)
@@ -244,10 +245,12 @@ class Pipeline:
         yield from self.residency.ensure_unet_loaded()
         self.model.unet.set_context_scale(settings.context_scale)
         shape = tuple(conditions.concat_latents.shape)
-        steps = sampling_steps(self.config.schedule, settings.spacing, settings.steps, settings.final_rescale)
+        steps = sampling_steps(
+            self.config.schedule, settings.spacing, settings.steps, settings.final_rescale, settings.start
+        )
         walk = load_sampler(settings.sampler)(
             self.denoiser(conditions, settings),
-            noise(shape).to(self.device),
+            _initial_latents(noise(shape), steps[0], settings).to(self.device),
             steps,
             lambda: noise(shape).to(self.device),
             prediction=self.config.schedule.prediction,
@@ -344,6 +347,25 @@ def _references(images: Tensor, command: Command, length: int) -> References:
     if command == "interpolate":
         return References(images[None, :length], (0, length - 1)[:length])
     return References(images.expand(2, -1, -1, -1)[None], (0, length))
+
+
+def _initial_latents(noise: Tensor, first: SamplingStep, settings: Settings) -> Tensor:
+    """What sampling begins with: noise (B, C, T, h, w) itself, or shaped by what is known of the data's latents."""
+    if settings.init_noise is not None:
+        return _read_statistics(settings.init_noise, noise.shape[1]).initial_latents(noise, first)
+    if settings.start < 1:
+        return known_statistics(noise.shape[1]).initial_latents(noise, first)
+    return noise
+
+
+def _read_statistics(path: Path, channels: int) -> LatentStatistics:
+    """A file of Analytic-Init, as its authors publish them. Raises InputError where it holds something else."""
+    tensors, _ = read_tensors(path)
+    mean, variance = (tensors.get(name, torch.empty(0)).float() for name in ("Expectation_X0", "Tr_Cov_d"))
+    if mean.ndim != 5 or mean.shape[:2] != (1, channels) or variance.numel() != 1:
+        needed = f"Expectation_X0 (1, {channels}, T, h, w) and Tr_Cov_d"
+        raise InputError(f"{path} holds no initial noise for this model", f"It must have {needed}")
+    return LatentStatistics(mean, float(variance))
 
 
 def _join(clips: list[Tensor], trim: bool) -> list[Tensor]:

@@ -148,7 +148,8 @@ class Settings:
     """Every number a generation depends on, beside the weights and the images.
 
     `motion` is the model's raw condition fs; `image_guidance`, if not None, a guidance scale of its own for the image
-    (multi-condition guidance); `context_scale` λ's multiplier, one per dual cross-attention layer.
+    (multi-condition guidance); `context_scale` λ's multiplier, one per dual cross-attention layer; `start` M/T of
+    arXiv 2406.15735, and `image_noise` the standard deviation of what is added to the image's latent.
     """
 
     command: Command
@@ -192,6 +193,15 @@ class Settings:
     )
     image_guidance: float | None = option(
         "A guidance scale of its own for the image.", SAMPLING, minimum=0, maximum=1000, default_help="none"
+    )
+    start: float = option(
+        "Where sampling starts, 1 being pure noise: 0.94 moves more.", SAMPLING, default=1.0, minimum=0.01, maximum=1
+    )
+    init_noise: Path | None = option(
+        "What it starts from: a file of Analytic-Init.", SAMPLING, metavar="<file>", default_help="measured on the data"
+    )
+    image_noise: float = option(
+        "Noise on the image that the model sees: 0.1 moves more.", SAMPLING, default=0.0, minimum=0, maximum=10
     )
     final_rescale: bool = option(
         "Undo the dynamic rescale in the last step, too: full contrast in few steps.",
@@ -244,8 +254,8 @@ class Settings:
     color_match: bool = option("Keep the image's colors from drifting.", MOTION, default=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings and lists. The context scale is 1 where it is 1 everywhere."""
-        values = asdict(self)
+        """Plain numbers, strings and lists. The context scale is 1 where it is 1 everywhere; of a file, its name."""
+        values = {name: value.name if isinstance(value, Path) else value for name, value in asdict(self).items()}
         scales = set(self.context_scale)
         values["context_scale"] = scales.pop() if len(scales) == 1 else list(self.context_scale)
         return values
@@ -256,7 +266,8 @@ class Options(TypedDict, total=False):
 
     `motion` is low, medium, high or the model's raw condition; `context_scale` a number or, by layers of the paper's
     figure 2a, `7-9:0.8`; `frames` how many to keep of those sampled; `segments` how often an animation goes on from
-    its last frame; `repeat` how often a loop is played; `trim_keyframes` leaves out the frame where two
+    its last frame; `start` where sampling starts, `init_noise` a file of what it starts from, `image_noise` how much
+    noise the image gets; `repeat` how often a loop is played; `trim_keyframes` leaves out the frame where two
     interpolations meet; `color_match` holds the colors of what is made to those of its image.
     """
 
@@ -264,6 +275,9 @@ class Options(TypedDict, total=False):
     steps: int | None
     guidance: float | None
     image_guidance: float | None
+    start: float
+    init_noise: str | Path | None
+    image_noise: float
     final_rescale: bool | None
     guidance_rescale: float | None
     eta: float | None
@@ -380,6 +394,8 @@ def resolve(
         "motion": _motion(config, values["motion"]),
         "context_scale": _context_scale(config, values["context_scale"]),
     }
+    for name, value in values.items():
+        _require(not isinstance(value, Path) or value.is_file(), name, "a file that is here", value)
     settings = Settings(
         command=command,
         model=config.name,
@@ -389,6 +405,8 @@ def resolve(
         **values,
     )
     _require(0 <= settings.seed < 2**63, "seed", "0 to 2⁶³ − 1", settings.seed)
+    timesteps = round(settings.start * config.schedule.num_timesteps)
+    _require(settings.steps <= timesteps, "steps", f"at most {timesteps} with this --start", settings.steps)
     least = 2 if command == "interpolate" or settings.segments > 1 else 1  # clips meet in a frame that both have
     longer = "For a longer video, use --segments" if command == "animate" and settings.frames > most else ""
     _require(least <= settings.frames <= most, "frames", f"{least} to {most}", settings.frames, longer)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from golden import open_golden
 from PIL import Image
+from safetensors.torch import save_file
 
 import dcrafter
 from dcrafter.conditions import Conditions, Noise, seeded_noise
@@ -352,3 +353,35 @@ def test_frames_are_decoded_beside_their_keyframes_at_the_output_size(
         torch.testing.assert_close(encoded[1], torch.nn.functional.avg_pool2d(last[None], 2))
     if command == "interpolate":
         assert all(given[part].images[0].equal(torch.stack(large[part : part + 2])) for part in (0, 1))
+
+
+def test_sampling_starts_later_from_what_is_known_of_the_data(pipe: Pipeline, cat: Path, tmp_path: Path) -> None:
+    def generated(**options: Any) -> torch.Tensor:
+        return pipe.animate(cat, "cat", **QUICK | options).latents  # type: ignore[typeddict-item]
+
+    channels = pipe.config.autoencoder.latent_channels
+    file = tmp_path / "initial.safetensors"
+    known = {"Expectation_X0": torch.zeros(1, channels, 16, 4, 4), "Tr_Cov_d": torch.tensor(1.0)}
+    save_file(known, file)
+    usual, early = generated(), generated(start=0.5)
+    assert not early.allclose(usual)
+    assert not generated(start=0.5, init_noise=file).allclose(early)
+    torch.testing.assert_close(generated(init_noise=file), usual, atol=1e-4, rtol=1e-4)  # mean 0 and variance 1
+    save_file({"Expectation_X0": torch.zeros(1, channels + 1, 1, 4, 4)}, file)
+    with pytest.raises(InputError, match="no initial noise for this model"):
+        generated(init_noise=file)
+    with pytest.raises(UsageError, match="--init-noise must be a file that is here"):
+        generated(init_noise=tmp_path / "none")
+    with pytest.raises(UsageError, match="--steps must be at most 10 with this --start"):
+        generated(start=0.01, steps=11)
+
+
+def test_noise_on_the_image_is_what_the_model_sees(pipe: Pipeline, cat: Path) -> None:
+    def encoded(**options: Any) -> torch.Tensor:
+        settings = resolve(pipe.config, "animate", "cat", 0, QUICK | options)  # type: ignore[arg-type]
+        (prepared,) = returned(pipe.prepare([([cat], settings)]))
+        return prepared.conditions.concat_latents  # type: ignore[no-any-return]
+
+    noise = encoded(image_noise=0.5) - encoded()
+    assert noise[:, :, :1].expand_as(noise).equal(noise)  # the same in every frame
+    assert noise.std().item() == pytest.approx(0.5, rel=0.2)

@@ -5,7 +5,8 @@
     sun.png,moon.png,interpolate,night falls,
 
 Columns are named like the long options, in any case, with - or _. `image` (with `image2`, `image3`, … for keyframes,
-or in JSON a list) is required, relative to the manifest. What is empty, null or left out follows the command line.
+or in JSON a list) is required; files are relative to the manifest. What is empty, null or left out follows the command
+line.
 """
 
 from __future__ import annotations
@@ -200,6 +201,7 @@ def _entry(row: dict[str, Any], where: str, folder: Path) -> Entry:
     if mode not in get_args(Command):
         raise ValueError(f"mode must be {', '.join(get_args(Command))}, not {mode[:LONGEST_SHOWN]}")
     options = {name.replace("-", "_"): _option(row[name], name) for name in OPTIONS if name in row}
+    options = {name: folder / value if isinstance(value, Path) else value for name, value in options.items()}
     return Entry(
         path=images[0] if is_url(images[0]) else Path(images[0]).as_posix(),
         images=tuple(image if is_url(image) else str(folder / image) for image in images),

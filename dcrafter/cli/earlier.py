@@ -16,7 +16,7 @@ from dcrafter.cli.arguments import STDIO
 from dcrafter.config import MODELS, Command, ModelConfig
 from dcrafter.errors import DCrafterError, InputError
 from dcrafter.media.fetch import is_url
-from dcrafter.settings import DTYPES, LONGEST_TEXT, Options, Settings, resolve
+from dcrafter.settings import DTYPES, LONGEST_TEXT, Options, Settings, flag, options_of, resolve
 from dcrafter.validation import build
 
 
@@ -39,6 +39,7 @@ TYPES = {
     "dtype": str,
     "lora": tuple[LoRARecord, ...],
 }
+FILES = {name for name, each in options_of(Settings).items() if each.given_type is Path}
 LORAS = 16  # that one result may name
 REQUIRED = {"command", "model", "sampler", "seed"}
 
@@ -85,6 +86,8 @@ def take_over(values: dict[str, Any], flags: set[str], command: Command) -> None
     for name, value in found.items():
         if name in values and name not in flags:
             values[name] = value
+    for name in FILES & found.keys() - flags:
+        values[name] = found[name] and _find_file(path, found[name], name)
     if "images" in values and not values["images"]:
         values["images"] = [_find(path, image) for image in earlier.get("images", [])]
 
@@ -185,6 +188,13 @@ def _find(earlier: Path, image: str) -> str:
     for path in _beside(earlier, image):
         return str(path)
     raise InputError(f"the image {image}, of which {earlier} was made, is not here", "Name it before --from")
+
+
+def _find_file(earlier: Path, name: str, option: str) -> Path:
+    """A file of an option. Raises InputError if it is not here."""
+    for path in _beside(earlier, name):
+        return path
+    raise InputError(f"the file {name}, with which {earlier} was made, is not here", f"Give it with {flag(option)}")
 
 
 def _beside(earlier: Path, name: str) -> Iterator[Path]:

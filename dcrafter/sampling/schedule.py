@@ -66,21 +66,23 @@ class SamplingStep:
     alpha: float  # ᾱ_t
     alpha_prev: float  # ᾱ of the next lower timestep in the list; ᾱ_0 behind the last step
     rescale: float  # s_prev / s_t, applied to the predicted x₀
+    scale: float = 1.0  # s_t: x_t = √ᾱ_t·s_t·x₀ + √(1 − ᾱ_t)·ε
 
 
 def sampling_steps(
-    config: ScheduleConfig, spacing: Spacing, steps: int, final_rescale: bool = False
+    config: ScheduleConfig, spacing: Spacing, steps: int, final_rescale: bool = False, start: float = 1.0
 ) -> list[SamplingStep]:
     """The table that a sampler walks, highest timestep first.
 
     Args:
         config: the schedule that the model was trained with.
         spacing: which timesteps.
-        steps: how many, 1 to `num_timesteps`.
+        steps: how many, 1 to `start` of `num_timesteps`.
         final_rescale: the last step rescales x₀ to s_0 = 1. The published sampler leaves it multiplied by s of the
             lowest timestep, 0.95 (512) or 0.88 (1024) at 15 steps; ViewCrafter (arXiv 2409.02048) mends it.
+        start: the share of the timesteps that is walked, M/T of arXiv 2406.15735; see `start.py`.
     """
-    ts = timesteps(spacing, steps, config.num_timesteps)
+    ts = timesteps(spacing, steps, round(start * config.num_timesteps))
     # The published sampler reads ᾱ in float32, whose last digits its tables keep.
     alphas = alphas_cumprod(config).astype(np.float32).tolist()
     factors = rescale_factors(config).tolist()
@@ -91,6 +93,7 @@ def sampling_steps(
             alphas[t],
             alpha_prev=alphas[p] if i else alphas[0],
             rescale=(factors[p] if i or not final_rescale else factors[0]) / factors[t],
+            scale=factors[t],
         )
         for i, (t, p) in enumerate(zip(ts, previous, strict=True))
     ]

@@ -187,7 +187,7 @@ def open_checkpoint(
     Raises:
         WeightsError: the file is missing, damaged, unsafe, or of another model.
     """
-    raw, header = _read(path)
+    raw, header = read_tensors(path)
     size = path.stat().st_size
     if HEADER in header:
         config = _config_from_header(path, header[HEADER])
@@ -259,8 +259,11 @@ def save_checkpoint(tensors: Mapping[str, Tensor], config: ModelConfig, path: Pa
 # --- files ---
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors, mapped, and the header's text entries. The content decides the format, not the suffix."""
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors, mapped, and the header's text entries. The content decides the format, not the suffix.
+
+    Raises WeightsError for a file that is missing, damaged, unsafe or of another kind.
+    """
     try:
         with path.open("rb") as file:
             start = file.read(9)
