@@ -85,8 +85,10 @@ class EvaluationCommand:
             "sampler": arguments.sampler,
         }
         sets = suite.video_sets(pipe.config, arguments.data)
-        progress = _progress()
-        studio = Studio(pipe, sets, seed=arguments.seed, batch=arguments.batch, options=options, report=_bars(progress))
+        progress = progress_display()
+        studio = Studio(
+            pipe, sets, seed=arguments.seed, batch=arguments.batch, options=options, report=progress_bars(progress)
+        )
         measures = {name: suite.measures[name] for name in only} or _possible(suite, sets, pipe.config)
         for name in {name for measure in measures.values() for name in measure.sets}:
             studio.settings(name)  # what the model cannot do is an error before anything is generated
@@ -148,7 +150,8 @@ def _about(studio: Studio) -> dict[str, Any]:
     }
 
 
-def _progress() -> Progress:
+def progress_display() -> Progress:
+    """Bars on stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -163,8 +166,8 @@ def _progress() -> Progress:
     )
 
 
-def _bars(progress: Progress) -> Report:
-    """A bar for each set of videos."""
+def progress_bars(progress: Progress) -> Report:
+    """A report that has a bar for each name."""
     tasks: dict[str, TaskID] = {}
 
     def report(name: str, done: float, total: int) -> None:

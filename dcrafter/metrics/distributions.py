@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Features = NDArray[np.float64]
-ROWS = 512  # of a kernel matrix that are computed at once
+ROWS = 256  # that are worked on at once
 
 
 def frechet_distance(features: NDArray[Any], reference_features: NDArray[Any]) -> float:
@@ -59,7 +59,11 @@ def _pair(features: NDArray[Any], reference_features: NDArray[Any]) -> tuple[Fea
 def _gaussian(x: Features) -> tuple[Features, Features]:
     """Mean (D,), and A (min(n, D), D) with AᵀA the covariance."""
     mean = x.mean(axis=0)
-    return mean, np.asarray(np.linalg.qr((x - mean) / np.sqrt(len(x) - 1), mode="r"))
+    factor = np.zeros((0, x.shape[1]))
+    for start in range(0, len(x), max(ROWS, x.shape[1])):
+        rows = (x[start : start + max(ROWS, x.shape[1])] - mean) / np.sqrt(len(x) - 1)
+        factor = np.asarray(np.linalg.qr(np.concatenate([factor, rows]), mode="r"))
+    return mean, factor
 
 
 def _mean_kernel(x: Features, y: Features, *, own: bool) -> float:

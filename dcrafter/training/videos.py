@@ -120,7 +120,7 @@ class Videos(Dataset[dict[str, Any]]):
                 continue
             track = None
             try:
-                track = _track(video, self.frames)
+                track = open_track(video, self.frames)
                 return {"caption": caption, **self._clip(track, stride, place), "skipped": "\n".join(skipped)}
             except Exception as error:  # decoders raise nearly anything on damaged data
                 failed += 1
@@ -214,7 +214,7 @@ class Track:
 
 
 @lru_cache(maxsize=256)
-def _track(path: Path, least: int) -> Track:
+def open_track(path: Path, least: int) -> Track:
     """Read a file's packets without decoding. Raises ValueError if it has fewer frames than `least`, or than 2."""
     with av.open(str(path)) as container:
         stream = container.streams.best("video")
@@ -246,7 +246,7 @@ def _listed(path: Path, options: VideoData) -> list[tuple[str, str]]:
     elif not path.exists():
         raise InputError(f"there is no {path}", "Give a folder of videos, or a CSV or JSONL manifest.")
     elif path.suffix.lower() in (".csv", ".jsonl"):
-        rows = _manifest_rows(path)
+        rows = manifest_rows(path)
     else:
         raise InputError(f"{path} is neither a folder nor a manifest", "Give a folder, a .csv or a .jsonl.")
 
@@ -296,7 +296,7 @@ def _folder_rows(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield str(video), {"path": video.absolute(), "caption": " ".join(caption.split())}
 
 
-def _manifest_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def manifest_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each line's name for messages, and its values. Raises InputError."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
