@@ -120,7 +120,7 @@ def writing_to(folder: Path) -> Iterator[None]:
         free = shutil.disk_usage(folder).free if folder.is_dir() else 0
         raise WeightsError(
             f"cannot write to {folder} ({error.strerror or error}; {format_size(free)} are free)",
-            "Make room there and run the same again to go on, or choose another folder with --cache-dir",
+            "Make room there and run the same again to go on, or name another folder in DCRAFTER_CACHE_DIR",
         ) from error
 
 
@@ -131,7 +131,7 @@ def check_space(folder: Path, download: int, convert: int) -> None:
         raise WeightsError(
             f"{folder} has {format_size(free)} free, and {format_size(download + convert)} are needed: "
             f"{format_size(download)} to download and {format_size(convert)} for the converted weights",
-            "Make room, or choose another folder with --cache-dir",
+            "Make room, or name another folder in DCRAFTER_CACHE_DIR",
         )
 
 

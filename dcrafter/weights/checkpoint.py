@@ -364,4 +364,4 @@ def _short(text: str) -> str:
 
 
 def _mismatch(path: Path, found: str, wanted: str) -> WeightsError:
-    return WeightsError(f"{path} holds the {found} model, not {wanted}", f"Leave out --model {wanted}, or change it")
+    return WeightsError(f"{path} holds the {found} model, not {wanted}", f"Leave out the name {wanted}, or change it")

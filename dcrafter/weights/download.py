@@ -134,7 +134,7 @@ def _no_hub(url: str) -> WeightsError:
     host = urlsplit(url).netloc
     return WeightsError(
         f"{host} does not answer as a Hugging Face hub does" + (f": it sends {content}" if content else ""),
-        "Log in to the network in a browser if it asks for that, or check --endpoint",
+        "Log in to the network in a browser if it asks for that, or check the mirror if you named one",
     )
 
 
@@ -173,9 +173,7 @@ def download(remote: Remote, part: Path, *, sleep: Sleep = time.sleep) -> Genera
         reason = f"{remote.file} came with the SHA-256 {digest[:12]}…, not {remote.sha256[:12]}… as the hub has it"
         if not last_try:
             logger.warning("%s; fetching it again", reason)
-    raise WeightsError(
-        f"{reason}, twice", "The connection or the mirror changes files: try another one (--endpoint, HF_ENDPOINT)"
-    )
+    raise WeightsError(f"{reason}, twice", "The connection or the mirror changes files: try another one in HF_ENDPOINT")
 
 
 def _complete(remote: Remote, part: Path, sleep: Sleep) -> Generator[Progress, None, str]:
@@ -350,13 +348,13 @@ def _retry_after(headers: Any) -> float:
 
 def _give_up(error: Exception | None, what: str, pause: float, progress: str) -> NoReturn:
     """Raise the failure as an error that says what to do."""
-    advice = "Another copy of the file can be given with --checkpoint, or a mirror with --endpoint"
+    advice = "A mirror can be named in HF_ENDPOINT; a copy from elsewhere goes by dcrafter animate --checkpoint FILE"
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
     if isinstance(error, GatedRepoError) or status == 403:
         reason = "the hub does not give it to you"
         advice = "Ask for access on its page, then log in with `hf auth login` or set HF_TOKEN"
     elif isinstance(error, RevisionNotFoundError):
-        reason, advice = "the repository has no such revision", "Leave out --revision, or check it"
+        reason, advice = "the repository has no such revision", "Leave it out for the newest, or check its name"
     elif isinstance(error, RemoteEntryNotFoundError):
         reason = "the repository has no such file"
     elif isinstance(error, RepositoryNotFoundError) or status == 401:

@@ -121,7 +121,7 @@ def choose(model: str, command: Command) -> str:
         size = format_size(PUBLISHED[name].size)
         raise WeightsError(
             f"no model for {command} is on this machine",
-            f"Fetch one with dcrafter download {name} ({size}), or give --checkpoint FILE",
+            f"Give --checkpoint FILE, or fetch one with dcrafter download {name} ({size})",
         )
     if command not in config(model).commands:
         raise UsageError(f"the model {model} does not {command}", f"Use {' or '.join(able)}")
@@ -135,7 +135,8 @@ def config(model: str) -> ModelConfig:
     path = weights_path(cache_dir(), model)
     if not path.is_file():
         raise UsageError(
-            f"there is no model {model}", f"Choose among {', '.join(MODELS)}, or dcrafter download --import one"
+            f"there is no model {model}",
+            f"Choose among {', '.join(MODELS)}, or take in your own: dcrafter download --import FILE --name {model}",
         )
     try:
         return ModelConfig.from_dict(json.loads(cache.read_header(path)[0]["__metadata__"][cache.HEADER]))
@@ -321,7 +322,7 @@ def _hub_file(model: str, variant: str | None) -> HubFile:
         return VARIANTS[model, variant]
     if model not in PUBLISHED:
         config(model)
-        raise WeightsError(f"the weights of {model} are not on the hub", "They come with the package, or by --import")
+        raise WeightsError(f"the weights of {model} are not on the hub", "They come with the package, or by an import")
     return PUBLISHED[model]
 
 

@@ -165,7 +165,7 @@ def config_from_tree(tree: Mapping[str, Any], model: str | None = None, command:
         if base.schedule.prediction != prediction:
             raise WeightsError(
                 f"the model configuration predicts {prediction}, and the {model} model does not",
-                f"Leave out --model {model}, or change it",
+                f"Leave out the name {model}, or change it",
             )
         autoencoder = AutoencoderConfig(
             latent_channels=vae["z_channels"],

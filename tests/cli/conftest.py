@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from cli.advice import COMMANDS, wrong_advice
 from cli.running import Outcome, Run
 
 from dcrafter.cli.app import main
@@ -24,6 +25,9 @@ def dcrafter(capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.Mon
         with pytest.raises(SystemExit) as stop:
             main([str(argument) for argument in arguments])
         captured = capsysbinary.readouterr()
-        return Outcome(int(stop.value.code or 0), captured.out, captured.err.decode())
+        shown = captured.err.decode()
+        if arguments and arguments[0] in COMMANDS:
+            assert not wrong_advice(shown, (str(arguments[0]),)), shown
+        return Outcome(int(stop.value.code or 0), captured.out, shown)
 
     return run

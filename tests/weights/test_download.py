@@ -197,7 +197,7 @@ def test_an_hour_is_too_long_to_wait(hub: Hub, part: Path, naps: list[float]) ->
         (Status(404, {"X-Error-Code": "RepoNotFound"}), "no such repository.*hf auth login"),
         (Status(401), "no such repository.*HF_TOKEN"),
         (Status(404, {"X-Error-Code": "EntryNotFound"}), "no such file"),
-        (Status(404, {"X-Error-Code": "RevisionNotFound"}), "no such revision.*--revision"),
+        (Status(404, {"X-Error-Code": "RevisionNotFound"}), "no such revision.*Leave it out"),
         (Status(403, {"X-Error-Code": "GatedRepo"}), "does not give it to you.*Ask for access"),
         (Status(403), "does not give it to you"),
         (Status(418), "answers 418"),
@@ -378,7 +378,7 @@ def test_silence_is_a_cut(hub: Hub, part: Path, naps: list[float], monkeypatch: 
 
 def test_a_full_disk(hub: Hub, part: Path, naps: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dcrafter.weights.download.open_own", lambda *_: Path("/dev/full").open("ab", buffering=0))  # noqa: SIM115
-    with pytest.raises(WeightsError, match=r"No space left on device.*GB are free.*--cache-dir"):
+    with pytest.raises(WeightsError, match=r"No space left on device.*GB are free.*DCRAFTER_CACHE_DIR"):
         fetch(part, naps)
 
 

@@ -271,7 +271,7 @@ def test_space_is_checked_before(
 
 def test_a_cache_that_cannot_be_written(folder: Path) -> None:
     folder.write_text("a file")
-    with pytest.raises(WeightsError, match=r"cannot write to .*--cache-dir"):
+    with pytest.raises(WeightsError, match=r"cannot write to .*DCRAFTER_CACHE_DIR"):
         hub.fetch("512")
 
 
