@@ -42,7 +42,7 @@ def frames_of(path: str) -> torch.Tensor:
 def test_a_first_command_moves_the_picture(dcrafter: Run) -> None:  # noqa: F811
     outcome = dcrafter("animate", CAT, "-p", "zoom in on a cat", "--seed", "1", "-o", "cat.apng", "--steps", "12")
     assert outcome.status == 0, outcome.stderr
-    assert "small model" in outcome.stderr
+    assert "the built-in `tiny` model" in outcome.stderr
     assert "dcrafter download 512" in outcome.stderr
     settings = read_settings(Path("cat.apng"))
     assert settings is not None
@@ -72,4 +72,4 @@ def test_it_loops_and_interpolates(dcrafter: Run) -> None:  # noqa: F811
 def test_a_model_by_its_name_needs_no_network(dcrafter: Run) -> None:  # noqa: F811
     outcome = dcrafter("animate", CAT, "-m", "tiny", "--offline", "--steps", "1", "-g", "1", "--frames", "2")
     assert outcome.status == 0, outcome.stderr
-    assert "small model" not in outcome.stderr
+    assert "built-in" not in outcome.stderr

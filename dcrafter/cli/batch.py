@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -19,6 +18,7 @@ from dcrafter.cli.arguments import FLAG, STDIO, ToolCommand, argument, option
 from dcrafter.cli.batch_view import describe, view
 from dcrafter.cli.console import Console, logger
 from dcrafter.cli.options import Request, takes_request
+from dcrafter.cli.sources import captioner_of, read_stdin
 from dcrafter.cli.transfer import acquire
 from dcrafter.config import Command
 from dcrafter.errors import BatchError, DCrafterError, UsageError
@@ -138,7 +138,8 @@ def batch(
     console = Console(quiet=request.quiet, verbose=request.verbose)
     _check_usage(request, inputs, prompts, prompt_from, join, shard, crossfade)
     part = shard_of(shard, dict(os.environ)) if shard else None
-    prompt, stdin = _read_stdin(request, inputs)
+    prompt, content = read_stdin(inputs, request)
+    stdin = content.decode("utf-8-sig", "surrogateescape")
     output = Output(request, results=2)
     store = _store(request, output, part)
     outputs = store.outputs() | ({join.absolute()} if join else set())
@@ -255,16 +256,6 @@ def _check_usage(
         logger.warning("a batch shows no preview")
 
 
-def _read_stdin(request: Request, inputs: list[str]) -> tuple[str, str]:
-    """The prompt, and the text that is the input `-`; at most one of them is stdin."""
-    if inputs.count(STDIO) + (request.prompt == STDIO) > 1:
-        raise UsageError("only one argument can be -", "Write out the prompt")
-    text = ""
-    if STDIO in (*inputs, request.prompt):
-        text = sys.stdin.buffer.read().decode("utf-8-sig", "surrogateescape")
-    return (" ".join(text.split()), "") if request.prompt == STDIO else (request.prompt, text)
-
-
 def _work(
     items: list[Item],
     store: Store,
@@ -278,12 +269,12 @@ def _work(
     """The batch, each of its items with the name of its model."""
     from dcrafter.batch.runner import Batch, Weights
     from dcrafter.batch.worker import Models
-    from dcrafter.cli.forecast import ABOUT_TINY
-    from dcrafter.cli.sources import captioner_of
+    from dcrafter.cli.forecast import say_built_in
 
     chosen = [_with_model(item, request) for item in items]
-    if any((item.model, made.model) == ("auto", "tiny") for item, made in zip(items, chosen, strict=True)):
-        console.say(ABOUT_TINY)
+    built_in = [item for item, made in zip(items, chosen, strict=True) if (item.model, made.model) == ("auto", "tiny")]
+    if built_in:
+        say_built_in(built_in[0].command, console)
     items = chosen
     models = Models(request.model, items[0].command if items else "animate", retries)
     captioner = captioner_of(request, console) if request.auto_prompt else None

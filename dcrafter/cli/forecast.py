@@ -9,25 +9,30 @@ from typing import TYPE_CHECKING
 from dcrafter.cli.console import Console
 from dcrafter.cli.options import FAST_STEPS, Request
 from dcrafter.cli.sources import Source, title_of
-from dcrafter.config import ModelConfig
+from dcrafter.config import Command, ModelConfig
 from dcrafter.errors import WeightsError
 from dcrafter.runtime.machine import process_memory
 from dcrafter.settings import Settings
 from dcrafter.text import format_size
-from dcrafter.weights.families import PUBLISHED
+from dcrafter.weights.families import PUBLISHED, advised
 
 if TYPE_CHECKING:
     import torch
 
     from dcrafter.models.dynamicrafter import DynamiCrafter
 
-ABOUT_TINY = (
-    "using the small model that comes along: 256×256, a few motions. `dcrafter download 512` fetches a real one"
-)
 LARGE = 100_000_000  # parameters of a UNet, from which on its time is worth an estimate
 HOURS = 2.0  # from so many on, a quicker way is named
 
 logger = logging.getLogger(__name__)
+
+
+def say_built_in(command: Command, console: Console) -> None:
+    """What is told where nobody chose a model, and there is none but the built-in one."""
+    console.say(
+        "using the built-in `tiny` model, which knows zoom, pan, rotate, sway, pulse, ripple…; "
+        f"for 'cat yawning' fetch a real one: dcrafter download {advised(command)}"
+    )
 
 
 def say_model(

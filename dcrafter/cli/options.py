@@ -50,7 +50,7 @@ Images = Annotated[
 class Request:
     """A generation as it is asked for on the command line."""
 
-    prompt: str = option("What happens; - reads stdin.", default="", short="-p", default_help=False)
+    prompt: str | None = option("What happens; - reads stdin.", short="-p", default_help=False)
     output: str | None = option(
         "File, folder (with / at its end, or existing), or - for stdout.",
         short="-o",

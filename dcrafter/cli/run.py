@@ -132,7 +132,7 @@ def _choose(command: Command, request: Request, console: Console) -> str:
 
     model = hub.choose(request.model.model, command)
     if (request.model.model, model) == ("auto", "tiny"):
-        console.say(forecast.ABOUT_TINY)
+        forecast.say_built_in(command, console)
     return model
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 MAX_PROMPT = 1_000_000  # bytes of a prompt from stdin
 STDIN_STEM = "video"  # what the result of an image from stdin is called
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,21 +57,24 @@ def stem_of(image: str) -> str:
     return safe(Path(url_path(image) if is_url(image) else image).stem) or STDIN_STEM
 
 
-def read_stdin(images: Iterable[str], request: Request) -> tuple[str, bytes]:
-    """The prompt, and the bytes of the image that is `-`. Raises UsageError if both would be stdin."""
-    wanted = [image for image in images if image == STDIO]
-    if len(wanted) + (request.prompt == STDIO) > 1:
-        raise UsageError("only one argument can be -", "stdin holds one image, or the prompt")
-    if request.prompt == STDIO:
-        prompt = sys.stdin.buffer.read(MAX_PROMPT + 1)
-        if len(prompt) > MAX_PROMPT:
+def read_stdin(arguments: Sequence[str], request: Request) -> tuple[str, bytes]:
+    """The prompt, and the bytes of the argument that is `-`. Raises UsageError if both would be stdin."""
+    named = arguments.count(STDIO)
+    if named + (request.prompt == STDIO) > 1:
+        raise UsageError("only one argument can be -", "stdin holds one of them")
+    prompt, content = request.prompt, b""
+    if prompt == STDIO:
+        said = sys.stdin.buffer.read(MAX_PROMPT + 1)
+        if len(said) > MAX_PROMPT:
             raise UsageError(f"the prompt from stdin has more than {MAX_PROMPT / 1e6:g} MB", "Give a line of text")
-        return " ".join(prompt.decode("utf-8", "replace").split()), b""
-    if not wanted:
-        return request.prompt, b""
-    from dcrafter.media.image import read_stdin as read_image
+        prompt = " ".join(said.decode("utf-8", "replace").split())
+    elif named:
+        from dcrafter.media.image import read_stdin as read_content
 
-    return request.prompt, read_image(sys.stdin.buffer)
+        content = read_content(sys.stdin.buffer)
+    if prompt == "" and request.from_ is None:
+        logger.warning("the prompt is empty; what happens is left to the model")
+    return prompt or "", content
 
 
 def open_sources(images: Iterable[str], stdin: bytes, offline: bool) -> dict[str, Source]:

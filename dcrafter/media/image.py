@@ -162,8 +162,8 @@ def _too_long(name: str) -> InputError:
 
 
 def read_stdin(stream: BinaryIO) -> bytes:
-    """An image file from a stream. Raises InputError if it is longer than MAX_BYTES."""
-    return _read(stream, "the image from stdin")
+    """An image file, or a list of them, from a stream. Raises InputError if it is longer than MAX_BYTES."""
+    return _read(stream, "what comes from stdin")
 
 
 def _identify(file: BinaryIO, name: str) -> Image.Image:

@@ -33,8 +33,12 @@ COMMANDS = _commands()
 def wrong_advice(text: str, commands: tuple[str, ...] = GENERATING) -> list[str]:
     """What a message names and is not there, where each of `commands` may show it.
 
-    An option belongs to the command that the message names before it, else to all that may show it.
+    An option belongs to the command that its line names before it, else to all that may show it.
     """
+    return [complaint for line in text.splitlines() for complaint in _wrong_in(line, commands)]
+
+
+def _wrong_in(text: str, commands: tuple[str, ...]) -> list[str]:
     wrong, owners = [], commands
     for found in _NAMED.finditer(_OTHERS.sub("", text)):
         command, model, option = found["command"], found["model"], found["option"]

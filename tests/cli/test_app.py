@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -114,6 +115,27 @@ def test_exceptions_become_a_line_and_a_status(
         assert loud.status == status
         assert loud.stderr.startswith("Traceback")
         assert loud.stderr.endswith(outcome.stderr)
+
+
+@pytest.mark.parametrize("command", ["animate", "batch"])
+def test_an_empty_prompt_is_not_taken_silently(dcrafter: Run, command: str) -> None:
+    said = "the prompt is empty; what happens is left to the model"
+    for given, stdin in ((["-p", ""], b""), (["-p", "-"], b" \n")):
+        assert said in dcrafter(command, CAT, *given, "-m", "tiny", "--dry-run", stdin=stdin).stderr
+    assert said not in dcrafter(command, CAT, "-m", "tiny", "--dry-run").stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "real"), [("animate", "512"), ("interpolate", "512-interp"), ("loop", "512-interp")]
+)
+def test_the_built_in_model_is_told_once_with_what_it_knows(
+    dcrafter: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, real: str
+) -> None:
+    monkeypatch.setenv("DCRAFTER_CACHE_DIR", str(tmp_path))
+    shown = dcrafter(command, CAT, CAT, "--dry-run").stderr
+    assert shown.count("using the built-in `tiny` model, which knows zoom, pan") == 1
+    assert f"fetch a real one: dcrafter download {real}\n" in shown
+    assert "built-in" not in dcrafter(command, CAT, CAT, "-m", "tiny", "--dry-run").stderr
 
 
 def test_environment_variables_are_defaults(dcrafter: Run, monkeypatch: pytest.MonkeyPatch) -> None:

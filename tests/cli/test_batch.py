@@ -357,7 +357,7 @@ def test_the_small_model_is_named_when_it_is_taken(dcrafter: Run, monkeypatch: p
     monkeypatch.setattr("dcrafter.weights.hub.choose", lambda model, command: "tiny")
     outcome = dcrafter("batch", CAT, "--dry-run")
     assert outcome.status == 0, outcome.stderr
-    assert "using the small model" in outcome.stderr
+    assert "using the built-in `tiny` model" in outcome.stderr
 
 
 @pytest.mark.slow
