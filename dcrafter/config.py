@@ -35,6 +35,11 @@ class UNetConfig:
     image_tokens_per_frame: int = 16
     learnable_image_scale: bool = False  # a tanh-gated λ per layer (256 only)
     norm_groups: int = 32
+    time_channels: int = 0  # of the sinusoidal embeddings; 0: `model_channels`
+
+    @property
+    def embedding_channels(self) -> int:
+        return self.time_channels or self.model_channels
 
     @property
     def downsampling(self) -> int:

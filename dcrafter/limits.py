@@ -35,6 +35,7 @@ RANGES: Mapping[str, Mapping[str, tuple[float, float]]] = {
         "context_dim": WIDTH,
         "image_tokens_per_frame": (1, 1024),
         "norm_groups": GROUPS,
+        "time_channels": (0, 4096),
     },
     "AutoencoderConfig": {
         "latent_channels": (1, 1024),
@@ -119,6 +120,7 @@ def check_consistent(config: Any) -> None:
     levels = len(unet.channel_mult)
     wrong = {
         "UNetConfig.model_channels must be even": unet.model_channels % 2,
+        "UNetConfig.time_channels must be even": unet.time_channels % 2,
         "UNetConfig.model_channels must be a multiple of its norm_groups": unet.model_channels % unet.norm_groups,
         "UNetConfig.head_channels is more than model_channels": unet.head_channels > unet.model_channels,
         "UNetConfig.channel_mult must begin with 1": unet.channel_mult[0] != 1,

@@ -182,8 +182,8 @@ class UNet3D(nn.Module):
         super().__init__()
         self.config = config
         width = config.model_channels
-        self.time_embed = self._embedding(width)
-        self.fs_embed = self._embedding(width)
+        self.time_embed = self._embedding(config.embedding_channels, width)
+        self.fs_embed = self._embedding(config.embedding_channels, width)
         self.conv_in = nn.Conv2d(config.in_channels, width, 3, padding=1)
         self.init_attn = TemporalTransformer(width, config.init_attn_heads, config)
 
@@ -212,8 +212,8 @@ class UNet3D(nn.Module):
         self.conv_out = nn.Conv2d(width, config.out_channels, 3, padding=1)
 
     @staticmethod
-    def _embedding(width: int) -> nn.Sequential:
-        return nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width))
+    def _embedding(channels: int, width: int) -> nn.Sequential:
+        return nn.Sequential(nn.Linear(channels, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width))
 
     def forward(self, x: Tensor, t: Tensor, text: Tensor, image: Tensor, fs: Tensor) -> Tensor:
         """One evaluation.
@@ -228,9 +228,9 @@ class UNet3D(nn.Module):
             (B, C_out, T, h, w): the prediction, eps or v.
         """
         frames, dtype = x.shape[2], self.conv_in.weight.dtype
-        width, per_frame = self.config.model_channels, self.config.image_tokens_per_frame
-        emb = self.time_embed(sinusoidal_embedding(t, width).to(dtype))  # (B, 4·width)
-        emb = emb + self.fs_embed(sinusoidal_embedding(fs, width).to(dtype))
+        channels, per_frame = self.config.embedding_channels, self.config.image_tokens_per_frame
+        emb = self.time_embed(sinusoidal_embedding(t, channels).to(dtype))  # (B, 4·width)
+        emb = emb + self.fs_embed(sinusoidal_embedding(fs, channels).to(dtype))
         text, image = text.to(dtype), image.to(dtype)
         if image.shape[1] == per_frame * frames:
             image = rearrange(image, "b (t m) d -> (b t) m d", t=frames)
