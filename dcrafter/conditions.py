@@ -78,10 +78,8 @@ class ConditionEncoder:
         self._texts: dict[tuple[str, str], Tensor] = {}  # encoded prompts, the latest
 
     @torch.inference_mode()
-    def encode(
-        self, videos: Sequence[tuple[Tensor, Settings, Noise]], frames: int
-    ) -> Generator[Event, None, list[Conditions]]:
-        """Keyframes (1 or 2, 3, H, W) in [-1, 1], settings and noise of each video → Conditions for so many frames."""
+    def encode(self, videos: Sequence[tuple[Tensor, Settings, Noise]]) -> Generator[Event, None, list[Conditions]]:
+        """Keyframes (1 or 2, 3, H, W) in [-1, 1], settings and noise of each video → Conditions."""
         texts, images, latents = [], [], []
         for _, settings, _ in videos:
             texts.append((yield from self._encode_text(settings.prompt, settings.negative_prompt)))
@@ -93,8 +91,8 @@ class ConditionEncoder:
                 drawn = noise(tuple(latents[-1].shape)).to(latents[-1])
                 latents[-1] = latents[-1] + settings.image_noise * drawn
         return [
-            Conditions(text[:1], text[1:], image[:1], image[1:], detail_guidance(encoded, frames))
-            for text, image, encoded in zip(texts, images, latents, strict=True)
+            Conditions(text[:1], text[1:], image[:1], image[1:], detail_guidance(encoded, settings.sampled_frames))
+            for text, image, encoded, (_, settings, _) in zip(texts, images, latents, videos, strict=True)
         ]
 
     def _encode_text(self, prompt: str, negative_prompt: str) -> Generator[Event, None, Tensor]:

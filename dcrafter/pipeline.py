@@ -32,6 +32,7 @@ from dcrafter.sampling.ddim import Denoiser
 from dcrafter.sampling.guidance import Guidance
 from dcrafter.sampling.schedule import SamplingStep, sampling_steps
 from dcrafter.sampling.start import LatentStatistics, known_statistics
+from dcrafter.sampling.windows import fuse, windows
 from dcrafter.settings import Options, Settings, resolve
 from dcrafter.weights import hub
 from dcrafter.weights.checkpoint import Checkpoint, open_checkpoint, read_tensors
@@ -165,7 +166,7 @@ class Pipeline:
             (_ends(images.input, settings.command), settings, noise)
             for images, (_, settings), noise in zip(keyframes, videos, noises, strict=True)
         ]
-        conditions = yield from self.encoder.encode(inputs, self.config.frames)
+        conditions = yield from self.encoder.encode(inputs)
         return [Prepared(*each) for each in zip(keyframes, noises, conditions, strict=True)]
 
     def generate(
@@ -191,7 +192,7 @@ class Pipeline:
         """
         keyframes = prepared.keyframes if prepared else Keyframes.open(images, settings, self.config)
         noise = prepared.noise if prepared else noise or seeded_noise(settings.seed)
-        kept = kept_frames(self.config.frames, settings)
+        kept = kept_frames(settings)
         parts = len(keyframes.input) - 1 if settings.command == "interpolate" else settings.segments
         clips: list[Tensor] = []  # of each part (n, 3, H, W)
         samples = []
@@ -237,7 +238,7 @@ class Pipeline:
 
     def encode(self, keyframes: Tensor, settings: Settings, noise: Noise) -> Generator[Event, None, Conditions]:
         """Keyframes (1 or 2, 3, H, W) in [-1, 1] → Conditions, as the generator's return value."""
-        return (yield from self.encoder.encode([(keyframes, settings, noise)], self.config.frames))[0]
+        return (yield from self.encoder.encode([(keyframes, settings, noise)]))[0]
 
     @torch.inference_mode()
     def sample(self, conditions: Conditions, settings: Settings, noise: Noise) -> Generator[Event, None, Tensor]:
@@ -266,23 +267,24 @@ class Pipeline:
         return latents
 
     def denoiser(self, conditions: Conditions, settings: Settings) -> Denoiser:
-        """The UNet with its conditions and guidance in place. Needs the unet loaded."""
+        """The UNet with its conditions and guidance in place, over as many frames as there are. Needs it loaded."""
         c = conditions
         fs = torch.full((len(c.text),), settings.motion, device=self.device)
         guidance = Guidance(settings.guidance, settings.image_guidance, settings.guidance_rescale)
 
-        def denoise(x: Tensor, t: int) -> Tensor:
+        def denoise(x: Tensor, t: int, frames: slice) -> Tensor:
             time = torch.full((len(x),), t, device=self.device)
 
             def predict(with_text: bool, with_image: bool) -> Tensor:
                 text = c.text if with_text else c.uncond_text
                 image = c.image if with_image else c.uncond_image
-                run = lambda: self.model.denoise(x, time, text, image, c.concat_latents, fs)  # noqa: E731
+                given = c.concat_latents[:, :, frames]
+                run = lambda: self.model.denoise(x, time, text, image, given, fs)  # noqa: E731
                 return self.residency.run_finite(run, "unet")
 
             return guidance(predict)
 
-        return denoise
+        return fuse(denoise, windows(c.concat_latents.shape[2], settings.window, settings.overlap))
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, references: References | None = None) -> Generator[Event, None, Tensor]:
@@ -383,8 +385,9 @@ def quantize_uint8(frames: Tensor) -> Tensor:
     return ((frames + 1) * 127.5).round() / 127.5 - 1
 
 
-def kept_frames(sampled: int, settings: Settings) -> list[int]:
+def kept_frames(settings: Settings) -> list[int]:
     """Which of the sampled frames go into the file: evenly spaced ones. A loop's last repeats its first."""
+    sampled = settings.sampled_frames
     if settings.command == "loop":
         return [i * (sampled - 1) // settings.frames for i in range(settings.frames)]
     if settings.frames == 1:

@@ -27,6 +27,7 @@ from dcrafter.validation import convert
 Fit = Literal["crop", "crop:top", "crop:bottom", "crop:left", "crop:right", "pad", "stretch"]
 
 DEFAULT_FPS = 8.0
+MAX_FRAMES = 1000
 MAX_PIXELS = 16_777_216  # of a frame; encoding 16384×8192 takes 2 GB
 DTYPES = ("float32", "float16", "bfloat16")
 MEMORY_PLANS = ("normal", "low", "min")  # each slower and smaller
@@ -226,7 +227,25 @@ class Settings:
         metavar="<scale>",
         default_help="1",
     )
-    frames: int = option("Frames to keep, evenly chosen.", MOTION, by_model=True, default_help="all that are sampled")
+    frames: int = option(
+        "Frames of the video: fewer than are sampled, evenly chosen, or more.",
+        MOTION,
+        by_model=True,
+        minimum=1,
+        maximum=MAX_FRAMES,
+        default_help="all that are sampled",
+    )
+    window: int = option(
+        "Frames that are sampled at once. A longer video is sampled in windows.",
+        MOTION,
+        by_model=True,
+        minimum=2,
+        maximum=MAX_FRAMES,
+        default_help="16; interpolate, loop all",
+    )
+    overlap: int = option(
+        "Frames that neighboring windows share.", MOTION, by_model=True, minimum=0, default_help="half a window"
+    )
     fps: float = option("Frames a second when played.", MOTION, default=DEFAULT_FPS, minimum=0.1, maximum=240)
     width: int = option("Pixels.", MOTION, by_model=True)
     height: int = option("Pixels.", MOTION, by_model=True)
@@ -253,6 +272,11 @@ class Settings:
     )
     color_match: bool = option("Keep the image's colors from drifting.", MOTION, default=False)
 
+    @property
+    def sampled_frames(self) -> int:
+        """Of each part of the video. A loop's last one repeats its first, and is not shown."""
+        return max(self.window, self.frames + (self.command == "loop"))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists. The context scale is 1 where it is 1 everywhere; of a file, its name."""
         values = {name: value.name if isinstance(value, Path) else value for name, value in asdict(self).items()}
@@ -265,7 +289,8 @@ class Options(TypedDict, total=False):
     """What may be asked for, as type checkers know it: each option of `Settings`, or None to follow the model.
 
     `motion` is low, medium, high or the model's raw condition; `context_scale` a number or, by layers of the paper's
-    figure 2a, `7-9:0.8`; `frames` how many to keep of those sampled; `segments` how often an animation goes on from
+    figure 2a, `7-9:0.8`; `frames` how many the video has; `window` how many are
+    sampled at once, and `overlap` how many two windows share; `segments` how often an animation goes on from
     its last frame; `start` where sampling starts, `init_noise` a file of what it starts from, `image_noise` how much
     noise the image gets; `repeat` how often a loop is played; `trim_keyframes` leaves out the frame where two
     interpolations meet; `color_match` holds the colors of what is made to those of its image.
@@ -284,6 +309,8 @@ class Options(TypedDict, total=False):
     motion: str | int | None
     context_scale: str | float | None
     frames: int | None
+    window: int | None
+    overlap: int | None
     fps: float | None
     width: int | None
     height: int | None
@@ -387,10 +414,10 @@ def resolve(
         raise UsageError(f"--prompt must have at most {LONGEST_TEXT} characters, not {len(prompt)}")
     sampler = options.get("sampler") or config.sampler
     asked = _check(command, Options(**{**options, "sampler": sampler}))
-    most = config.frames - 1 if command == "loop" else config.frames
     values = _model_defaults(config, asked["sampler"], portrait and not {"width", "height"} & {*asked})
-    values |= {"frames": most} | asked
+    values |= asked
     values |= {
+        **_lengths(config, command, asked),
         "motion": _motion(config, values["motion"]),
         "context_scale": _context_scale(config, values["context_scale"]),
     }
@@ -408,8 +435,8 @@ def resolve(
     timesteps = round(settings.start * config.schedule.num_timesteps)
     _require(settings.steps <= timesteps, "steps", f"at most {timesteps} with this --start", settings.steps)
     least = 2 if command == "interpolate" or settings.segments > 1 else 1  # clips meet in a frame that both have
-    longer = "For a longer video, use --segments" if command == "animate" and settings.frames > most else ""
-    _require(least <= settings.frames <= most, "frames", f"{least} to {most}", settings.frames, longer)
+    _require(settings.frames >= least, "frames", f"at least {least}", settings.frames)
+    _require(settings.overlap < settings.window, "overlap", f"less than --window, {settings.window}", settings.overlap)
     _require(max(settings.context_scale) <= 1000, "context-scale", "at most 1000", options.get("context_scale"))
     for name, pixels in (("width", settings.width), ("height", settings.height)):
         multiple = config.size_multiple
@@ -446,6 +473,18 @@ def _model_defaults(config: ModelConfig, sampler: str, portrait: bool) -> dict[s
     known = {name: getattr(config, name, each.default) for name, each in options_of(Settings).items()}
     by_sampler = {"eta": SAMPLERS[sampler].eta, "final_rescale": SAMPLERS[sampler].final_rescale}
     return known | by_sampler | {"width": width, "height": height, "motion": config.motion.default, "context_scale": 1}
+
+
+def _lengths(config: ModelConfig, command: Command, asked: dict[str, Any]) -> dict[str, int]:
+    """How many frames a video has, and how they are sampled.
+
+    Windows between two images, of which most see neither, are not what a model is made for: those are sampled whole.
+    """
+    hidden = int(command == "loop")  # the last frame, which repeats the first
+    whole = config.frames if command == "animate" else max(config.frames, asked.get("frames", 0) + hidden)
+    window = asked.get("window", whole)
+    frames, overlap = asked.get("frames", window - hidden), asked.get("overlap", window // 2)
+    return {"frames": frames, "window": window, "overlap": overlap}
 
 
 def only_for(command: Command, options: Options) -> Options:

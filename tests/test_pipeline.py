@@ -225,7 +225,7 @@ def test_interpolation_and_loops(golden: Path) -> None:
 )
 def test_fewer_frames_are_taken_evenly_from_those_sampled(command: Any, frames: int, kept: list[int]) -> None:
     settings = resolve(MODELS["tiny"], command, "", 0, {"frames": frames})
-    assert kept_frames(16, settings) == kept
+    assert kept_frames(settings) == kept
 
 
 def test_a_prompt_that_is_cut_is_said_to_be(pipe: Pipeline, cat: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -385,3 +385,37 @@ def test_noise_on_the_image_is_what_the_model_sees(pipe: Pipeline, cat: Path) ->
     noise = encoded(image_noise=0.5) - encoded()
     assert noise[:, :, :1].expand_as(noise).equal(noise)  # the same in every frame
     assert noise.std().item() == pytest.approx(0.5, rel=0.2)
+
+
+@pytest.mark.parametrize("frames", [8, 24])
+def test_other_lengths_are_sampled_at_once(pipe: Pipeline, cat: Path, frames: int) -> None:
+    video = pipe.animate(cat, "cat", **QUICK, window=frames)
+    assert (len(video.frames), video.latents.shape[2]) == (frames, frames)
+    assert video.settings["window"] == frames
+
+
+def test_a_long_video_is_sampled_in_windows(pipe: Pipeline, cat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    denoise = pipe.model.denoise
+
+    def recording(x: torch.Tensor, *rest: Any) -> torch.Tensor:
+        seen.append((x.shape[2], rest[2].shape[1], rest[3].shape[2]))
+        return denoise(x, *rest)
+
+    monkeypatch.setattr(pipe.model, "denoise", recording)
+    video = pipe.animate(cat, "cat", **QUICK, frames=40)
+    queries = pipe.config.projector.queries_per_frame * pipe.config.projector.frames
+    assert seen == [(16, queries, 16)] * 4  # frames, tokens of the image, frames that show it
+    assert video.frames.shape == (40, 64, 64, 3)
+    assert [event.total for event in pipe.stream("animate", cat, **QUICK, frames=40) if isinstance(event, Step)] == [1]
+
+
+@pytest.mark.slow
+def test_the_built_in_model_makes_any_length(cat: Path) -> None:
+    """Its decoder, which looks for motion over all frames, and its joins too."""
+    pipe = Pipeline.from_pretrained("tiny", device="cpu")
+    assert pipe.animate(cat, "zoom in", steps=2, frames=20).frames.shape == (20, 256, 256, 3)
+    loop = pipe.loop(cat, steps=2, frames=23)
+    assert (len(loop.frames), loop.latents.shape[2]) == (23, 24)
+    assert loop.latents[:, :, 0].equal(loop.latents[:, :, -1])
+    assert len(pipe.interpolate([cat, cat], steps=2, window=10).frames) == 10

@@ -57,7 +57,9 @@ def test_context_scale_by_layers(scale: Any, expected: list[float]) -> None:
         {"guidance": float("inf")},
         {"image_guidance": float("nan")},
         {"guidance_rescale": -0.1},
-        {"frames": 17},
+        {"frames": 1001},
+        {"window": 1},
+        {"overlap": 16},
         {"fps": 0},
         {"width": 500},
         {"width": 64.5},
@@ -116,3 +118,19 @@ def test_options_of_another_command_are_refused() -> None:
     assert resolve(MODELS["tiny"], "loop", "", 0, {"repeat": 3, "segments": 1}).repeat == 3
     with pytest.raises(UsageError, match="--repeat must be left to `loop`, not 3"):
         resolve(MODELS["tiny"], "animate", "", 0, {"repeat": 3})
+
+
+def test_lengths_follow_from_each_other() -> None:
+    def lengths(command: Any, **options: Any) -> tuple[int, int, int, int]:
+        settings = resolve(MODELS["tiny"], command, "", 0, options)  # type: ignore[arg-type]
+        return settings.frames, settings.window, settings.overlap, settings.sampled_frames
+
+    assert lengths("animate") == (16, 16, 8, 16)
+    assert lengths("animate", frames=5) == (5, 16, 8, 16)
+    assert lengths("animate", frames=48, overlap=4) == (48, 16, 4, 48)
+    assert lengths("animate", window=24) == (24, 24, 12, 24)
+    assert lengths("animate", window=8) == (8, 8, 4, 8)
+    assert lengths("interpolate", frames=48) == (48, 48, 24, 48)  # whole
+    assert lengths("interpolate", frames=48, window=16) == (48, 16, 8, 48)
+    assert lengths("loop", frames=47) == (47, 48, 24, 48)
+    assert lengths("loop", window=8) == (7, 8, 4, 8)

@@ -77,6 +77,8 @@ def take_over(values: dict[str, Any], flags: set[str], command: Command) -> None
         found = _asked_for(found, earlier["model"], model)
     else:
         found.setdefault("final_rescale", False)  # in 0.1.0 no sampler did it
+    if "frames" in flags:
+        found = {name: value for name, value in found.items() if name not in ("window", "overlap")}
     found |= _as_options(found)
     if model == earlier["model"] and "lora" not in flags:
         found["lora"] = _loras(path, earlier)

@@ -49,6 +49,8 @@ def say_numbers(config: ModelConfig, settings: Settings, console: Console) -> No
     """The numbers that a dry run tells beside."""
     motion = f"motion {settings.motion} ({config.motion.unit})"
     length = f"{settings.frames} frames at {settings.fps:g} FPS"
+    if settings.sampled_frames > settings.window:
+        length += f", sampled in windows of {settings.window}"
     console.say(f"{motion}, guidance {settings.guidance:g}, sampler {settings.sampler}, {length}")
 
 

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dcrafter.config import ModelConfig
 from dcrafter.models.dynamicrafter import DynamiCrafter
 from dcrafter.sampling.guidance import Guidance
+from dcrafter.sampling.windows import windows
 from dcrafter.settings import MEMORY_PLANS, Settings
 
 # How many tensors of the UNet's full size and width are alive at its peak: measured at 256×256, see
@@ -34,7 +35,7 @@ def memory(model: DynamiCrafter, settings: Settings, dtype: torch.dtype, plan: s
     if plan == "min":
         blocks = [size(block) for block in model.unet.blocks().values()]
         unet += max(blocks) - sum(blocks)
-    unet += UNET_TENSORS[plan] * config.frames * positions * config.unet.model_channels
+    unet += UNET_TENSORS[plan] * settings.window * positions * config.unet.model_channels
     decoding = DECODER_TENSORS * settings.width * settings.height * config.autoencoder.decoder_channels
     decoding //= config.autoencoder.fold**2
     encoders = size(model.text_encoder), size(model.image_encoder) + size(model.projector)
@@ -50,16 +51,18 @@ def plan_for(model: DynamiCrafter, settings: Settings, dtype: torch.dtype, room:
 def sampling_seconds(model: DynamiCrafter, settings: Settings, device: torch.device, dtype: torch.dtype) -> float:
     """How long sampling will take, a part, from the UNet's operations and how fast the device multiplies."""
     evaluations = Guidance(settings.guidance, settings.image_guidance).evaluations * settings.steps
-    return OVERHEAD * evaluations * operations(model.config, settings.width, settings.height) / speed(device, dtype)
+    evaluations *= len(windows(settings.sampled_frames, settings.window, settings.overlap))
+    each = operations(model.config, settings.width, settings.height, settings.window)
+    return OVERHEAD * evaluations * each / speed(device, dtype)
 
 
 @cache
-def operations(config: ModelConfig, width: int, height: int) -> int:
+def operations(config: ModelConfig, width: int, height: int, frames: int) -> int:
     """Floating-point operations of one evaluation of the UNet."""
     unet = DynamiCrafter.on_meta(config).unet
     factor = config.autoencoder.downsampling
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        latents = torch.empty(1, config.unet.in_channels, config.frames, height // factor, width // factor)
+        latents = torch.empty(1, config.unet.in_channels, frames, height // factor, width // factor)
         text = torch.empty(1, config.clip.text.context_length, config.unet.context_dim)
         image = torch.empty(1, config.projector.queries_per_frame * config.projector.frames, config.unet.context_dim)
         unet(latents, torch.ones(1), text, image, torch.ones(1))

@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("-p", "--prompt", default="")
     parser.add_argument("--try", dest="tries", action="append", default=[], metavar="NAME=VALUE,…")
     arguments = parser.parse_args()
-    pipe = Pipeline.from_pretrained(arguments.model, device="cpu", dtype="float32")
+    pipe = Pipeline.from_pretrained(arguments.model, device="cpu")
     print(HEADER)
     for options in arguments.tries:
         given = dict(each.split("=") for each in options.split(",") if each)

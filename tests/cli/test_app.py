@@ -64,7 +64,7 @@ def test_no_command_is_help_and_an_error(dcrafter: Run) -> None:
         (["animate", CAT, "--steps", "many"], "--steps must be a whole number, not many"),
         (["animate", CAT, "-g", "x"], "--guidance must be a number, not x"),
         (["animate", CAT, "-g", "-3"], "--guidance must be 0 to 1000, not -3"),
-        (["animate", CAT, "--frames", "100", "-m", "tiny"], "not 100. For a longer video, use --segments"),
+        (["animate", CAT, "--frames", "1001", "-m", "tiny"], "--frames must be 1 to 1000, not 1001"),
         (
             ["animate", CAT, "cat yawning"],
             "cannot read cat yawning: No such file or directory. A prompt stands behind -p",
