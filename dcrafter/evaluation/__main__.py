@@ -1,6 +1,6 @@
 """`python -m dcrafter.evaluation --data VIDEOS`: measure a model on videos and print a Markdown table.
 
-`python -m dcrafter.evaluation videos RUN…` measures videos that are there.
+`videos RUN…` in place of that measures videos that are there, `protocol` lays out the paper's protocols.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from importlib import import_module
 from dcrafter.errors import exit_on_error
 from dcrafter.evaluation.command import EvaluationCommand, Suite
 
-COMMANDS = ("videos",)  # modules of this package, by their names
+COMMANDS = ("videos", "protocol")  # modules of this package, by their names
 
 
 def load_suite() -> Suite:

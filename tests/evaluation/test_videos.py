@@ -152,5 +152,4 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout))
     grown = (peaks[1] - peaks[0]) / 1000
-    print(peaks)
     assert grown < 150, peaks  # MB: features, records, and the matrices of the distances
