@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ class TrainingCommand:
 
     def main(self) -> None:
         """Run the process's command line, and exit with its status."""
-        arguments = self._parser().parse_args()
+        arguments = self._parser().parse_intermixed_args()
         with exit_on_error(self.program):
             self.run(arguments)
 
@@ -44,10 +45,12 @@ class TrainingCommand:
             InputError: the recipe, the weights to start from or the data cannot be used.
         """
         require_accelerate()
-        recipe = load_recipe(arguments.recipe, self.recipe_type, self.recipes)
+        recipe = load_recipe(arguments.recipe, self.recipe_type, self.recipes, arguments.changes)
         start = arguments.start or [Path(path) for path in recipe.start]
         if not arguments.dry_run:
             start = [find_start(path) for path in start]
+        if recipe.train.tensorboard and find_spec("tensorboard") is None:
+            raise InputError("train.tensorboard needs tensorboard", f"Run `{install_hint('tensorboard')}`")
         data = arguments.data or Path(recipe.data)
         stage = self.make_stage(recipe, data, plan_only=arguments.dry_run)
         if not stage.trained():
@@ -76,9 +79,13 @@ class TrainingCommand:
     def _parser(self) -> argparse.ArgumentParser:
         parser = argparse.ArgumentParser(prog=f"python -m {self.program}", description="Train what a recipe says.")
         parser.add_argument("recipe", type=Path, metavar="RECIPE", help="a TOML file, or the name of a built-in recipe")
+        changes = 'fields of it to change, such as train.steps=100 or conditioning.train="everything"'
+        parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help=changes)
         parser.add_argument("--out", type=Path, help="folder for checkpoints, log and images (default: runs/RECIPE)")
         parser.add_argument("--data", type=Path, help="the data set, in place of the recipe's")
-        parser.add_argument("--start", type=Path, nargs="+", help="checkpoints to start from, in place of the recipe's")
+        parser.add_argument(
+            "--start", type=Path, nargs="+", metavar="FILE", help="checkpoints to start from, in place of the recipe's"
+        )
         parser.add_argument("--dry-run", action="store_true", help="show what would be trained, and stop")
         return parser
 

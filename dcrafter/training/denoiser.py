@@ -24,7 +24,7 @@ from dcrafter.sampling.schedule import sampling_steps
 from dcrafter.training.adapters import add_lora, export_lora
 from dcrafter.training.inputs import ConditioningDraw, InputEncoder, Inputs, Items
 from dcrafter.training.memory import activation_bytes, unet_stages
-from dcrafter.training.parts import STAGES, StageParts, freeze, initialize, parameter_groups, silence
+from dcrafter.training.parts import STAGES, StageParts, add_dropout, freeze, initialize, parameter_groups, silence
 from dcrafter.training.process import Process
 from dcrafter.training.recipe import Recipe
 from dcrafter.training.stage import TrainingStage
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 EVALUATION_CLIPS = 32  # that the loss is measured on
 SHOWN = 6  # of them sampled, for metrics and to look at
+TIME_NOISE_EXPONENT = 5
 STEPS, SEEN = 20, 8  # DDIM steps, frames of a clip in the image
 
 
@@ -62,6 +63,7 @@ class DenoiserStage(TrainingStage):
             self.model = DynamiCrafter(self.config)
         self.unet = self.model.unet
         initialize(self.unet)
+        self.groups = parameter_groups(self.unet)
         self.has_context = self.parts.context and self.options.context
         without = () if self.has_context else ("image_encoder", "projector")
         self.needed = tuple(name for name in self.parts.needed if name not in without)
@@ -70,6 +72,8 @@ class DenoiserStage(TrainingStage):
         if self.lora:
             add_lora(self.model, self.lora)
         self._scale_context(float(self.has_context))
+        if self.options.dropout and not plan_only:
+            add_dropout(self.unet, self.options.dropout)
         if self.options.checkpointing and not plan_only:
             self._checkpoint_activations()
         self.process = Process(self.config.schedule)
@@ -99,10 +103,12 @@ class DenoiserStage(TrainingStage):
     def trained_parts(self) -> list[str]:
         if self.lora:
             return [f"LoRA of rank {self.lora.rank} in the unet's {part} layers" for part in self.lora.parts]
-        groups = parameter_groups(self.unet)
-        of_unet = {groups[name] for name, value in self.unet.named_parameters() if value.requires_grad}
+        of_unet = {self.groups[name] for name, value in self.unet.named_parameters() if value.requires_grad}
         others = [name for name in super().trained_parts() if name != "unet"]
         return [*(f"unet's {group}" for group in sorted(of_unet)), *others]
+
+    def begins_anew(self, name: str) -> bool:
+        return self.groups.get(name.removeprefix("unet.")) in self.parts.fresh
 
     def activations(self, batch: int, dtype: torch.dtype) -> int:
         single, checkpointing = self.parts.single_frames, self.options.checkpointing
@@ -155,11 +161,13 @@ class DenoiserStage(TrainingStage):
         self.unet.set_context_scale([scale] * self.config.unet.dual_attention_layers)
 
     def _loss(self, inputs: Inputs, generator: torch.Generator) -> Tensor:
-        x0, last = inputs.latents, self.config.schedule.num_timesteps - 1
+        x0, clean, last = inputs.latents, inputs.concat_latents, self.config.schedule.num_timesteps - 1
         t = torch.randint(last + 1, (len(x0),), generator=generator)
         if self.training and self.options.noisiest:
             noisiest = torch.rand(len(x0), generator=generator) < self.options.noisiest
             t = torch.where(noisiest, last, t)
+        if self.training and self.options.time_noise:
+            inputs = replace(inputs, concat_latents=self._time_noise(inputs.concat_latents, t, generator))
         eps = torch.randn(x0.shape, generator=generator).to(x0)
         x_t, target = self.process.noised(x0, t, eps)
         with self._kernel():
@@ -167,10 +175,21 @@ class DenoiserStage(TrainingStage):
         errors = ((predicted - target) ** 2).mean(dim=(1, 3, 4))  # (B, T)
         if not self.training:
             return errors.mean()
-        given = (x0 == inputs.concat_latents).all(dim=4).all(dim=3).all(dim=1)
+        given = (x0 == clean).all(dim=4).all(dim=3).all(dim=1)
         weights = 1 + (self.options.given - 1) * 0.5 ** distance_to_given(given)
         weights = weights * torch.linspace(1, self.options.later, x0.shape[2], device=x0.device)
         return (errors * weights).sum() / weights.sum()
+
+    def _time_noise(self, concat_latents: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
+        """The image latent with noise that grows with t, so that motion is not copied from it (arXiv 2406.15735, 4.2).
+
+        Its level is β_m · sigmoid(N(2(t/T)^a − 1, 1)), with the a of 5 that the authors use.
+        """
+        shape = (len(t), 1, 1, 1, 1)
+        middle = 2 * (t / self.config.schedule.num_timesteps) ** TIME_NOISE_EXPONENT - 1
+        level = self.options.time_noise * (middle + torch.randn(len(t), generator=generator)).sigmoid()
+        noise = torch.randn(concat_latents.shape, generator=generator).to(concat_latents)
+        return concat_latents + level.reshape(shape).to(concat_latents) * noise
 
     def _kernel(self) -> AbstractContextManager[None]:
         # On a CPU the fused attention's backward pass takes longer than all the rest of a step.

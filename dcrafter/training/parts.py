@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from dcrafter.models.dynamicrafter import DynamiCrafter
@@ -34,6 +35,7 @@ class StageParts:
         "image_encoder",
         "projector",
     )  # components trained before
+    fresh: tuple[Group, ...] = ()  # groups of the UNet that need not have been
 
 
 STAGES: dict[str, StageParts] = {
@@ -41,7 +43,10 @@ STAGES: dict[str, StageParts] = {
         ("temporal", "spatial", "embeddings"), context=False, needed=("text_encoder", "autoencoder")
     ),
     "context": StageParts(
-        ("image attention",), single_frames=True, needed=("text_encoder", "autoencoder", "unet", "image_encoder")
+        ("image attention",),
+        single_frames=True,
+        needed=("text_encoder", "autoencoder", "unet", "image_encoder"),
+        fresh=("image attention", "temporal", "embeddings"),  # of Stable Diffusion
     ),
     "adaptation": StageParts(("spatial", "image attention")),
     "detail": StageParts(("spatial", "image attention"), detail=True),
@@ -100,6 +105,19 @@ def freeze(model: DynamiCrafter, parts: StageParts, options: Conditioning) -> No
     for name, component in model.named_children():
         if name != "unet":
             component.requires_grad_(trains.get(name, False))
+
+
+def add_dropout(unet: UNet3D, share: float) -> None:
+    """Dropout where the released code has it: before a residual block's second convolution, and before each of the
+    temporal convolutions but the first. Only in training."""
+
+    def drop(module: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (F.dropout(given[0], share, module.training), *given[1:])
+
+    for block in unet.modules():
+        if isinstance(block, ResBlock):
+            for convolution in (block.conv2, *list(block.temporal_conv.convs)[1:]):
+                convolution.register_forward_pre_hook(drop)
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -34,6 +34,7 @@ class TrainerConfig:
     save_minutes: float = 5.0
     log_every: int = 50
     evaluate_every: int = 1000  # steps; also after the last one
+    tensorboard: bool = False  # log into the run's folder for TensorBoard, too
 
     def __post_init__(self) -> None:
         """Raises ValueError for numbers out of range."""
@@ -61,6 +62,8 @@ class Conditioning:
     first_frame: float = 0.0  # share of clips whose image is their first frame; in others it is any frame
     interpolation: float = 0.0  # share of clips with first and last frame as visual detail guidance
     loops: float = 0.0  # share of those clips that return to their first frame
+    dropout: float = 0.0  # in residual blocks and temporal convolutions; the released code has 0.1
+    time_noise: float = 0.0  # β_m of noise on the image's latent that grows with t (arXiv 2406.15735: 100)
     noisiest: float = 0.0  # share of clips at the last timestep, where the motion is decided
     given: float = 1.0  # weight of a frame given as guidance; it decays to 1 with the distance from one
     later: float = 1.0  # weight of the last frame over the first's; between them it grows evenly
@@ -82,6 +85,8 @@ class Conditioning:
         for name, value in values.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must be in [0, 1], not {value}")
+        if self.time_noise < 0 or not 0 <= self.dropout < 1:
+            raise ValueError("time_noise must be at least 0, and dropout in [0, 1)")
 
     @property
     def loop_share(self) -> float:
@@ -143,13 +148,14 @@ RECIPES = Path(__file__).parent / "recipes"
 R = TypeVar("R", bound=Recipe)
 
 
-def load_recipe(path: Path, kind: type[R], folder: Path = RECIPES) -> R:
+def load_recipe(path: Path, kind: type[R], folder: Path = RECIPES, changes: Sequence[str] = ()) -> R:
     """Read a recipe.
 
     Args:
         path: a file, or the name of a recipe in `folder`.
         kind: the recipe's type, which knows its tables.
         folder: the recipes that go by their names.
+        changes: fields to change, such as "train.steps=100", with values as in TOML or bare words.
 
     Raises:
         InputError: the file is missing, is no TOML, or has a field or value that is not allowed.
@@ -160,6 +166,8 @@ def load_recipe(path: Path, kind: type[R], folder: Path = RECIPES) -> R:
         values = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"The recipe {path} cannot be read: {error}") from error
+    for change in changes:
+        values = _merged(values, _change(change))
     try:
         recipe = build(kind, values)
         if recipe.model not in MODELS:
@@ -171,3 +179,18 @@ def load_recipe(path: Path, kind: type[R], folder: Path = RECIPES) -> R:
     except (TypeError, ValueError) as error:
         raise InputError(f"{path.name}: {error}") from None
     return recipe
+
+
+def _change(text: str) -> dict[str, Any]:
+    """`train.steps=100` → {"train": {"steps": 100}}. Raises InputError where it is not of that form."""
+    key, separator, written = text.partition("=")
+    names = key.strip().split(".")
+    if not separator or not all(names):
+        raise InputError(f"{text!r} is no change of a recipe", "Write TABLE.KEY=VALUE, such as train.steps=100")
+    try:
+        value = tomllib.loads(f"value = {written}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = written.strip()
+    for name in reversed(names):
+        value = {name: value}
+    return dict(value)

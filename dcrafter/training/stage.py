@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 
 from dcrafter.config import ModelConfig
 from dcrafter.errors import InputError
-from dcrafter.weights.checkpoint import open_checkpoint, save_checkpoint
+from dcrafter.weights.bases import open_base
+from dcrafter.weights.checkpoint import save_checkpoint
 
 Stages = Mapping[str, Callable[..., "TrainingStage"]]
 """Stages by their names in recipes, each made as `stage(recipe, data, plan_only=False)`."""
@@ -51,6 +52,10 @@ class TrainingStage(nn.Module):
         """Names of what trains."""
         return sorted({name.split(".")[0] for name in self.trained()})
 
+    def begins_anew(self, name: str) -> bool:
+        """True for a parameter that need not have been trained before, though its component must."""
+        return False
+
     def activations(self, batch: int, dtype: torch.dtype) -> int:
         """Bytes that a batch adds to the weights and the optimizer, about; 0 where it is not known."""
         return 0
@@ -69,12 +74,14 @@ class TrainingStage(nn.Module):
     def load_weights(self, paths: Sequence[Path]) -> None:
         """Load weights from checkpoints, published ones or those of earlier runs; later files take precedence.
 
+        See `weights.bases` for what is read.
+
         Raises InputError where shapes differ or a needed component is in no file, WeightsError where a file cannot
         be read.
         """
         found: dict[str, Tensor] = {}
         for path in paths:
-            found |= open_checkpoint(path).tensors
+            found |= open_base(path)
         own = {_bare(name): value for name, value in self.model.state_dict().items() if ".lora_" not in name}
         for name, value in own.items():
             if name in found and found[name].shape != value.shape:
@@ -82,7 +89,7 @@ class TrainingStage(nn.Module):
                 raise InputError(f"size mismatch for {name}: {was} in the file, {tuple(value.shape)} in this recipe")
             if name in found:
                 value.copy_(found[name])
-        missing = {name.split(".")[0] for name in own.keys() - found.keys()}
+        missing = {name.split(".")[0] for name in own.keys() - found.keys() if not self.begins_anew(name)}
         if absent := [name for name in self.needed if name in missing]:
             raise InputError(f"this stage needs a trained {' and '.join(absent)}", "Name its file in `start`")
 

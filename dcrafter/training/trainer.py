@@ -123,6 +123,8 @@ class Trainer:
         self.config, self.out, self.seed, self.say = config, out, seed, say
         self.settings = dict(settings or {})
         self.accelerator = Accelerator(
+            log_with="tensorboard" if config.tensorboard else None,
+            project_dir=out,
             mixed_precision=config.precision,
             gradient_accumulation_steps=config.accumulate,
             dataloader_config=DataLoaderConfiguration(use_seedable_sampler=False),
@@ -137,6 +139,8 @@ class Trainer:
         self.stage = stage
         self.model, self.optimizer = self.accelerator.prepare(stage, optimizer)
         self.average = MovingAverage(parameters, config.ema)
+        if config.tensorboard:
+            self.accelerator.init_trackers("tensorboard")
         self.step = 0
         self.stopping = False
         self._load()
@@ -194,6 +198,8 @@ class Trainer:
         try:
             self._run()
         finally:
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -237,6 +243,7 @@ class Trainer:
         place = self.step * self.config.accumulate + part
         place = self.accelerator.process_index + self.accelerator.num_processes * place
         generator = torch.Generator().manual_seed((self.seed << 40) + place)
+        torch.manual_seed((self.seed << 40) + place)  # of dropout
         with self.accelerator.accumulate(self.model):
             with self.accelerator.autocast():
                 terms = self.model(batch, generator)
@@ -270,6 +277,7 @@ class Trainer:
             values = {**values, "seconds": round(seconds, 4)}
         with open(self.out / "log.jsonl", "a") as log:
             log.write(json.dumps({"step": self.step, **values}) + "\n")
+        self.accelerator.log(values, step=self.step)
         self.say(line)
 
     def _stop(self, *_: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from dcrafter.text import error_text
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".gif")
 TRIES = 100  # videos that may fail in one item
+ROUNDING = 1e-4  # frames a second by which a whole rate may be missed
+SAME_RATE = 0.02  # share by which a rate may differ from the file's
 HELD_OUT_SHARE = 0.05  # of the files
 _EXACT = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND  # the faster one is darker
 _FILES, _CAPTIONS = ("path", "file", "file_name", "video"), ("caption", "text", "name")
@@ -135,7 +138,8 @@ class Videos(Dataset[dict[str, Any]]):
     def _clip(self, track: Track, stride: int, place: float) -> dict[str, Any]:
         """Frames, fps and stride; `place` in [0, 1) is where in the video the clip lies."""
         steps = max(self.frames - 1, 1)  # a single frame needs a neighbor to have a rate
-        stride = min(stride, (track.count - 1) // steps)
+        if track.count <= stride * steps:  # as the released code; all that a short video has would often be more
+            stride = min(track.count // self.frames, (track.count - 1) // steps)
         first = int(place * (track.count - stride * steps))
         pictures = track.pictures(range(first, first + stride * steps + 1, stride)[: self.frames])
         frames = np.stack([np.asarray(fit_image(picture, self.width, self.height)) for picture in pictures])
@@ -152,8 +156,9 @@ def swing(frames: int) -> np.ndarray:
 
 
 def motion_condition(clip: Mapping[str, Any], motion: Motion) -> int:
-    """A clip's "fps" or "stride" as the model's motion condition."""
-    return max(round(clip["fps"] if motion.unit == "FPS" else clip["stride"]), 1)
+    """A clip's "fps" or "stride" as the model's motion condition: a fraction is dropped, as in the released code."""
+    value = clip["fps"] if motion.unit == "FPS" else clip["stride"]
+    return max(math.floor(value + ROUNDING), 1)
 
 
 def there_and_back(clip: dict[str, Any]) -> dict[str, Any]:
@@ -180,7 +185,9 @@ class Track:
         """Frames a second from frame `first` to frame `last`: it may vary over the file."""
         if self.times is None:
             return self.nominal_rate
-        return (last - first) / (float(self.times[last] - self.times[first]) * self.time_base)
+        measured = (last - first) / (float(self.times[last] - self.times[first]) * self.time_base)
+        is_nominal = abs(measured - self.nominal_rate) < SAME_RATE * self.nominal_rate  # times are rounded
+        return self.nominal_rate if is_nominal else measured
 
     def pictures(self, numbers: range) -> list[Image.Image]:
         """The frames of these numbers. Raises whatever the decoder does, and ValueError if some are not there."""

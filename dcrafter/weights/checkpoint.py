@@ -205,6 +205,15 @@ def open_checkpoint(
     else:
         name, assumption = _identify(path, raw, model, command)
         config = MODELS[name]
+    tensors = rename(path, raw)
+    return _checked(Checkpoint(path, config, tensors, is_published=True, assumption=assumption, size=size))
+
+
+def rename(path: Path, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Published tensors under our names and in our shapes, without what nothing reads.
+
+    Raises WeightsError where two are one of ours.
+    """
     tensors: dict[str, Tensor] = {}
     for key, value in raw.items():
         if (ours := to_ours(key)) is None:
@@ -212,7 +221,7 @@ def open_checkpoint(
         if ours in tensors:
             raise WeightsError(f"{path} has two tensors for one, of which {_short(key)} is the second")
         tensors[ours] = _drop_ones(value, trailing_ones(key))
-    return _checked(Checkpoint(path, config, tensors, is_published=True, assumption=assumption, size=size))
+    return tensors
 
 
 def _checked(opened: Checkpoint) -> Checkpoint:

@@ -450,3 +450,44 @@ def test_a_published_checkpoint_is_trained_further(
     assert not torch.equal(made.tensors[name], found[name].half())
     name = "unet.middle.stage.temporal.proj_in.weight"
     assert torch.equal(made.tensors[name], found[name].half())
+
+
+def test_dropout_is_where_the_released_code_has_it_and_only_in_training(videos: Path) -> None:
+    plain, dropping = (awake(DenoiserStage(recipe("detail", dropout=share), videos)) for share in (0.0, 0.5))
+    batch = default_collate([plain.dataset[i] for i in range(2)])
+
+    def loss(stage: DenoiserStage, seed: int) -> float:
+        torch.manual_seed(seed)
+        return float(stage(batch, torch.Generator().manual_seed(0))["loss"])
+
+    with torch.no_grad():
+        assert loss(plain, 0) == loss(plain, 1)
+        assert len({loss(plain, 0), loss(dropping, 0), loss(dropping, 1)}) == 3
+        assert loss(dropping, 0) == loss(dropping, 0)
+        plain.eval(), dropping.eval()
+        assert loss(plain, 0) == loss(dropping, 1)
+    hooked = {name for name, module in dropping.unet.named_modules() if module._forward_pre_hooks}
+    blocks = {name.removesuffix(".conv2") for name, _ in dropping.unet.named_modules() if name.endswith(".conv2")}
+    assert hooked == {f"{b}.{c}" for b in blocks for c in ("conv2", *(f"temporal_conv.convs.{i}" for i in (1, 2, 3)))}
+
+
+def test_noise_on_the_image_grows_with_time(videos: Path) -> None:
+    stage = DenoiserStage(recipe("detail", time_noise=100.0), videos)
+    clean = torch.zeros(4000, 1, 1, 1, 1)
+    grid = torch.linspace(-8, 8, 20001, dtype=torch.float64)
+    density = (-(grid**2) / 2).exp() / (2 * torch.pi) ** 0.5
+    for t in (0, 500, 999):
+        times = torch.full((len(clean),), t)
+        level = float(stage._time_noise(clean, times, torch.Generator().manual_seed(0)).square().mean().sqrt())
+        middle = 2 * (t / 1000) ** 5 - 1
+        expected = 100 * float(((grid + middle).sigmoid() ** 2 * density).sum() * (grid[1] - grid[0])) ** 0.5
+        assert level == pytest.approx(expected, rel=0.05)
+
+
+def test_noise_on_the_image_is_of_training_alone(videos: Path) -> None:
+    stages = [awake(DenoiserStage(recipe("detail", time_noise=noise), videos)) for noise in (0.0, 100.0)]
+    batch = default_collate([stages[0].dataset[i] for i in range(2)])
+    for training in (True, False):
+        with torch.no_grad():
+            losses = [float(s.train(training)(batch, torch.Generator().manual_seed(0))["loss"]) for s in stages]
+        assert (losses[0] == losses[1]) is not training

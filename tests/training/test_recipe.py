@@ -82,3 +82,15 @@ def test_the_recipes_of_the_built_in_model_load(path: Path) -> None:
     recipe = load_recipe(path, TinyRecipe)
     assert recipe.model == "tiny"
     assert recipe.train.steps > recipe.train.warmup + recipe.train.cooldown
+
+
+def test_a_command_line_changes_fields(tmp_path: Path) -> None:
+    changes = ["train.steps=7", "stage=detail", "config.autoencoder.channels=64", 'conditioning.train="everything"']
+    recipe = load_recipe(write(tmp_path, GOOD), Recipe, changes=changes)
+    assert (recipe.train.steps, recipe.train.batch, recipe.stage) == (7, 2, "detail")
+    assert recipe.model_config.autoencoder.channels == 64
+    assert recipe.model_config.autoencoder.channel_mult == (1, 2)  # the recipe's
+    assert recipe.conditioning.train == "everything"
+    for change, message in (("steps", "is no change"), ("train.stepps=3", "no field stepps"), ("=3", "is no change")):
+        with pytest.raises(InputError, match=message):
+            load_recipe(write(tmp_path, GOOD), Recipe, changes=[change])

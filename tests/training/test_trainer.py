@@ -123,3 +123,14 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
         stage.learns.weight[0, 0] = float("nan")
     with pytest.raises(NumericalError, match="at step 0"):
         train(tmp_path, stage)
+
+
+def test_tensorboard_gets_what_the_log_gets(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(tmp_path, config=replace(CONFIG, tensorboard=True))
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    for name in ("loss", "gradient", "bias"):
+        logged = [(row["step"], pytest.approx(row[name], rel=1e-5)) for row in rows if name in row]
+        assert [(event.step, event.value) for event in events.Scalars(name)] == logged

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from dcrafter.config import MODELS
 from dcrafter.errors import InputError
 from dcrafter.media.video import write_video
 from dcrafter.settings import WriteOptions
-from dcrafter.training.videos import VideoData, Videos, there_and_back
+from dcrafter.training.videos import VideoData, Videos, motion_condition, there_and_back
 
 LENGTH, STEP = 40, 6  # frames of a video, and how much brighter each is than the one before
 
@@ -432,3 +433,19 @@ def test_a_loop_of_a_video() -> None:
     assert swung["frames"][:8, 0, 0, 0].tolist() == [0, 1, 2, 5, 8, 11, 14, 15]  # slow where it turns
     assert torch.equal(swung["frames"], swung["frames"].flip(0))
     assert (swung["fps"], swung["stride"]) == (6.0, 4)
+
+
+@pytest.mark.parametrize("rate", [23.976, 24, 25, 29.97, 30, 48, 50, 60])
+@pytest.mark.parametrize("stride", range(1, 7))
+def test_the_condition_drops_fractions_as_the_released_code(rate: float, stride: int) -> None:
+    measured = rate / stride - 1e-9  # as rounded times give it
+    assert motion_condition({"fps": measured, "stride": stride}, MODELS["512"].motion) == rate // stride
+    assert motion_condition({"fps": measured, "stride": stride}, MODELS["256"].motion) == stride
+
+
+@pytest.mark.parametrize(("frames", "stride"), [(2, 6), (7, 6), (8, 5), (10, 4), (11, 3), (13, 3), (20, 2)])
+def test_a_video_too_short_for_its_stride_gets_that_of_the_released_code(
+    tmp_path: Path, frames: int, stride: int
+) -> None:
+    encode(tmp_path / "video.mp4", "mpeg4")  # of 40 frames
+    assert videos(tmp_path, strides=(6, 6), frames=frames)[0]["stride"] == stride
