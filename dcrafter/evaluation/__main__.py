@@ -1,6 +1,7 @@
 """`python -m dcrafter.evaluation --data VIDEOS`: measure a model on videos and print a Markdown table.
 
-`videos RUN…` in place of that measures videos that are there, `protocol` lays out the paper's protocols.
+`videos RUN…` in place of that measures videos that are there, `protocol` lays out the paper's protocols,
+`study` asks people.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from importlib import import_module
 from dcrafter.errors import exit_on_error
 from dcrafter.evaluation.command import EvaluationCommand, Suite
 
-COMMANDS = ("videos", "protocol")  # modules of this package, by their names
+COMMANDS = ("videos", "protocol", "study")  # modules of this package, by their names
 
 
 def load_suite() -> Suite:
