@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor
 
@@ -54,6 +56,14 @@ class Keyframes:
 
 
 @dataclass(frozen=True, eq=False)
+class Still:
+    """What stays as it is given."""
+
+    latents: Tensor  # (B, C, T, h, w)
+    mask: Tensor  # (B, 1, 1, h, w): 0 where it does, 1 where the video may move
+
+
+@dataclass(frozen=True, eq=False)
 class Conditions:
     """What the denoiser is given beside the noisy latents of B videos (one, as the encoder makes them)."""
 
@@ -62,12 +72,14 @@ class Conditions:
     image: Tensor  # (B, queries, D)
     uncond_image: Tensor  # of a mid-grey image
     concat_latents: Tensor  # (B, C, T, h, w)
+    still: Still | None = None
 
     @staticmethod
     def together(conditions: Sequence[Conditions]) -> Conditions:
-        """Those of several videos, to be sampled at once."""
-        names = [each.name for each in fields(Conditions)]
-        return Conditions(*(torch.cat([getattr(c, name) for c in conditions]) for name in names))
+        """Those of several videos without masks, to be sampled at once."""
+        names = [each.name for each in fields(Conditions) if each.name != "still"]
+        joined: dict[str, Any] = {name: torch.cat([getattr(c, name) for c in conditions]) for name in names}
+        return Conditions(**joined)
 
 
 class ConditionEncoder:
@@ -80,19 +92,20 @@ class ConditionEncoder:
     @torch.inference_mode()
     def encode(self, videos: Sequence[tuple[Tensor, Settings, Noise]]) -> Generator[Event, None, list[Conditions]]:
         """Keyframes (1 or 2, 3, H, W) in [-1, 1], settings and noise of each video → Conditions."""
-        texts, images, latents = [], [], []
+        texts, images, latents, stills = [], [], [], []
         for _, settings, _ in videos:
             texts.append((yield from self._encode_text(settings.prompt, settings.negative_prompt)))
-        for keyframes, _, _ in videos:
-            images.append((yield from self._encode_image(keyframes)))
+        for keyframes, settings, _ in videos:
+            images.append((yield from self._encode_image(keyframes, settings.first_image_weight)))
         for keyframes, settings, noise in videos:
             latents.append((yield from self._encode_frames(keyframes, noise)))
+            stills.append(self._still(latents[-1], settings) if settings.mask else None)
             if settings.image_noise:  # as TimeNoise trains with (arXiv 2406.15735, section 4.2)
                 drawn = noise(tuple(latents[-1].shape)).to(latents[-1])
                 latents[-1] = latents[-1] + settings.image_noise * drawn
         return [
-            Conditions(text[:1], text[1:], image[:1], image[1:], detail_guidance(encoded, settings.sampled_frames))
-            for text, image, encoded, (_, settings, _) in zip(texts, images, latents, videos, strict=True)
+            Conditions(text[:1], text[1:], image[:1], image[1:], detail_guidance(encoded, each.sampled_frames), still)
+            for text, image, encoded, still, (_, each, _) in zip(texts, images, latents, stills, videos, strict=True)
         ]
 
     def _encode_text(self, prompt: str, negative_prompt: str) -> Generator[Event, None, Tensor]:
@@ -111,13 +124,18 @@ class ConditionEncoder:
             self._texts[prompts] = self.residency.run_finite(lambda: self.model.encode_text(tokens), "text_encoder")
         return self._texts[prompts]
 
-    def _encode_image(self, keyframes: Tensor) -> Generator[Event, None, Tensor]:
-        """The first of keyframes (n, 3, H, W), and a mid-grey image → (2, queries, D). CLIP sees no more."""
+    def _encode_image(self, keyframes: Tensor, first_weight: float) -> Generator[Event, None, Tensor]:
+        """The first of keyframes (n, 3, H, W), or with a weight below 1 a mixture of first and last, and a mid-grey
+        image → (2, queries, D)."""
         yield Encoding("picture")
         yield from self.residency.ensure_loaded("image_encoder", "projector")
         first = keyframes[:1].to(self.residency.device)
-        seen = torch.cat([first, torch.zeros_like(first)])
-        return self.residency.run_finite(lambda: self.model.encode_image(seen), "image_encoder", "projector")
+        last = keyframes[1:].to(first) if first_weight < 1 else first[:0]
+        seen = torch.cat([first, last, torch.zeros_like(first)])
+        encoded = self.residency.run_finite(lambda: self.model.encode_image(seen), "image_encoder", "projector")
+        if len(last):  # mixed as contexts: a mixture of pixels would be a third image
+            encoded = torch.cat([torch.lerp(encoded[1:2], encoded[:1], first_weight), encoded[2:]])
+        return encoded
 
     def _encode_frames(self, keyframes: Tensor, noise: Noise) -> Generator[Event, None, Tensor]:
         """Keyframes (n, 3, H, W) → latents as `encode_frames` gives them."""
@@ -128,3 +146,12 @@ class ConditionEncoder:
         shape = (n, config.latent_channels, height // config.downsampling, width // config.downsampling)
         drawn = noise(shape).to(device)
         return self.residency.run_finite(lambda: self.model.encode_frames(keyframes.to(device), drawn), "autoencoder")
+
+    def _still(self, latents: Tensor, settings: Settings) -> Still:
+        """Latents (1 or 2, C, h, w) of keyframes, one fading into the other over the frames, and the mask's image."""
+        assert settings.mask is not None
+        share = torch.linspace(0, 1, settings.sampled_frames, device=latents.device)[:, None, None]
+        image = fit_image(open_image(settings.mask), settings.width, settings.height, settings.fit)
+        white = (to_tensor(image).mean(dim=0)[None, None, None] + 1) / 2  # (1, 1, 1, H, W)
+        mask = F.adaptive_avg_pool3d(white, (1, *latents.shape[2:]))
+        return Still(torch.lerp(latents[0][:, None], latents[-1][:, None], share)[None], mask.to(latents))

@@ -30,6 +30,7 @@ from dcrafter.runtime.residency import Residency
 from dcrafter.sampling import load_sampler
 from dcrafter.sampling.ddim import Denoiser
 from dcrafter.sampling.guidance import Guidance
+from dcrafter.sampling.mask import hold
 from dcrafter.sampling.schedule import SamplingStep, sampling_steps
 from dcrafter.sampling.start import LatentStatistics, known_statistics
 from dcrafter.sampling.windows import fuse, windows
@@ -249,12 +250,14 @@ class Pipeline:
         steps = sampling_steps(
             self.config.schedule, settings.spacing, settings.steps, settings.final_rescale, settings.start
         )
+        prediction, still = self.config.schedule.prediction, conditions.still
+        denoiser = self.denoiser(conditions, settings)
         walk = load_sampler(settings.sampler)(
-            self.denoiser(conditions, settings),
+            hold(denoiser, still.latents, still.mask, steps, prediction) if still else denoiser,
             _initial_latents(noise(shape), steps[0], settings).to(self.device),
             steps,
             lambda: noise(shape).to(self.device),
-            prediction=self.config.schedule.prediction,
+            prediction=prediction,
             eta=settings.eta,
         )
         for index, sampled in enumerate(walk, start=1):

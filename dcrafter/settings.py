@@ -256,6 +256,9 @@ class Settings:
         choices=get_args(Fit),
         metavar="<way>",
     )
+    mask: Path | None = option(
+        "Image of what may move: white does, black stays.", MOTION, metavar="<image>", default_help="everything"
+    )
     segments: int = option(
         "Number of clips to chain, each from the last frame.",
         MOTION,
@@ -269,6 +272,14 @@ class Settings:
     )
     trim_keyframes: bool = option(
         "Leave out the images where two clips meet.", MOTION, default=False, command="interpolate"
+    )
+    first_image_weight: float = option(
+        "Of the first image in the image's context; the last one has the rest.",
+        SAMPLING,
+        default=1.0,
+        minimum=0,
+        maximum=1,
+        command="interpolate",
     )
     color_match: bool = option("Keep the image's colors from drifting.", MOTION, default=False)
 
@@ -293,7 +304,8 @@ class Options(TypedDict, total=False):
     sampled at once, and `overlap` how many two windows share; `segments` how often an animation goes on from
     its last frame; `start` where sampling starts, `init_noise` a file of what it starts from, `image_noise` how much
     noise the image gets; `repeat` how often a loop is played; `trim_keyframes` leaves out the frame where two
-    interpolations meet; `color_match` holds the colors of what is made to those of its image.
+    interpolations meet, and `first_image_weight` weighs the first image against the last; `mask` is an image of what
+    may move; `color_match` holds the colors of what is made to those of its image.
     """
 
     negative_prompt: str
@@ -315,10 +327,12 @@ class Options(TypedDict, total=False):
     width: int | None
     height: int | None
     fit: Fit
+    mask: str | Path | None
     sampler: str
     segments: int
     repeat: int
     trim_keyframes: bool
+    first_image_weight: float
     color_match: bool
 
 

@@ -419,3 +419,32 @@ def test_the_built_in_model_makes_any_length(cat: Path) -> None:
     assert (len(loop.frames), loop.latents.shape[2]) == (23, 24)
     assert loop.latents[:, :, 0].equal(loop.latents[:, :, -1])
     assert len(pipe.interpolate([cat, cat], steps=2, window=10).frames) == 10
+
+
+def test_what_a_mask_leaves_black_stays(pipe: Pipeline, cat: Path, tmp_path: Path) -> None:
+    """The left half of the latents is the image's in all frames; the right half is not."""
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (32, 0, 64, 64))
+    mask.save(tmp_path / "mask.png")
+    video = pipe.animate(cat, "cat", **QUICK | {"steps": 3}, mask=tmp_path / "mask.png", final_rescale=True, eta=0.0)
+    settings = resolve(pipe.config, "animate", "cat", 0, QUICK)
+    (prepared,) = returned(pipe.prepare([([cat], settings)]))
+    apart = (video.latents - prepared.conditions.concat_latents).abs()
+    assert apart[..., :4].max() < 0.15  # the noise of ᾱ_0
+    assert apart[..., 4:].mean() > 0.3
+    assert video.settings["mask"] == "mask.png"
+
+
+def test_interpolations_may_mix_the_contexts_of_both_images(golden: Path) -> None:
+    folder = golden / "dc512"
+    pipe = open_golden(folder)
+    pipe.config = replace(pipe.config, commands=("interpolate",))
+    first, last = (folder / f"interpolate_input{i}.png" for i in (0, 1))
+
+    def context(images: list[Path], **options: Any) -> torch.Tensor:
+        settings = resolve(pipe.config, "interpolate", "", 0, QUICK | options)  # type: ignore[arg-type]
+        (prepared,) = returned(pipe.prepare([(images, settings)]))  # type: ignore[list-item]
+        return prepared.conditions.image  # type: ignore[no-any-return]
+
+    mixed = context([first, last], first_image_weight=0.25)
+    torch.testing.assert_close(mixed, 0.25 * context([first, last]) + 0.75 * context([last, first]), atol=1e-5, rtol=0)

@@ -106,3 +106,9 @@ def to_eps_and_x0(prediction: Prediction, out: Tensor, x_t: Tensor, alpha: float
     if prediction == "v":
         return signal * out + noise * x_t, signal * x_t - noise * out
     return out, (x_t - noise * out) / signal
+
+
+def from_x0(prediction: Prediction, x0: Tensor, x_t: Tensor, alpha: float) -> Tensor:
+    """The reverse of `to_eps_and_x0`: the output that means this x₀."""
+    signal, noise = alpha**0.5, (1 - alpha) ** 0.5
+    return (signal * x_t - x0) / noise if prediction == "v" else (x_t - signal * x0) / noise

@@ -197,6 +197,18 @@ def test_another_model_has_its_own_defaults(earlier: Callable[..., Path], again:
     assert again("animate", "-m", "tiny")["width"] == 128
 
 
+def test_files_of_options_are_looked_up_by_their_bare_names(
+    dcrafter: Run, earlier: Callable[..., Path], again: Again, tmp_path: Path
+) -> None:
+    (tmp_path / "mask.png").write_bytes(Path(CAT).read_bytes())
+    earlier(mask=tmp_path / "mask.png")
+    assert again("animate")["mask"] == "mask.png"
+    (tmp_path / "mask.png").rename(tmp_path / "other.png")
+    outcome = dcrafter("animate", CAT, "--from", "earlier.gif", "--dry-run")
+    assert "the file mask.png, with which earlier.gif was made, is not here. Give it with --mask" in outcome.stderr
+    assert again("animate", "--mask", "other.png")["mask"] == "other.png"
+
+
 def test_another_command_and_another_sampler_have_their_own_defaults(
     earlier: Callable[..., Path], again: Again
 ) -> None:
