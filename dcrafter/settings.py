@@ -130,6 +130,7 @@ def shown(value: object) -> str:
     if isinstance(value, list | tuple | dict):
         return "a list or an object"
     text = str(value) if not isinstance(value, int) or abs(value) < 2**64 else "a number that large"
+    text = text.removesuffix(".0") if isinstance(value, float) else text
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 

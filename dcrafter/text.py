@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 GIGABYTES_FROM = 50_000_000  # bytes; fewer are shown in megabytes
 LONGEST_REASON = 200  # characters
+# What systems say of a host that there is not: glibc, macOS, Windows.
+_UNRESOLVED = ("Name or service not known", "Temporary failure in name resolution", "No address associated",
+               "nodename nor servname", "getaddrinfo failed")  # fmt: skip
 
 
 def printable(text: str) -> str:
@@ -17,6 +22,11 @@ def format_size(size: float) -> str:
 
 
 def error_text(error: BaseException) -> str:
-    """What an exception of a library says, on one line."""
+    """What an exception of a library says, on one line and without numbers of errors."""
+    reason = getattr(error, "reason", None)  # of urllib's errors
+    error = reason if isinstance(reason, BaseException) else error
     text = str(getattr(error, "strerror", None) or error).strip()
+    text = re.sub(r"^\[Errno -?\d+\] ", "", text)
+    if text.startswith(_UNRESOLVED):
+        return "the host's name cannot be resolved"
     return text.split("\n")[0][:LONGEST_REASON].strip().rstrip(".") or type(error).__name__

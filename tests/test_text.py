@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import socket
+from urllib.error import URLError
+
 import pytest
 
 from dcrafter.text import error_text, format_size, printable
@@ -17,6 +20,10 @@ def test_sizes(size: int, expected: str) -> None:
         (ValueError(" bad header.\nmore of it"), "bad header"),
         (ValueError("x" * 1000), "x" * 200),
         (KeyError(), "KeyError"),
+        (RuntimeError("[Errno 111] Connection refused"), "Connection refused"),
+        (RuntimeError("[Errno -2] Name or service not known"), "the host's name cannot be resolved"),
+        (socket.gaierror(-3, "Temporary failure in name resolution"), "the host's name cannot be resolved"),
+        (URLError(OSError(104, "Connection reset by peer")), "Connection reset by peer"),
     ],
 )
 def test_errors_of_libraries_become_one_line(error: Exception, expected: str) -> None:

@@ -320,13 +320,16 @@ def _engine(work: Batch, address: str | None, cpus_per_worker: int | None) -> En
 def _dry_run(work: Batch, console: Console, request: Request) -> None:
     """Show what would be done with each item. Raises BatchError if some would fail."""
     from dcrafter.batch.journal import Record
-    from dcrafter.cli.forecast import say_download
+    from dcrafter.batch.worker import Task
+    from dcrafter.cli.forecast import say_batch, say_download
 
     for model in _models(work, request):
         say_download(model, request, console)
-    failed = 0
+    failed, told = 0, None
     for item, each in zip(work.items, work.plan(), strict=True):
         path = work.store.path(item)
+        if isinstance(each, Task) and told != (told := replace(each.settings, prompt="", seed=0)):
+            say_batch(work.weights.config(item.model), each.settings, request, console)
         if isinstance(each, Record):
             failed += each.status == "failed"
             console.say(f"{item.title}: {describe(each)}")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dcrafter.models.dynamicrafter import DynamiCrafter
 
 LARGE = 100_000_000  # parameters of a UNet, from which on its time is worth an estimate
+WORKING = 150_000_000  # bytes that libraries take on a CPU while they work: threads, codecs, packed weights
 HOURS = 2.0  # from so many on, a quicker way is named
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,20 @@ def say_model(
     sizes = " and ".join(f"{width}×{height}" for width, height in outputs)
     machine = f"{device} ({str(dtype).removeprefix('torch.')})"
     console.say(f"model {config.name}, {sizes}, {settings[0].steps} steps, {machine}")
+
+
+def say_batch(config: ModelConfig, settings: Settings, request: Request, console: Console) -> None:
+    """What a batch's dry run tells of the items to come, until other settings follow."""
+    from dcrafter.models.dynamicrafter import DynamiCrafter
+    from dcrafter.runtime.devices import choose_device, choose_dtype
+
+    device = choose_device(request.model.device)
+    dtype = choose_dtype(request.model.dtype, device)
+    model = DynamiCrafter.on_meta(config)
+    say_model(config, [settings], device, dtype, console)
+    say_numbers(config, settings, console)
+    say_memory(model, settings, device, dtype, request, console)
+    say_time(model, settings, settings.segments, device, dtype, console)
 
 
 def say_numbers(config: ModelConfig, settings: Settings, console: Console) -> None:
@@ -112,8 +127,8 @@ def say_memory(
         plan = estimate.plan_for(model, settings, dtype, free_memory(device))
     need = estimate.memory(model, settings, dtype, plan)
     if device.type == "cpu":
-        need += process_memory()  # what Python and the libraries hold already
-    console.say(f"about {format_size(need)} of memory (--memory {plan})")
+        need += process_memory() + WORKING  # what Python and the libraries hold already, and will
+    console.say(f"about {format_size(need)} of memory must be free (--memory {plan})")
     return need
 
 

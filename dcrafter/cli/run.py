@@ -114,9 +114,12 @@ def _jobs(takes: list[list[str]], request: Request, output: Output) -> list[Job]
         first = random.randrange(2**32)
     jobs = []
     for images in takes:
-        stem = stem_of(images[0])
         for i in range(request.count):
-            jobs.append(Job(images, stem, None if first is None else first + i, output.plan(stem)))
+            seed = None if first is None else first + i
+            stem = stem_of(images[0])
+            if request.count > 1:  # a number of its own would hide the seed
+                stem += f"_{seed}" if seed is not None else f"_<seed+{i}>"
+            jobs.append(Job(images, stem, seed, output.plan(stem)))
     return jobs
 
 

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import queue
 import re
-import socket
 import threading
 import time
 import urllib.error
@@ -18,6 +17,7 @@ from typing import IO
 from urllib.parse import quote, unquote, urlsplit
 
 from dcrafter.errors import InputError
+from dcrafter.text import error_text
 
 MAX_BYTES = 50_000_000
 TIMEOUT = 30.0  # seconds without a byte
@@ -149,8 +149,4 @@ def _reason(error: Exception) -> str:
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(cause, TimeoutError):
         return "it takes too long"
-    if isinstance(cause, socket.gaierror):
-        return "the host's name cannot be resolved"
-    if isinstance(cause, OSError) and cause.strerror:
-        return cause.strerror
-    return " ".join(str(cause).split()) or type(cause).__name__
+    return error_text(cause) if isinstance(cause, Exception) else str(cause)

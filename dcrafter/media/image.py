@@ -348,7 +348,8 @@ def describe_crop(size: tuple[int, int], width: int, height: int, fit: str) -> s
     ends = ("top", "bottom") if tall else ("left", "right")
     where = side if side in ends else "middle"
     other = "" if where == ends[0] else f", --fit crop:{ends[0]} the {ends[0]}"
-    return f"keeps the {where} {100 * share:.0f} %; --fit pad keeps all{other}"
+    kept = f"{100 * share:.0f} %" if share >= 0.01 else "less than 1 %"
+    return f"keeps the {where} {kept}; --fit pad keeps all{other}"
 
 
 def to_tensor(image: Image.Image) -> torch.Tensor:

@@ -61,16 +61,16 @@ def test_names_and_seeds(dcrafter: Run, tmp_path: Path) -> None:
     """As APNG, which is lossless: x264 now and then makes another file of the same frames."""
     first = dcrafter("animate", CAT, *QUICK, "-f", "apng", "--seed", "7", "--json", "--no-metadata")
     more = dcrafter("animate", CAT, *QUICK, "-f", "apng", "--seed", "6", "-n", "2")
-    assert more.lines == ["cat-2.apng", "cat-3.apng"]
+    assert more.lines == ["cat_6.apng", "cat_7.apng"]
     result = json.loads(first.lines[0])
     assert (result["path"], result["seed"], result["settings"]["seed"]) == ("cat.apng", 7, 7)
     assert result["seconds"] > 0
     assert read_settings("cat.apng") is None
-    seeds = [(read_settings(name) or {})["seed"] for name in ("cat-2.apng", "cat-3.apng")]
+    seeds = [(read_settings(name) or {})["seed"] for name in ("cat_6.apng", "cat_7.apng")]
     assert seeds == [6, 7]
-    pixels = [frames_of(name) for name in ("cat.apng", "cat-2.apng", "cat-3.apng")]
+    pixels = [frames_of(name) for name in ("cat.apng", "cat_6.apng", "cat_7.apng")]
     assert pixels[0] == pixels[2] != pixels[1]  # the same seed is the same video, another is another
-    assert files(tmp_path) == ["cat-2.apng", "cat-3.apng", "cat.apng"]
+    assert files(tmp_path) == ["cat.apng", "cat_6.apng", "cat_7.apng"]
 
 
 def frames_of(name: str) -> list[bytes]:
@@ -133,10 +133,10 @@ def test_a_dry_run_makes_and_loads_nothing(dcrafter: Run, tmp_path: Path, monkey
     model, numbers, memory, *planned = outcome.stderr.splitlines()
     assert model == "model 256, 64×64, 50 steps, cpu (float32)"
     assert numbers == "motion 6 (frame stride), guidance 7.5, sampler ddim, 16 frames at 8 FPS"
-    assert re.fullmatch(r"about \d+\.\d GB of memory \(--memory normal\)", memory)
-    assert planned == ["prompt: cat", "cat.png, seed 5: cat.mp4", "cat.png, seed 6: cat-2.mp4"]
+    assert re.fullmatch(r"about \d+\.\d GB of memory must be free \(--memory normal\)", memory)
+    assert planned == ["prompt: cat", "cat.png, seed 5: cat_5.mp4", "cat.png, seed 6: cat_6.mp4"]
     results = [json.loads(line) for line in dcrafter(*arguments, "--json").lines]
-    assert [(result["path"], result["seed"]) for result in results] == [("cat.mp4", 5), ("cat-2.mp4", 6)]
+    assert [(result["path"], result["seed"]) for result in results] == [("cat_5.mp4", 5), ("cat_6.mp4", 6)]
     assert results[0]["settings"]["motion"] == 6
     assert 30e6 < results[0]["expected_memory"] < 10e9  # the libraries alone take as much
     assert files(tmp_path) == []
@@ -147,6 +147,8 @@ def test_a_dry_run_chooses_no_seed(dcrafter: Run) -> None:
     assert "cat.png, random seed: cat.mp4" in outcome.stderr.splitlines()
     result = json.loads(outcome.lines[0])
     assert (result["seed"], result["settings"]["seed"]) == (None, None)
+    two = dcrafter("animate", CAT, *MODEL, "--dry-run", "-n", "2").stderr.splitlines()
+    assert two[-2:] == ["cat.png, random seed: cat_<seed+0>.mp4", "cat.png, random seed: cat_<seed+1>.mp4"]
 
 
 def test_a_dry_run_names_a_missing_captioner(dcrafter: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -43,6 +44,15 @@ def test_help_has_all_options_in_80_columns(dcrafter: Run, command: str) -> None
     assert [name for name in names if not re.search(rf"{name}\b", text)] == []
     examples = [line.strip() for line in text.splitlines() if line.strip().startswith("dcrafter ")]
     assert any(line.startswith(f"dcrafter {command} ") for line in examples)
+
+
+@pytest.mark.slow
+def test_help_in_a_locale_of_few_letters() -> None:
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "dcrafter", "animate", "--help"]
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"--motion" in done.stdout
 
 
 def test_version(dcrafter: Run) -> None:

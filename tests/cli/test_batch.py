@@ -242,6 +242,8 @@ def test_a_dry_run_tells_each_prompt_and_each_download(
     assert outcome.status == 0, outcome.stderr
     assert "the model 256 is not on this machine yet: 10.4 GB to download" in outcome.stderr
     assert '3.png, seed 1243422229, "3": 3.mp4' in outcome.stderr.splitlines()
+    assert outcome.stderr.count("model 256, 256×256, 50 steps, cpu") == 1
+    assert "motion 3 (frame stride), guidance 7.5, sampler ddim, 16 frames at 8 FPS" in outcome.stderr
     offline = dcrafter(*arguments, "--offline")
     assert offline.status == 4
     assert "the weights of 256 are not on this machine, and --offline was given" in offline.stderr

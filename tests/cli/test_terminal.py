@@ -84,11 +84,11 @@ def test_a_script_sees_paths_alone(arguments: tuple[str, ...], title: str, tmp_p
         [SCRIPT, *arguments, "--seed", "5", "-n", "2", "-o", "made/"],
         cwd=tmp_path, env=environment(), capture_output=True, text=True, stdin=subprocess.DEVNULL, check=True,
     )  # fmt: skip
-    assert done.stdout.splitlines() == ["made/cat.mp4", "made/cat-2.mp4"]
+    assert done.stdout.splitlines() == ["made/cat_5.mp4", "made/cat_6.mp4"]
     assert title in done.stderr
     assert "\x1b" not in done.stderr
     assert re.search(r"sampling 1/1$", done.stderr, re.MULTILINE)
-    assert read_video(tmp_path / "made" / "cat-2.mp4")[0].ndim == 4
+    assert read_video(tmp_path / "made" / "cat_6.mp4")[0].ndim == 4
 
 
 def paths(seen: str) -> list[str]:
