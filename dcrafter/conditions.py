@@ -41,6 +41,7 @@ class Keyframes:
 
     input: Tensor  # (n, 3, H, W), the size of the settings: what the model sees
     output: Tensor  # (n, 3, sH, sW), the size of decoded frames: what they are compared with
+    size: tuple[int, int]  # width and height of the first image as it was given
 
     @staticmethod
     def open(images: Sequence[ImageSource], settings: Settings, config: ModelConfig) -> Keyframes:
@@ -52,7 +53,7 @@ class Keyframes:
 
         size = settings.width, settings.height
         given, output = fitted(fit_image, *size), config.output_size(*size)
-        return Keyframes(given, given if output == size else fitted(fit_reference, *output))
+        return Keyframes(given, given if output == size else fitted(fit_reference, *output), opened[0].size)
 
 
 @dataclass(frozen=True, eq=False)

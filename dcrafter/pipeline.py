@@ -23,7 +23,7 @@ from dcrafter.conditions import ConditionEncoder, Conditions, Keyframes, Noise, 
 from dcrafter.config import MODELS, Command
 from dcrafter.errors import InputError, UsageError
 from dcrafter.events import Decoding, Done, Event, Part, Step, Video
-from dcrafter.media.image import ImageSource, match_colors, open_image, to_frames
+from dcrafter.media.image import ImageSource, match_colors, open_image, resize_frames, to_frames
 from dcrafter.models.dynamicrafter import DynamiCrafter, References
 from dcrafter.runtime.devices import choose_device, choose_dtype
 from dcrafter.runtime.residency import Residency
@@ -34,7 +34,7 @@ from dcrafter.sampling.mask import hold
 from dcrafter.sampling.schedule import SamplingStep, sampling_steps
 from dcrafter.sampling.start import LatentStatistics, known_statistics
 from dcrafter.sampling.windows import fuse, windows
-from dcrafter.settings import Options, Settings, resolve
+from dcrafter.settings import Options, Settings, resolve, video_size
 from dcrafter.weights import hub
 from dcrafter.weights.checkpoint import Checkpoint, open_checkpoint, read_tensors
 from dcrafter.weights.lora import with_loras
@@ -152,8 +152,7 @@ class Pipeline:
             needed = "two images or more" if command == "interpolate" else "one image"
             raise UsageError(f"{command} takes {needed}, not {len(sources)}")
         opened = [open_image(source) for source in sources]
-        portrait = opened[0].height > opened[0].width
-        settings = resolve(self.config, command, prompt, seed, options, portrait=portrait)
+        settings = resolve(self.config, command, prompt, seed, options, image_size=opened[0].size)
         return self.generate(opened, settings, names=_names(sources))
 
     def prepare(self, videos: Sequence[tuple[list[ImageSource], Settings]]) -> Generator[Event, None, list[Prepared]]:
@@ -213,6 +212,8 @@ class Pipeline:
             clips.append(frames)
             samples.append(latents.cpu())
         video = to_frames(torch.cat(_join(clips, settings.trim_keyframes)).transpose(0, 1))
+        if settings.size == "as-input":
+            video = resize_frames(video, *video_size(self.config, settings, keyframes.size))
         video = np.tile(video, (settings.repeat, 1, 1, 1))  # as bytes: floats of many rounds would fill the memory
         record = self._record(settings, _names(images) if names is None else names)
         yield Done(Video(video, settings.fps, record, torch.cat(samples)))

@@ -25,9 +25,11 @@ from dcrafter.sampling import SAMPLERS
 from dcrafter.validation import convert
 
 Fit = Literal["crop", "crop:top", "crop:bottom", "crop:left", "crop:right", "pad", "stretch"]
+Size = Literal["model", "as-input"]
 
 DEFAULT_FPS = 8.0
 MAX_FRAMES = 1000
+MAX_SCALED_PIXELS = 3840 * 2160  # of a frame that is scaled to its image's size
 MAX_PIXELS = 16_777_216  # of a frame; encoding 16384×8192 takes 2 GB
 DTYPES = ("float32", "float16", "bfloat16")
 MEMORY_PLANS = ("normal", "low", "min")  # each slower and smaller
@@ -257,6 +259,13 @@ class Settings:
         choices=get_args(Fit),
         metavar="<way>",
     )
+    size: Size = option(
+        "Of the video: the model's, or as-input: the image's size and shape.",
+        MOTION,
+        default="model",
+        choices=get_args(Size),
+        metavar="<size>",
+    )
     mask: Path | None = option(
         "Image of what may move: white does, black stays.", MOTION, metavar="<image>", default_help="everything"
     )
@@ -301,12 +310,12 @@ class Options(TypedDict, total=False):
     """What may be asked for, as type checkers know it: each option of `Settings`, or None to follow the model.
 
     `motion` is low, medium, high or the model's raw condition; `context_scale` a number or, by layers of the paper's
-    figure 2a, `7-9:0.8`; `frames` how many the video has; `window` how many are
-    sampled at once, and `overlap` how many two windows share; `segments` how often an animation goes on from
-    its last frame; `start` where sampling starts, `init_noise` a file of what it starts from, `image_noise` how much
-    noise the image gets; `repeat` how often a loop is played; `trim_keyframes` leaves out the frame where two
-    interpolations meet, and `first_image_weight` weighs the first image against the last; `mask` is an image of what
-    may move; `color_match` holds the colors of what is made to those of its image.
+    figure 2a, `7-9:0.8`; `frames` how many the video has; `window` how many are sampled at once, and `overlap` how many
+    two windows share; `segments` how often an animation goes on from its last frame; `repeat` how often a loop is
+    played; `trim_keyframes` leaves out the frame where two interpolations meet; `first_image_weight` weighs the first
+    image against the last; `color_match` holds the colors of what is made to those of its image; `size` as-input scales
+    the video to the image's size; `mask` is an image of what may move; `start` is where sampling starts, `init_noise` a
+    file of what it starts from, `image_noise` how much noise the image gets.
     """
 
     negative_prompt: str
@@ -328,6 +337,7 @@ class Options(TypedDict, total=False):
     width: int | None
     height: int | None
     fit: Fit
+    size: Size
     mask: str | Path | None
     sampler: str
     segments: int
@@ -403,7 +413,13 @@ class WriteOptions:
 
 
 def resolve(
-    config: ModelConfig, command: Command, prompt: str, seed: int, options: Options, *, portrait: bool = False
+    config: ModelConfig,
+    command: Command,
+    prompt: str,
+    seed: int,
+    options: Options,
+    *,
+    image_size: tuple[int, int] | None = None,
 ) -> Settings:
     """Fill in a model's defaults.
 
@@ -413,7 +429,7 @@ def resolve(
         prompt: What happens.
         seed: Of the noise, 0 to 2⁶³ − 1.
         options: What is asked for.
-        portrait: True if the image is higher than wide: then so is the model's size, where none is asked for.
+        image_size: Width and height of the (first) image, which the model's size follows where none is asked for.
 
     Returns:
         Settings with nothing left open.
@@ -429,8 +445,9 @@ def resolve(
         raise UsageError(f"--prompt must have at most {LONGEST_TEXT} characters, not {len(prompt)}")
     sampler = options.get("sampler") or config.sampler
     asked = _check(command, Options(**{**options, "sampler": sampler}))
-    values = _model_defaults(config, asked["sampler"], portrait and not {"width", "height"} & {*asked})
-    values |= asked
+    values = _model_defaults(config, asked["sampler"]) | _frame_size(config, asked.get("size"), image_size) | asked
+    if asked.get("size") == "as-input":
+        values["fit"] = "stretch"  # scaled back, nothing is distorted or lost
     values |= {
         **_lengths(config, command, asked),
         "motion": _motion(config, values["motion"]),
@@ -480,14 +497,32 @@ def _check(command: Command, options: Options) -> dict[str, Any]:
     return asked
 
 
-def _model_defaults(config: ModelConfig, sampler: str, portrait: bool) -> dict[str, Any]:
-    """Each option where it is left out, with this model and sampler."""
+def video_size(config: ModelConfig, settings: Settings, image_size: tuple[int, int]) -> tuple[int, int]:
+    """Width and height of the video that is made of an image of this size."""
+    if settings.size == "model":
+        return config.output_size(settings.width, settings.height)
+    width, height = image_size
+    scale = min(1.0, (MAX_SCALED_PIXELS / (width * height)) ** 0.5)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _frame_size(config: ModelConfig, size: Size | None, image_size: tuple[int, int] | None) -> dict[str, int]:
+    """The model's width and height, turned for an image that is higher than wide; as-input, of its shape."""
     width, height = config.width, config.height
-    if portrait:
+    if size == "as-input" and image_size:
+        side, stretched = (width * height) ** 0.5, (image_size[0] / image_size[1]) ** 0.5
+        multiple = config.size_multiple
+        width, height = (max(1, round(each / multiple)) * multiple for each in (side * stretched, side / stretched))
+    elif image_size and image_size[1] > image_size[0]:
         width, height = min(width, height), max(width, height)
+    return {"width": width, "height": height}
+
+
+def _model_defaults(config: ModelConfig, sampler: str) -> dict[str, Any]:
+    """Each option where it is left out, with this model and sampler."""
     known = {name: getattr(config, name, each.default) for name, each in options_of(Settings).items()}
     by_sampler = {"eta": SAMPLERS[sampler].eta, "final_rescale": SAMPLERS[sampler].final_rescale}
-    return known | by_sampler | {"width": width, "height": height, "motion": config.motion.default, "context_scale": 1}
+    return known | by_sampler | {"motion": config.motion.default, "context_scale": 1}
 
 
 def _lengths(config: ModelConfig, command: Command, asked: dict[str, Any]) -> dict[str, int]:

@@ -448,3 +448,12 @@ def test_interpolations_may_mix_the_contexts_of_both_images(golden: Path) -> Non
 
     mixed = context([first, last], first_image_weight=0.25)
     torch.testing.assert_close(mixed, 0.25 * context([first, last]) + 0.75 * context([last, first]), atol=1e-5, rtol=0)
+
+
+def test_a_video_as_large_as_its_image(pipe: Pipeline) -> None:
+    picture = Image.new("RGB", (90, 50), "red")
+    options: Options = {"steps": 1, "guidance": 1.0, "size": "as-input", "frames": 2}
+    pipe.config = replace(pipe.config, width=64, height=64)
+    video = pipe.animate(picture, "", **options)
+    assert video.frames.shape == (2, 50, 90, 3)
+    assert (video.settings["width"], video.settings["height"], video.settings["size"]) == (80, 48, "as-input")

@@ -8,7 +8,7 @@ import pytest
 
 from dcrafter.config import MODELS, ModelConfig
 from dcrafter.errors import UsageError
-from dcrafter.settings import Options, Settings, options_of, resolve
+from dcrafter.settings import Options, Settings, options_of, resolve, video_size
 
 
 def test_what_is_left_out_follows_the_model() -> None:
@@ -134,3 +134,15 @@ def test_lengths_follow_from_each_other() -> None:
     assert lengths("interpolate", frames=48, window=16) == (48, 16, 8, 48)
     assert lengths("loop", frames=47) == (47, 48, 24, 48)
     assert lengths("loop", window=8) == (7, 8, 4, 8)
+
+
+def test_a_size_as_the_image_has_its_shape_and_the_models_area() -> None:
+    settings = resolve(MODELS["512"], "animate", "", 0, {"size": "as-input"}, image_size=(4000, 3000))
+    assert (settings.width, settings.height, settings.fit) == (448, 320, "stretch")
+    assert video_size(MODELS["512"], settings, (801, 601)) == (801, 601)
+    width, height = video_size(MODELS["512"], settings, (8000, 6000))
+    assert (width / height, width * height) == (pytest.approx(4 / 3, rel=1e-3), pytest.approx(3840 * 2160, rel=1e-3))
+    narrow = resolve(MODELS["512"], "animate", "", 0, {"size": "as-input"}, image_size=(3, 10_000))
+    assert (narrow.width, narrow.height) == (64, 23360)
+    usual = resolve(MODELS["tiny"], "animate", "", 0, {}, image_size=(30, 40))
+    assert video_size(MODELS["tiny"], usual, (30, 40)) == (256, 256)

@@ -20,6 +20,8 @@ def fade_frames(shots: Sequence[Settings], seconds: float) -> int:
     if len(kinds) > 1:
         sizes = " and ".join(f"{width}×{height} at {fps:g} fps" for width, height, fps in kinds)
         raise UsageError(f"the shots of a story must be alike, not {sizes}", "Give --width, --height and --fps")
+    if any(shot.size == "as-input" for shot in shots):
+        raise UsageError("the shots of a story must be alike, not each as its image", "Leave out --size")
     shortest = min(shot.frames for shot in shots)
     overlap = round(seconds * shots[0].fps)
     if not 0 <= 2 * overlap <= shortest:

@@ -80,7 +80,7 @@ class Batch:
     weights: Weights
     resume: bool = True
     fail_fast: bool = False
-    turned: bool = True  # portraits turn the model's size
+    turned: bool = True  # the model's size follows the image's shape
     captioner: Captioner | None = None
 
     def check(self) -> list[Settings]:
@@ -159,8 +159,7 @@ class Batch:
             images = [open_image(content) for content in contents]
             caption = self._caption(images[0], inputs)
             prompt = ", ".join(filter(None, [caption, item.prompt]))
-            portrait = self.turned and images[0].height > images[0].width
-            settings = self._settings(item, prompt, portrait)
+            settings = self._settings(item, prompt, images[0].size if self.turned else None)
             weights = self.weights.fingerprint(item.model)
         except (InputError, UsageError) as error:
             where = f"{item.where}: " if item.where not in ("", item.path) else ""
@@ -173,10 +172,9 @@ class Batch:
             return replace(failure(item, KEPT, inputs=inputs), status="skipped")
         return task
 
-    def _settings(self, item: Item, prompt: str = "", portrait: bool = False) -> Settings:
-        return resolve(
-            self.weights.config(item.model), item.command, prompt, item.seed, item.options, portrait=portrait
-        )
+    def _settings(self, item: Item, prompt: str = "", image_size: tuple[int, int] | None = None) -> Settings:
+        config = self.weights.config(item.model)
+        return resolve(config, item.command, prompt, item.seed, item.options, image_size=image_size)
 
     def _caption(self, image: Image.Image, inputs: list[str]) -> str:
         """Empty without --auto-prompt. What the journal knows is not asked again."""

@@ -71,8 +71,9 @@ def take_over(values: dict[str, Any], flags: set[str], command: Command) -> None
     other = (model, command, sampler) != (earlier["model"], found["command"], found["sampler"])
     if other or any(values.get(name) for name in ARGUMENTS):
         config = MODELS.get(earlier["model"])
-        if config and {found.get("width"), found.get("height")} == {config.width, config.height}:  # perhaps turned
-            del found["width"], found["height"]  # as images lie
+        turned = config and {found.get("width"), found.get("height")} == {config.width, config.height}
+        if turned or found.get("size") == "as-input":
+            found = {name: value for name, value in found.items() if name not in ("width", "height")}  # as images lie
     if other:
         found = _asked_for(found, earlier["model"], model)
     else:

@@ -37,13 +37,17 @@ def say_built_in(command: Command, console: Console) -> None:
 
 
 def say_model(
-    config: ModelConfig, settings: Sequence[Settings], device: torch.device, dtype: torch.dtype, console: Console
+    config: ModelConfig,
+    sizes: Sequence[tuple[int, int]],
+    steps: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    console: Console,
 ) -> None:
-    """The line that every generation begins with."""
-    outputs = dict.fromkeys(config.output_size(settled.width, settled.height) for settled in settings)
-    sizes = " and ".join(f"{width}×{height}" for width, height in outputs)
+    """The line that every generation begins with; `sizes` are those of its videos."""
+    shown = " and ".join(f"{width}×{height}" for width, height in dict.fromkeys(sizes))
     machine = f"{device} ({str(dtype).removeprefix('torch.')})"
-    console.say(f"model {config.name}, {sizes}, {settings[0].steps} steps, {machine}")
+    console.say(f"model {config.name}, {shown}, {steps} steps, {machine}")
 
 
 def say_batch(config: ModelConfig, settings: Settings, request: Request, console: Console) -> None:

@@ -24,7 +24,7 @@ from dcrafter.config import Command, ModelConfig
 from dcrafter.errors import InputError, OutputError, UsageError
 from dcrafter.media.fetch import public_name
 from dcrafter.runtime.machine import PeakMemory
-from dcrafter.settings import Settings, resolve
+from dcrafter.settings import Settings, resolve, video_size
 
 if TYPE_CHECKING:
     import torch
@@ -166,7 +166,7 @@ def _plan(
             prompts[job.images[0]],
             job.seed or 0,
             request.options,
-            portrait=sources[job.images[0]].is_portrait,
+            image_size=sources[job.images[0]].size,
         )
         for job in jobs
     ]
@@ -189,7 +189,11 @@ def _preview(config: ModelConfig, request: Request) -> Preview | None:
 def _forecast(plan: Plan, model: Any, device: torch.device, dtype: torch.dtype, console: Console) -> int:
     """Tell what is to come; returns the bytes of memory that it will take, if they were estimated."""
     first, request = plan.settings[0], plan.request
-    forecast.say_model(plan.config, plan.settings, device, dtype, console)
+    sizes = [
+        video_size(plan.config, settled, plan.sources[job.images[0]].size)
+        for job, settled in zip(plan.jobs, plan.settings, strict=True)
+    ]
+    forecast.say_model(plan.config, sizes, first.steps, device, dtype, console)
     if request.dry_run:
         forecast.say_numbers(plan.config, first, console)
     images = [(image, settled) for job, settled in zip(plan.jobs, plan.settings, strict=True) for image in job.images]

@@ -35,10 +35,6 @@ class Source:
     content: ImageSource
     size: tuple[int, int]
 
-    @property
-    def is_portrait(self) -> bool:
-        return self.size[1] > self.size[0]
-
     def open(self) -> Image:
         from dcrafter.media.image import open_image
 

@@ -375,6 +375,12 @@ def to_frames(video: torch.Tensor) -> NDArray[np.uint8]:
     return np.ascontiguousarray(frames.permute(1, 2, 3, 0).numpy())
 
 
+def resize_frames(frames: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """uint8 (T, H, W, 3) → (T, height, width, 3)."""
+    resized = [Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS) for frame in frames]
+    return np.stack([np.asarray(frame) for frame in resized])
+
+
 def match_colors(frames: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """Give each frame the mean and standard deviation that the images have, channel by channel.
 
