@@ -8,63 +8,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from dcrafter.errors import WeightsError
 from dcrafter.generators import drain
-from dcrafter.media.image import fit_image
 from dcrafter.metrics.features import Extractor, embedding_features, open_extractor
 from dcrafter.metrics.perceptual import Distance, open_distance
-from dcrafter.models.clip import MEAN, STD, tokenize
-from dcrafter.pipeline import Pipeline
 from dcrafter.runtime.devices import choose_device
+from dcrafter.training.alignment import Towers
 from dcrafter.weights.cache import cache_dir, writing_to
 
 CLIP = "clip"  # the model's own image tower, in place of another extractor
 I3D_FILE = ("flateon/FVD-I3D-torchscript", "i3d_torchscript.pt", "1c2d61711c52571ad617a1063e6fa691b212e184")
 I3D_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"
-FRAMES_AT_ONCE = 8
-
-
-@dataclass(frozen=True)
-class Towers:
-    """A model's CLIP towers, loaded as long as nothing else of the model is."""
-
-    pipe: Pipeline
-
-    @torch.inference_mode()
-    def embed_frames(self, frames: Tensor) -> Tensor:
-        """(T, H, W, 3) uint8 → (T, D), scaled, cropped and normalized as OpenCLIP does."""
-        self._load()
-        size = self.pipe.config.clip.vision.image_size
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-        found = []
-        for some in torch.split(frames, FRAMES_AT_ONCE):
-            scaled = [_scaled(frame.numpy(), size) for frame in some]
-            pixels = (torch.from_numpy(np.stack(scaled)).permute(0, 3, 1, 2) / 255 - mean) / std
-            tower = self.pipe.model.image_encoder
-            found.append(tower.similarity_features(tower(pixels.to(self.pipe.device))).float().cpu())
-        return torch.cat(found)
-
-    @torch.inference_mode()
-    def embed_text(self, caption: str) -> Tensor:
-        """A caption → (D,)."""
-        self._load()
-        tokens = tokenize([caption], self.pipe.config.clip.text.context_length).to(self.pipe.device)
-        return self.pipe.model.text_encoder.similarity_features(tokens)[0].float().cpu()
-
-    def _load(self) -> None:
-        for _ in self.pipe.residency.ensure_loaded("text_encoder", "image_encoder"):
-            pass
-
-
-def _scaled(frame: np.ndarray, size: int) -> np.ndarray:
-    """As OpenCLIP's transform: bicubic, the short side to `size`, cut to its middle."""
-    return np.array(fit_image(Image.fromarray(frame), size, size, resample=Image.Resampling.BICUBIC))
 
 
 @dataclass(frozen=True)
@@ -81,11 +39,7 @@ class Extraction:
 
     @cached_property
     def towers(self) -> Towers:
-        return Towers(
-            Pipeline.from_pretrained(
-                self.model, checkpoint=self.checkpoint, device=self.device, dtype="float32", offline=self.offline
-            )
-        )
+        return Towers.of_model(self.model, checkpoint=self.checkpoint, device=self.device, offline=self.offline)
 
     @cached_property
     def extractor(self) -> Extractor:

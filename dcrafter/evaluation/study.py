@@ -24,6 +24,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 
 from dcrafter.errors import InputError, OutputError, UsageError
+from dcrafter.training.jsonl import append_row, read_rows
 
 PROGRAM = "dcrafter.evaluation study"
 QUESTIONS = ("motion_quality", "temporal_coherence")  # one of two is preferred
@@ -96,10 +97,8 @@ class Study:
         row = {"participant": participant, "trial": number, "case": self.trials[number].case, **runs}
         row |= {question: runs[side] for question, side in preferred.items()}
         row[SELECTION] = [runs[side] for side in SIDES if side in selected]
-        with self._lock, self.choices.open("a+b") as file:
-            file.seek(max(file.seek(0, 2) - 1, 0))
-            torn = file.read(1) not in (b"", b"\n")
-            file.write((b"\n" if torn else b"") + json.dumps(row).encode() + b"\n")
+        with self._lock:
+            append_row(self.choices, row)
 
     def _random(self, participant: str, *more: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, *more, *participant.encode()])
@@ -130,9 +129,7 @@ def make_trials(runs: Mapping[str, Path], count: int | None = None) -> list[Tria
 
 def read_choices(path: Path) -> list[dict[str, Any]]:
     """The choices made so far; of one that was made twice the last."""
-    lines = path.read_text("utf-8").splitlines() if path.exists() else []
-    rows = [json.loads(line) for line in lines if line.endswith("}")]  # the last may be torn
-    return [*{(row["participant"], row["trial"]): row for row in rows}.values()]
+    return [*{(row["participant"], row["trial"]): row for row in read_rows(path)}.values()]
 
 
 def results(choices: Sequence[Mapping[str, Any]]) -> str:

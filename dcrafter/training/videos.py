@@ -248,43 +248,60 @@ def open_track(path: Path, least: int) -> Track:
 
 def _listed(path: Path, options: VideoData) -> list[tuple[str, str]]:
     """(file, caption) pairs, as text because there may be millions. Raises InputError."""
-    if path.is_dir():
-        rows = _folder_rows(path)
-    elif not path.exists():
-        raise InputError(f"there is no {path}", "Give a folder of videos, or a CSV or JSONL manifest.")
-    elif path.suffix.lower() in (".csv", ".jsonl"):
-        rows = manifest_rows(path)
-    else:
-        raise InputError(f"{path} is neither a folder nor a manifest", "Give a folder, a .csv or a .jsonl.")
-
-    @cache
-    def webvid_folder(page: str) -> Path:
-        return path.parent / page if (path.parent / page).is_dir() else path.parent / "videos" / page
-
     listed, seen = [], 0
-    for seen, (where, row) in enumerate(rows, 1):  # noqa: B007
-        captions = [row[name] for name in _CAPTIONS if name in row]
-        caption = next((text for text in captions if text is not None), "")
-        file: Any = next((row[name] for name in _FILES if row.get(name)), None)
-        if not file and row.get("videoid") and row.get("page_dir"):
-            file = webvid_folder(str(row["page_dir"])) / f"{row['videoid']}.mp4"
-        if not file or not captions:
-            raise InputError(f"{where} lacks {'a caption' if file else 'a file'}", _COLUMNS)
+    for seen, (where, row) in enumerate(video_rows(path), 1):  # noqa: B007
+        file, caption = file_and_caption(where, row, path.parent)
         if options.wording == "dynamic":
             caption = row.get("dynamic_wording") or caption
         try:
-            confidence = float(row.get("dynamic_confidence") or 0)
-        except (TypeError, ValueError):
+            confidence = parse_confidence(row.get("dynamic_confidence") or 0)
+        except ValueError:
             raise InputError(f"{where}: dynamic_confidence must be a number", "Correct it, or leave it out.") from None
         category = row.get("dynamic_source_category")
         if confidence >= options.confidence and (not options.categories or category in options.categories):
-            listed.append((str(path.parent / str(file)), str(caption)))
+            listed.append((str(file), str(caption)))
     if not seen:
         raise InputError(f"{path} holds no videos", f"Videos end in {', '.join(SUFFIXES)}.")
     if not listed:
         advice = "Lower `confidence`, or allow other `categories`; only a manifest has such annotations."
         raise InputError(f"of {seen} videos in {path} the filter leaves none", advice)
     return listed
+
+
+def video_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The videos of a folder, or of a CSV or JSONL manifest: a name for messages, and values. Raises InputError."""
+    if path.is_dir():
+        return _folder_rows(path)
+    if not path.exists():
+        raise InputError(f"there is no {path}", "Give a folder of videos, or a CSV or JSONL manifest.")
+    if path.suffix.lower() in (".csv", ".jsonl"):
+        return manifest_rows(path)
+    raise InputError(f"{path} is neither a folder nor a manifest", "Give a folder, a .csv or a .jsonl.")
+
+
+def file_and_caption(where: str, row: Mapping[str, Any], folder: Path) -> tuple[Path, str]:
+    """The file and the caption of a row of a manifest in `folder`. Raises InputError where it lacks one."""
+    captions = [row[name] for name in _CAPTIONS if name in row]
+    file: Any = next((row[name] for name in _FILES if row.get(name)), None)
+    if not file and row.get("videoid") and row.get("page_dir"):
+        file = _webvid_folder(folder, str(row["page_dir"])) / f"{row['videoid']}.mp4"
+    if not file or not captions:
+        raise InputError(f"{where} lacks {'a caption' if file else 'a file'}", _COLUMNS)
+    return folder / str(file), str(next((text for text in captions if text is not None), ""))
+
+
+@cache
+def _webvid_folder(folder: Path, page: str) -> Path:
+    return folder / page if (folder / page).is_dir() else folder / "videos" / page
+
+
+def parse_confidence(value: Any) -> float:
+    """0.9 of 0.9, "0.9" or "90%", as language models write it. Raises ValueError for anything else."""
+    text = str(value).strip()
+    number = float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
+    if not 0 <= number <= 1:
+        raise ValueError(f"{value} is no share of 1")
+    return number
 
 
 def _split(videos: list[tuple[str, str]], held_out: bool) -> list[tuple[str, str]]:
