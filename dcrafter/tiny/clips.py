@@ -104,7 +104,7 @@ class ClipSampler:
         Args:
             seed: of the run.
             index: of the clip.
-            motion: one of `MOTIONS`, or None for a clip of any kind.
+            motion: one of `MOTIONS`, of a subject one of `LOCAL_MOTIONS`, or None for a clip of any kind.
             new_words: caption it in the phrases kept from training.
             loop: go half as far and come back.
 
@@ -117,8 +117,8 @@ class ClipSampler:
         kind = rng.random()
         if motion is None and kind < self.clips.animations:
             return self._animation(rng, new_words, way)
-        if motion is None and kind < self.clips.animations + self.clips.cutouts:
-            return self._subject(rng, new_words, way)
+        if motion in LOCAL_MOTIONS or (motion is None and kind < self.clips.animations + self.clips.cutouts):
+            return self._subject(rng, motion, new_words, way)
         scene = kind > 1 - self.clips.scenes
         return self._moved(rng, motion or self._motion_of_view(rng), new_words, way, scene=scene)
 
@@ -136,6 +136,19 @@ class ClipSampler:
         grid = sampling_grid(UNMOVED, np.zeros(1), self.size)
         view = self._film(rng, image, grid, centered=False)[0]
         return view, self._prompted_motion(rng, motion).caption(label, rng)
+
+    def known_view(self, seed: int, index: int, motion: str) -> tuple[Tensor, Tensor]:
+        """A photograph under a directed motion.
+
+        Returns:
+            Frames (T, H, W, 3) uint8, and where they show what the first one does not: (T, H, W) bool.
+        """
+        rng = np.random.default_rng([seed, index])
+        image, _ = self.ingredients.labelled_image(rng, photographs=1.0)
+        moved = self._prompted_motion(rng, motion)
+        grid = sampling_grid(moved.trajectory, moved.seconds, self.size)
+        frames = self._film(rng, image, grid, centered=False, zoom=float(np.mean(moved.trajectory.zoom)))
+        return frames, torch.from_numpy(np.abs(grid).max(-1) > 1)
 
     def later_frames(self, seed: int, index: int) -> dict[str, Any]:
         """An image and, of each of some clips of it that go one way, a single later frame.
@@ -179,11 +192,11 @@ class ClipSampler:
             "kind": "animation", "motion": None, "pace": 1.0,
         }  # fmt: skip
 
-    def _subject(self, rng: Rng, new_words: bool, way: Array) -> dict[str, Any]:
+    def _subject(self, rng: Rng, name: str | None, new_words: bool, way: Array) -> dict[str, Any]:
         """A cut-out or an emoji that moves, as a whole or in its parts, over a photograph that does not."""
-        pixels, label = self.ingredients.subject(rng)
+        pixels, label = self.ingredients.subject(rng, face=name in FACE_MOTIONS)
         names = tuple(name for name in LOCAL_MOTIONS if name not in FACE_MOTIONS or "face" in label)
-        name = one_of(rng, names if rng.random() < LOCAL else UNDIRECTED)
+        name = name or one_of(rng, names if rng.random() < LOCAL else UNDIRECTED)
         motion = self._prompted_motion(rng, name, new_words, way)
         extent = rng.uniform(0.35, 0.75) * np.array(pixels.shape[1::-1]) / max(pixels.shape[:2])  # of the view
         place = rng.uniform(-1, 1, 2) * (1 - extent) * 0.8

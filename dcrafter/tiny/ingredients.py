@@ -43,9 +43,10 @@ class Ingredients:
             return self.data.animations[start + int(rng.integers(count))]
         return self.data.stills[row["still"]]
 
-    def subject(self, rng: Rng) -> tuple[Array, str]:
-        """A cut-out or an emoji (h, w, 4), and its noun."""
-        row = one_of(rng, self.cutouts if self.cutouts and rng.random() < CUTOUTS else self.emoji)
+    def subject(self, rng: Rng, *, face: bool = False) -> tuple[Array, str]:
+        """A cut-out or an emoji (h, w, 4), and its noun; with `face` an emoji that is one, where there are any."""
+        faces = [row for row in self.emoji if "face" in row["label"]] if face else []
+        row = one_of(rng, faces or (self.cutouts if self.cutouts and rng.random() < CUTOUTS else self.emoji))
         pixels = self.data.cutout(row) if "offset" in row else self.data.stills[row["still"]]
         is_phrase = row["label"].startswith(("a ", "an ", "the ", "some "))
         return pixels, row["label"] if is_phrase else noun(row["label"])

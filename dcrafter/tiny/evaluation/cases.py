@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+from torch import Tensor
 
 from dcrafter.errors import InputError
 from dcrafter.evaluation.studio import Case
@@ -19,6 +20,7 @@ from dcrafter.tiny.motions import DIRECTED, PACES
 from dcrafter.tiny.stills import StillSampler
 
 FPS = 12  # every case has this motion condition, so that they can be sampled together
+LOCAL = ("yawn", "waves", "run")  # motions of a subject, as in free prompts
 LOOPING = ("sway", "pulse", "ripple", "shake")  # motions that come back to where they began
 # What a landscape may be called that no training caption may have said; `unseen_nouns` holds them against the data.
 NOUNS = (
@@ -82,6 +84,34 @@ def emoji(sampler: ClipSampler, seed: int, count: int) -> list[Case]:
     clips = (sampler.clip(seed, index) for index in itertools.count())
     found = (clip for clip in clips if clip["kind"] == "animation" and clip["fps"] == FPS)
     return [_case(next(found)) for _ in range(count)]
+
+
+def local(sampler: ClipSampler, seed: int, count: int) -> list[Case]:
+    """Subjects over photographs that yawn, wave like a flag, or run, in turn."""
+    found: list[Case] = []
+    numbers = itertools.count()
+    while len(found) < count:
+        clip = sampler.clip(seed, next(numbers), motion=LOCAL[len(found) % len(LOCAL)])
+        if clip["fps"] == FPS:
+            found.append(_case(clip))
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class KnownCase(Case):
+    """A clip at the output size whose motion is known."""
+
+    new: Tensor | None = None  # (T, H, W) bool, where it shows what its first frame does not
+
+
+def known(sampler: ClipSampler, seed: int, count: int) -> list[Case]:
+    """Photographs under the eight directed motions, in turn."""
+    cases: list[Case] = []
+    for number in range(count):
+        direction = DIRECTED[number % len(DIRECTED)]
+        frames, new = sampler.known_view(seed, number, direction)
+        cases.append(KnownCase("", frames, FPS, direction, new))
+    return cases
 
 
 def unseen_nouns(sampler: ClipSampler) -> list[str]:

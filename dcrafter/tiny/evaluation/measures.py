@@ -6,13 +6,22 @@ from dataclasses import asdict
 from functools import partial
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from dcrafter.evaluation import measures
 from dcrafter.evaluation.measures import FEW, Measure
 from dcrafter.evaluation.report import Row
 from dcrafter.evaluation.studio import Studio
+from dcrafter.metrics.pixels import as_input
 from dcrafter.metrics.similarity import goes
+from dcrafter.models import registration
+from dcrafter.models.dynamicrafter import References
+from dcrafter.models.reference_decoder import enlarge
+from dcrafter.models.registration import inside, register_clip, shrink, warp
 from dcrafter.tiny.autoencoder import EVALUATION_STILLS
+from dcrafter.tiny.evaluation.cases import LOCAL, KnownCase
 from dcrafter.tiny.motions import DIRECTED
 
 
@@ -71,12 +80,81 @@ def _moves_as(metric: str, studio: Studio, videos: str, names: list[str]) -> Row
     return Row(metric, sum(right) / len(right), "%", len(right), details)
 
 
+def new_parts(studio: Studio, count: int) -> list[Row]:
+    """What comes into view under known motions, from true latents: detail of the first frame must not be laid there."""
+    few = min(count, FEW)
+    errors, coarse_errors = [], []
+    for case in studio.cases("known motions", few):
+        assert isinstance(case, KnownCase)
+        assert case.new is not None
+        true = as_input(case.frames)
+        coarse = studio.reconstruct(F.avg_pool2d(true, studio.pipe.config.output_scale))
+        refined = with_detail(studio, coarse, true[:1])
+        new = case.new[:, None].expand_as(true)
+        errors.append((refined - true)[new].square())
+        coarse_errors.append((enlarge(coarse, *true.shape[-2:]) - true)[new].square())
+    refined_db, coarse_db = (decibels(torch.cat(each)) for each in (errors, coarse_errors))
+    return [Row("parts new to the view, from true latents, PSNR", refined_db, "dB", few, {"without detail": coarse_db})]
+
+
+def local_motion(studio: Studio, count: int) -> list[Row]:
+    """Motion of parts under prompts of such, beyond the best similarity of the whole, over that of the data.
+
+    How much changes, and how much of the data's change is in it: a subject that falls apart has the first alone.
+    """
+    few = min(count, FEW)
+    amounts, along = [], []
+    cases = studio.cases("local motions", few)
+    for case, video in zip(cases, studio.videos("local motions", few), strict=True):
+        size = [studio.pipe.config.output_scale * side for side in video.shape[1:3]]
+        refined = with_detail(studio, as_input(video), enlarge(as_input(case.frames[:1]), *size))
+        made, true = motion_of_parts(refined), motion_of_parts(as_input(case.frames))
+        amounts.append((float(made.abs().mean()), float(true.abs().mean())))
+        along.append((float((made * true).sum()), float((true * true).sum())))
+    return [
+        _shares("motion of parts when prompted, over the data's", amounts),
+        _shares("the same, where and as the data's", along),
+    ]
+
+
+def _shares(metric: str, pairs: list[tuple[float, float]]) -> Row:
+    """The sum of generated figures over the data's; by motion in the details."""
+
+    def share(some: list[tuple[float, float]]) -> float:
+        generated, data = (sum(each) for each in zip(*some, strict=True))
+        return generated / max(data, 1e-9)
+
+    shares = {name: share(pairs[i :: len(LOCAL)]) for i, name in enumerate(LOCAL) if pairs[i:]}
+    return Row(metric, share(pairs), "%", len(pairs), {"shares": shares, "videos": pairs})
+
+
+@torch.inference_mode()
+def with_detail(studio: Studio, coarse: Tensor, first: Tensor) -> Tensor:
+    """A coarse clip (T, 3, h, w) with the detail of its image (1, 3, H, W), in [-1, 1]: (T, 3, H, W)."""
+    refined = studio.pipe.model.refine(coarse.transpose(0, 1)[None], References(first[None], (0,)))
+    return refined[0].transpose(0, 1)
+
+
+def motion_of_parts(frames: Tensor) -> Tensor:
+    """What a similarity leaves of the change since the first of frames (T, 3, H, W): (T - 1, 3, 128, 128)."""
+    small = shrink(frames.add(1) / 2, 128)
+    flow = registration.Similarity(128, 128, small).flow(register_clip(small[:1], small))
+    return ((small - warp(small[:1], flow)) * inside(flow))[1:]
+
+
+def decibels(squares: Tensor) -> float:
+    """PSNR from squared differences of values in [-1, 1]."""
+    return float(10 * torch.log10(4 / squares.mean()))
+
+
 MEASURES: dict[str, Measure] = {
     "autoencoder": Measure(autoencoder),
     "first_frame": Measure(first_frame, ("pictures", "emoji")),
     "motion": Measure(motion, ("pictures",)),
     "paraphrases": Measure(paraphrases, ("paraphrases",)),
     "emoji": Measure(partial(measures.movement, name="emoji"), ("emoji",)),
+    "local_motion": Measure(local_motion, ("local motions",)),
+    "new_parts": Measure(new_parts),
     "loop": measures.MEASURES["loop"],
     "interpolation": measures.MEASURES["interpolation"],
     "context_scale": Measure(

@@ -9,7 +9,10 @@ from dcrafter.config import ModelConfig
 from dcrafter.evaluation.studio import VideoSet
 from dcrafter.tiny.clips import ClipSampler
 from dcrafter.tiny.evaluation import cases
+from dcrafter.tiny.recipe import Clips
 from dcrafter.tiny.stills import StillSampler
+
+PROMPTED = Clips(speed=0.5, spread=0.1)  # what words mean to the model, as in the recipes
 
 
 def video_sets(config: ModelConfig, data: Path) -> dict[str, VideoSet]:
@@ -17,10 +20,15 @@ def video_sets(config: ModelConfig, data: Path) -> dict[str, VideoSet]:
     sampler = ClipSampler(data, "held-out", size=config.height, frames=config.frames)
     stills = StillSampler(data, "held-out", size=config.height)
     pictures = partial(cases.pictures, sampler)
+    size = config.height * config.output_scale
+    prompted, large = (ClipSampler(data, "held-out", size=side, frames=config.frames, clips=PROMPTED)
+                       for side in (config.height, size))  # fmt: skip
     return {
         "pictures": VideoSet(pictures),
         "paraphrases": VideoSet(partial(cases.paraphrases, sampler)),
         "emoji": VideoSet(partial(cases.emoji, sampler)),
+        "local motions": VideoSet(partial(cases.local, prompted)),
+        "known motions": VideoSet(partial(cases.known, large)),
         "loops": VideoSet(partial(cases.loops, sampler), command="loop"),
         "interpolations": VideoSet(partial(cases.between, sampler), command="interpolate"),
         "context scale 0.5": VideoSet(pictures, context_scale=0.5),

@@ -83,3 +83,18 @@ def test_emoji_move_by_themselves_at_the_one_pace(source: ClipSampler) -> None:
 
 def test_loops_come_back(source: ClipSampler) -> None:
     assert [case.direction for case in cases.loops(source, 0, 5)] == [*cases.LOOPING, cases.LOOPING[0]]
+
+
+def test_known_motions_tell_what_is_new(source: ClipSampler) -> None:
+    for case in cases.known(source, 0, 8):
+        assert isinstance(case, cases.KnownCase)
+        assert case.new is not None
+        assert case.new.shape == case.frames.shape[:3]
+        assert not case.new[0].any()
+        assert case.new[-1].any() == (case.direction != "zoom in")
+
+
+def test_local_motions_take_turns_at_the_one_pace(source: ClipSampler) -> None:
+    made = cases.local(source, 0, 6)
+    assert [case.direction for case in made] == [*cases.LOCAL, *cases.LOCAL]
+    assert all(case.fs == cases.FPS for case in made)

@@ -35,7 +35,7 @@ def test_the_whole_on_a_random_model(
     lines = said.out.splitlines()
     assert lines[:2] == ["| metric | result | n |", "|---|---|---|"]
     record = json.loads(out.read_text())
-    assert len(lines) == 2 + len(record["rows"]) == 2 + 15
+    assert len(lines) == 2 + len(record["rows"]) == 2 + 18
     assert record["model"] == "tiny"
     assert (record["seed"], record["steps"], record["guidance"], record["dtype"]) == (
         7,
@@ -51,7 +51,7 @@ def test_the_whole_on_a_random_model(
     assert figure.read_text().count("<rect") == 1 + 7
     assert all(row["metric"] in said.err for row in record["rows"])
     with Image.open(sheet) as picture:
-        assert picture.size == (8 * 32, 8 * 2 * (32 + 14))  # eight sets of two videos
+        assert picture.size == (8 * 32, 9 * 2 * (32 + 14))  # nine sets of two videos
 
 
 def test_only_some_and_the_same_again(

@@ -8,7 +8,7 @@ from evaluation.ready import ReadyStudio, clip, run
 
 from dcrafter.evaluation.measures import FEW
 from dcrafter.metrics.similarity import Similarity
-from dcrafter.tiny.evaluation.measures import MEASURES
+from dcrafter.tiny.evaluation.measures import MEASURES, motion_of_parts
 from dcrafter.tiny.motions import DIRECTED
 
 AS_ASKED = {
@@ -56,3 +56,21 @@ def test_few_emoji_and_all_images() -> None:
     shown = ReadyStudio({"emoji": clip(0, 5), "pictures": clip(0, 5)})
     assert [row.count for row in run(MEASURES["first_frame"], shown, 100)] == [100, FEW]
     assert run(MEASURES["motion"], measured([*AS_ASKED.values()]), 100)[0].count == 100
+
+
+def blob(x: float) -> torch.Tensor:
+    """A soft spot before a pattern of large waves: (3, 64, 64) in [-1, 1]."""
+    line = (torch.arange(64) + 0.5) / 32 - 1
+    down, right = torch.meshgrid(line, line, indexing="ij")
+    ground = 0.3 * torch.sin(9 * right) * torch.sin(7 * down)
+    return (ground + 0.9 * torch.exp(-((right - x) ** 2 + down**2) / 0.04)).expand(3, -1, -1)
+
+
+def test_the_motion_of_parts_is_that_of_a_spot_and_not_of_the_whole() -> None:
+    spot = motion_of_parts(torch.stack([blob(x) for x in (0.0, 0.05, 0.1)]))
+    assert spot.shape == (2, 3, 128, 128)
+    assert spot[1, 0, 64, 76] > 0.05 > -0.05 > spot[1, 0, 64, 56]  # to the right
+    assert spot[:, :, :24].abs().max() < 0.02
+    assert spot[1].abs().mean() > 1.5 * spot[0].abs().mean()
+    whole = motion_of_parts(torch.stack([torch.roll(blob(0.0), by, dims=2) for by in (0, 1, 2)]))
+    assert whole[..., 16:-16, 16:-16].abs().mean() < 0.2 * spot.abs().mean()
