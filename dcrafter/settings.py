@@ -247,7 +247,7 @@ class Settings:
         default_help="16; interpolate, loop all",
     )
     overlap: int = option(
-        "Frames that neighboring windows share.", MOTION, by_model=True, minimum=0, default_help="half a window"
+        "Frames that neighboring windows share.", MOTION, by_model=True, minimum=0, default_help="a quarter of a window"
     )
     fps: float = option("Frames a second when played.", MOTION, default=DEFAULT_FPS, minimum=0.1, maximum=240)
     width: int = option("Pixels.", MOTION, by_model=True)
@@ -533,7 +533,7 @@ def _lengths(config: ModelConfig, command: Command, asked: dict[str, Any]) -> di
     hidden = int(command == "loop")  # the last frame, which repeats the first
     whole = config.frames if command == "animate" else max(config.frames, asked.get("frames", 0) + hidden)
     window = asked.get("window", whole)
-    frames, overlap = asked.get("frames", window - hidden), asked.get("overlap", window // 2)
+    frames, overlap = asked.get("frames", window - hidden), asked.get("overlap", window // 4)
     return {"frames": frames, "window": window, "overlap": overlap}
 
 

@@ -125,15 +125,15 @@ def test_lengths_follow_from_each_other() -> None:
         settings = resolve(MODELS["tiny"], command, "", 0, options)  # type: ignore[arg-type]
         return settings.frames, settings.window, settings.overlap, settings.sampled_frames
 
-    assert lengths("animate") == (16, 16, 8, 16)
-    assert lengths("animate", frames=5) == (5, 16, 8, 16)
-    assert lengths("animate", frames=48, overlap=4) == (48, 16, 4, 48)
-    assert lengths("animate", window=24) == (24, 24, 12, 24)
-    assert lengths("animate", window=8) == (8, 8, 4, 8)
-    assert lengths("interpolate", frames=48) == (48, 48, 24, 48)  # whole
-    assert lengths("interpolate", frames=48, window=16) == (48, 16, 8, 48)
-    assert lengths("loop", frames=47) == (47, 48, 24, 48)
-    assert lengths("loop", window=8) == (7, 8, 4, 8)
+    assert lengths("animate") == (16, 16, 4, 16)
+    assert lengths("animate", frames=5) == (5, 16, 4, 16)
+    assert lengths("animate", frames=48, overlap=8) == (48, 16, 8, 48)
+    assert lengths("animate", window=24) == (24, 24, 6, 24)
+    assert lengths("animate", window=8) == (8, 8, 2, 8)
+    assert lengths("interpolate", frames=48) == (48, 48, 12, 48)  # whole
+    assert lengths("interpolate", frames=48, window=16) == (48, 16, 4, 48)
+    assert lengths("loop", frames=47) == (47, 48, 12, 48)
+    assert lengths("loop", window=8) == (7, 8, 2, 8)
 
 
 def test_a_size_as_the_image_has_its_shape_and_the_models_area() -> None:
