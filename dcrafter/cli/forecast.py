@@ -58,7 +58,8 @@ def say_batch(config: ModelConfig, settings: Settings, request: Request, console
     device = choose_device(request.model.device)
     dtype = choose_dtype(request.model.dtype, device)
     model = DynamiCrafter.on_meta(config)
-    say_model(config, [settings], device, dtype, console)
+    sizes = [config.output_size(settings.width, settings.height)]  # images are not read yet
+    say_model(config, sizes, settings.steps, device, dtype, console)
     say_numbers(config, settings, console)
     say_memory(model, settings, device, dtype, request, console)
     say_time(model, settings, settings.segments, device, dtype, console)
