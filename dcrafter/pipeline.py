@@ -274,7 +274,11 @@ class Pipeline:
         """The UNet with its conditions and guidance in place, over as many frames as there are. Needs it loaded."""
         c = conditions
         fs = torch.full((len(c.text),), settings.motion, device=self.device)
-        guidance = Guidance(settings.guidance, settings.image_guidance, settings.guidance_rescale)
+        guidance = Guidance(
+            settings.guidance, settings.image_guidance, settings.guidance_rescale, settings.last_guidance
+        )
+        length = c.concat_latents.shape[2]
+        place = torch.linspace(0, 1, length, device=self.device)
 
         def denoise(x: Tensor, t: int, frames: slice) -> Tensor:
             time = torch.full((len(x),), t, device=self.device)
@@ -286,9 +290,9 @@ class Pipeline:
                 run = lambda: self.model.denoise(x, time, text, image, given, fs)  # noqa: E731
                 return self.residency.run_finite(run, "unet")
 
-            return guidance(predict)
+            return guidance(predict, place[frames])
 
-        return fuse(denoise, windows(c.concat_latents.shape[2], settings.window, settings.overlap))
+        return fuse(denoise, windows(length, settings.window, settings.overlap))
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, references: References | None = None) -> Generator[Event, None, Tensor]:

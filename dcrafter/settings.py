@@ -195,6 +195,9 @@ class Settings:
         short="-g",
         default_help=_defaults("guidance"),
     )
+    last_guidance: float | None = option(
+        "Of the last frame, --guidance being the first's.", SAMPLING, minimum=0, maximum=1000, default_help="the same"
+    )
     image_guidance: float | None = option(
         "A guidance scale of its own for the image.", SAMPLING, minimum=0, maximum=1000, default_help="none"
     )
@@ -315,13 +318,14 @@ class Options(TypedDict, total=False):
     played; `trim_keyframes` leaves out the frame where two interpolations meet; `first_image_weight` weighs the first
     image against the last; `color_match` holds the colors of what is made to those of its image; `size` as-input scales
     the video to the image's size; `mask` is an image of what may move; `start` is where sampling starts, `init_noise` a
-    file of what it starts from, `image_noise` how much noise the image gets.
+    file of what it starts from, `image_noise` how much noise the image gets; `last_guidance` the last frame's guidance.
     """
 
     negative_prompt: str
     steps: int | None
     guidance: float | None
     image_guidance: float | None
+    last_guidance: float | None
     start: float
     init_noise: str | Path | None
     image_noise: float

@@ -50,7 +50,8 @@ def plan_for(model: DynamiCrafter, settings: Settings, dtype: torch.dtype, room:
 
 def sampling_seconds(model: DynamiCrafter, settings: Settings, device: torch.device, dtype: torch.dtype) -> float:
     """How long sampling will take, a part, from the UNet's operations and how fast the device multiplies."""
-    evaluations = Guidance(settings.guidance, settings.image_guidance).evaluations * settings.steps
+    guidance = Guidance(settings.guidance, settings.image_guidance, last_scale=settings.last_guidance)
+    evaluations = guidance.evaluations * settings.steps
     evaluations *= len(windows(settings.sampled_frames, settings.window, settings.overlap))
     each = operations(model.config, settings.width, settings.height, settings.window)
     return OVERHEAD * evaluations * each / speed(device, dtype)

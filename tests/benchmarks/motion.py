@@ -21,7 +21,9 @@ from dcrafter.media.image import fit_image, open_image, to_tensor
 from dcrafter.metrics.pixels import psnr
 from dcrafter.pipeline import Pipeline
 
-HEADER = "| options | motion | seam | first frame | edges kept | color drift | CPU seconds |\n|---|---|---|---|---|---|---|"
+HEADER = (
+    "| options | motion | seam | first frame | edges kept | color drift | CPU seconds |\n|---|---|---|---|---|---|---|"
+)
 
 
 def main() -> None:

@@ -34,3 +34,14 @@ def test_a_step_evaluates_what_its_scales_need(guidance: Guidance, guided: Tenso
     assert guidance(predict).equal(guided)
     assert len(evaluated) == guidance.evaluations == asked
     assert evaluated[0] == (True, True)
+
+
+def test_the_scale_goes_from_the_first_frame_to_the_last() -> None:
+    guidance = Guidance(1.0, last_scale=7.0)
+    guided = guidance(lambda text, image: OUTPUTS[text, image], torch.linspace(0, 1, 3))
+    for frame, scale in enumerate((1.0, 4.0, 7.0)):
+        expected = guide(NOTHING, BOTH, scale)[:, :, frame]
+        torch.testing.assert_close(guided[:, :, frame], expected, atol=1e-5, rtol=1e-5)
+    assert guidance.evaluations == 2
+    several = Guidance(1.0, 2.0, last_scale=1.0)(lambda text, image: OUTPUTS[text, image], torch.linspace(0, 1, 3))
+    assert several.equal(guide_multi(NOTHING, IMAGE, BOTH, 2.0, 1.0))
