@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from dcrafter import errors
-from dcrafter.cli.app import app
+from dcrafter.cli.app import STATUSES, app
 
 DOCS = Path(__file__).parent
 INTRODUCTION = """
@@ -54,7 +54,7 @@ def reference() -> str:
         lines += [f"## dcrafter {name}", _unfold(command.help), f"```text\n{usage}\n```"]
         lines += [f"- `{p.metavar}`: {p.help}" for p in arguments]
         lines += _tables(p for p in options[name] if name == "download" or _record(p) not in shared)
-        lines += _epilog(command.epilog)
+        lines += _epilog(command.epilog.removesuffix(STATUSES))
     lines += ["## Shared options", "Of animate, interpolate, loop and batch."]
     lines += _tables(p for p in options["animate"] if _record(p) in shared)
     lines += ["## Exit status", "\n".join(_exit_statuses())]

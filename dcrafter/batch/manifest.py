@@ -123,11 +123,17 @@ def _json_rows(text: str, name: str) -> Iterator[Row]:
 def _json(text: str) -> Any:
     """Parse JSON, objects as lists of pairs. Raises ValueError."""
     try:
-        return json.loads(text, object_pairs_hook=_Pairs)
+        return json.loads(text, object_pairs_hook=_Pairs, parse_int=_whole)
     except RecursionError:
         raise ValueError("no JSON (nested too deeply)") from None
     except ValueError as error:
         raise ValueError(f"no JSON ({str(error)[:200]})") from None
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > LONGEST_VALUE:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
 
 
 class _Pairs(list[tuple[str, Any]]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import stat
 from collections import deque
@@ -23,7 +24,7 @@ from dcrafter.captioner import Captioner
 from dcrafter.config import ModelConfig
 from dcrafter.errors import InputError, UsageError
 from dcrafter.media.fetch import fetch, is_url
-from dcrafter.media.image import open_image
+from dcrafter.media.image import describe_crop, open_image
 from dcrafter.settings import Settings, resolve
 from dcrafter.text import format_size
 from dcrafter.weights import hub
@@ -33,6 +34,8 @@ from dcrafter.weights.lora import with_loras
 MAX_BYTES = 1_000_000_000  # of an image file
 KEPT = "kept, since it is not what a batch wrote; --overwrite replaces it"
 WRITING = 2  # videos that may wait to be written
+
+logger = logging.getLogger(__name__)
 
 
 Engine = Callable[[Iterator[Record | Task]], Generator[Record | WorkerEvent, None, None]]
@@ -170,6 +173,9 @@ class Batch:
             return replace(done, status="skipped")
         if not self.store.overwrite and self.store.is_changed(item.output):
             return replace(failure(item, KEPT, inputs=inputs), status="skipped")
+        for image in images:
+            if crop := describe_crop(image.size, settings.width, settings.height, settings.fit):
+                logger.warning("%s: %s", item.title, crop)
         return task
 
     def _settings(self, item: Item, prompt: str = "", image_size: tuple[int, int] | None = None) -> Settings:

@@ -6,30 +6,31 @@ import logging
 import sys
 import time
 import traceback
-from typing import Annotated, Any, NoReturn
+from contextlib import redirect_stdout
+from typing import Annotated, NoReturn
 
 import typer
-from typer.core import TyperGroup
 
 from dcrafter import __version__
 from dcrafter.cli import animate, batch, console, download, interpolate, loop
-from dcrafter.cli.arguments import ToolCommand
+from dcrafter.cli.arguments import ToolCommand, ToolGroup
 from dcrafter.cli.config_file import where_from
 from dcrafter.cli.console import logger
 from dcrafter.errors import INTERRUPTED, format_error, to_dcrafter_error
 from dcrafter.validation import refused
 
+STATUSES = """
+[bold]Exit status[/bold]
 
-class PlainGroup(TyperGroup):
-    """Lists the commands in plain text: importing what draws the boxes of their own help takes half as long again."""
+0 done · 1 failed · 2 wrong usage or input · 3 some items of a batch failed
 
-    def __init__(self, **values: Any) -> None:
-        super().__init__(**values | {"rich_markup_mode": None})
-
+4 weights missing or unreachable · 5 out of memory · 130 interrupted
+"""
 
 app = typer.Typer(
-    cls=PlainGroup,
+    cls=ToolGroup,
     invoke_without_command=True,
+    epilog=STATUSES,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -64,15 +65,16 @@ def dcrafter(
 ) -> None:
     """Make a still picture move, with DynamiCrafter (Xing et al., ECCV 2024)."""
     if context.invoked_subcommand is None:
-        print(context.get_help(), file=sys.stderr)
+        with redirect_stdout(sys.stderr):
+            print(context.get_help())
         raise typer.Exit(2)
 
 
-app.command(epilog=animate.EXAMPLES, cls=ToolCommand)(animate.animate)
-app.command(epilog=interpolate.EXAMPLES, cls=interpolate.InterpolateCommand)(interpolate.interpolate)
-app.command(epilog=loop.EXAMPLES, cls=ToolCommand)(loop.loop)
-app.command(epilog=batch.EXAMPLES, cls=batch.BatchCommand)(batch.batch)
-app.command(epilog=download.EXAMPLES, cls=ToolCommand)(download.download)
+app.command(epilog=animate.EXAMPLES + STATUSES, cls=ToolCommand)(animate.animate)
+app.command(epilog=interpolate.EXAMPLES + STATUSES, cls=interpolate.InterpolateCommand)(interpolate.interpolate)
+app.command(epilog=loop.EXAMPLES + STATUSES, cls=ToolCommand)(loop.loop)
+app.command(epilog=batch.EXAMPLES + STATUSES, cls=batch.BatchCommand)(batch.batch)
+app.command(epilog=download.EXAMPLES + STATUSES, cls=ToolCommand)(download.download)
 
 
 def main(arguments: list[str] | None = None, started: float | None = None) -> NoReturn:

@@ -7,7 +7,7 @@ from types import UnionType
 from typing import Annotated, Any, get_args
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from dcrafter.settings import Option, flag
 
@@ -18,11 +18,22 @@ STDIO = "-"  # as an image, prompt or output: the standard streams
 class ToolCommand(TyperCommand):
     """Shows its --help as it shows other flags."""
 
-    def get_help_option(self, ctx: Any) -> Any:
-        shown = super().get_help_option(ctx)
-        if shown is not None:
-            shown.metavar = FLAG
-        return shown
+    def get_params(self, ctx: Any) -> Any:
+        return _without_types(super().get_params(ctx))
+
+
+class ToolGroup(TyperGroup):
+    """Does so, too."""
+
+    def get_params(self, ctx: Any) -> Any:
+        return _without_types(super().get_params(ctx))
+
+
+def _without_types(parameters: list[Any]) -> list[Any]:
+    for each in parameters:
+        if getattr(each, "is_flag", False) and not each.secondary_opts:
+            each.metavar = FLAG
+    return parameters
 
 
 def option(*names: str, **more: Any) -> Any:
@@ -32,9 +43,9 @@ def option(*names: str, **more: Any) -> Any:
     return typer.Option(*names, envvar=variable, show_envvar=False, **more)
 
 
-def argument(metavar: str, help: str) -> Any:
+def argument(metavar: str, help: str, **more: Any) -> Any:
     """A typer argument that may be left out."""
-    return typer.Argument(metavar=metavar, help=help, show_default=False)
+    return typer.Argument(metavar=metavar, help=help, show_default=False, **more)
 
 
 def is_inverted(declared: Option) -> bool:

@@ -8,13 +8,14 @@ import re
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 from dcrafter.batch.inputs import Search
 from dcrafter.batch.items import Defaults, in_shard, make_items, shard_of
-from dcrafter.cli.arguments import FLAG, STDIO, ToolCommand, argument, option
+from dcrafter.cli import arguments
+from dcrafter.cli.arguments import STDIO, ToolCommand
 from dcrafter.cli.batch_view import describe, view
 from dcrafter.cli.console import Console, logger
 from dcrafter.cli.options import Request, takes_request
@@ -23,6 +24,7 @@ from dcrafter.cli.transfer import acquire
 from dcrafter.config import Command
 from dcrafter.errors import BatchError, DCrafterError, UsageError
 from dcrafter.media.formats import named_format
+from dcrafter.settings import option
 
 if TYPE_CHECKING:
     from dcrafter.batch.items import Item
@@ -69,62 +71,50 @@ class BatchCommand(ToolCommand):
         return super().parse_args(ctx, args)
 
 
+@dataclass(frozen=True)
+class BatchOptions:
+    """The options that only a batch has."""
+
+    mode: Command = option(
+        "animate, interpolate (pairs) or loop.", default="animate", choices=get_args(Command), metavar="<mode>"
+    )
+    recursive: bool = option("Folders in folders too.", default=False, short="-r")
+    prompts: Path | None = option("A line for each item, in sorted order.", default_help=False)
+    prompt_from: str | None = option(
+        "filename, or sidecar: cat.txt beside cat.png.",
+        choices=("filename", "sidecar"),
+        metavar="<where>",
+        default_help=False,
+    )
+    name: str | None = option(
+        "By {stem}, {seed}, {index}, {copy}, {parent}, {prompt}.",
+        metavar="<name>",
+        default_help="{stem}, or {stem}_{seed} with --seed or -n",
+    )
+    retries: int = option("More tries of what fails.", default=1, minimum=0)
+    fail_fast: bool = option("Stop when an item fails.", default=False)
+    join: Path | None = option("All of them, in order, in one.", metavar="<video>", default_help=False)
+    crossfade: float = option("With --join: from one into the next.", default=0.0, minimum=0, metavar="<seconds>")
+    shard: str | None = option(
+        "Part I of N; auto: of a SLURM array, or torchrun's.", metavar="<I/N>", default_help="all"
+    )
+    ray: str | None = option("On a Ray cluster, here or at an address.", metavar="[<address>]", default_help=False)
+    cpus_per_worker: int | None = option("With --ray, without GPUs.", minimum=1, default_help="a machine's")
+
+
 @takes_request
 def batch(
     request: Request,
+    options: BatchOptions,
     inputs: Annotated[
         list[str] | None,
-        argument(
+        arguments.argument(
             "INPUT", "Folders, pictures, addresses, patterns, .txt of prompts, .csv or .jsonl manifests, - for a list."
         ),
     ] = None,
-    mode: Annotated[
-        Command, option("--mode", metavar="<mode>", help="animate, interpolate (pairs) or loop.")
-    ] = "animate",
-    recursive: Annotated[bool, option("-r", "--recursive", metavar=FLAG, help="Folders in folders too.")] = False,
-    prompts: Annotated[
-        Path | None, option("--prompts", help="A line for each item, in sorted order.", show_default=False)
-    ] = None,
-    prompt_from: Annotated[
-        Literal["filename", "sidecar"] | None,
-        option(
-            "--prompt-from", metavar="<where>", help="filename, or sidecar: cat.txt beside cat.png.", show_default=False
-        ),
-    ] = None,
-    name: Annotated[
-        str | None,
-        option(
-            "--name",
-            metavar="<name>",
-            help="By {stem}, {seed}, {index}, {copy}, {parent}, {prompt}.",
-            show_default="{stem}, or {stem}_{seed} with --seed or -n",
-        ),
-    ] = None,
-    resume: Annotated[bool, option("--resume/--no-resume", help="Skip what is done with the same settings.")] = True,
-    retries: Annotated[int, option("--retries", metavar="<int>", min=0, help="More tries of what fails.")] = 1,
-    fail_fast: Annotated[bool, option("--fail-fast", metavar=FLAG, help="Stop when an item fails.")] = False,
-    join: Annotated[
-        Path | None, option("--join", metavar="<video>", help="All of them, in order, in one.", show_default=False)
-    ] = None,
-    crossfade: Annotated[
-        float, option("--crossfade", metavar="<seconds>", min=0.0, help="With --join: from one into the next.")
-    ] = 0.0,
-    shard: Annotated[
-        str | None,
-        option(
-            "--shard", metavar="<I/N>", help="Part I of N; auto: of a SLURM array, or torchrun's.", show_default="all"
-        ),
-    ] = None,
-    ray: Annotated[
-        str | None,
-        option("--ray", metavar="[<address>]", help="On a Ray cluster, here or at an address.", show_default=False),
-    ] = None,
-    cpus_per_worker: Annotated[
-        int | None,
-        option(
-            "--cpus-per-worker", metavar="<int>", min=1, help="With --ray, without GPUs.", show_default="a machine's"
-        ),
-    ] = None,
+    resume: Annotated[
+        bool, arguments.option("--resume/--no-resume", help="Skip what is done with the same settings.")
+    ] = True,
 ) -> None:
     """Make many videos: a folder overnight, a story from its shots.
 
@@ -136,31 +126,28 @@ def batch(
 
     inputs = inputs or []
     console = Console(quiet=request.quiet, verbose=request.verbose)
-    _check_usage(request, inputs, prompts, prompt_from, join, shard, crossfade)
-    part = shard_of(shard, dict(os.environ)) if shard else None
-    prompt, content = read_stdin(inputs, request)
-    stdin = content.decode("utf-8-sig", "surrogateescape")
+    _check_usage(request, options, inputs)
+    part = shard_of(options.shard, dict(os.environ)) if options.shard else None
+    prompt, stdin = read_stdin(inputs, request)
     output = Output(request, results=2)
     store = _store(request, output, part)
-    outputs = store.outputs() | ({join.absolute()} if join else set())
-    search = Search(mode, recursive, prompts, prompt_from, implied_prompts=not prompt, outputs=outputs)
-    items = _items(search, inputs, stdin, _defaults(request, mode, prompt, name, output, store), part, console)
+    items = _items(options, inputs, stdin, _defaults(request, options, prompt, output, store), part, store, console)
 
     with console.status("starting"):  # importing torch takes seconds
-        work = _work(items, store, request, console, retries, resume, fail_fast, turned=join is None)
+        work = _work(items, store, request, options, resume, console)
         settings = work.check()
-        overlap = _check_story(join, work.items, settings, crossfade, request) if join and settings else 0
+        overlap = _check_story(options, work.items, settings, request) if options.join and settings else 0
         if settings:
             output.try_encoding(settings[0])
-        engine = _engine(work, ray, cpus_per_worker)
+        engine = _engine(work, options)
     if request.dry_run:
         _dry_run(work, console, request)
         return
     for model in _models(work, request):
         acquire(model, console, offline=request.model.offline)
     _run(work, engine, console, request)
-    if join:
-        path = _write_story(work, join, settings[0].fps, overlap, crossfade, request, console)
+    if options.join:
+        path = _write_story(work, options.join, settings[0].fps, overlap, options.crossfade, request, console)
         console.result_json(path=str(path), story=len(items)) if request.json else console.result(str(path))
 
 
@@ -171,14 +158,14 @@ def _store(request: Request, output: Output, part: tuple[int, int] | None) -> St
     return Store(output.folder, writing, shard=part, overwrite=request.overwrite)
 
 
-def _defaults(request: Request, mode: Command, prompt: str, name: str | None, output: Output, store: Store) -> Defaults:
+def _defaults(request: Request, options: BatchOptions, prompt: str, output: Output, store: Store) -> Defaults:
     return Defaults(
-        command=mode,
+        command=options.mode,
         prompt=prompt,
         model=request.model.model,
         seed=request.seed,
         count=request.count,
-        name=name,
+        name=options.name,
         format=output.format,
         options=request.options,
         folder=output.folder,
@@ -187,10 +174,25 @@ def _defaults(request: Request, mode: Command, prompt: str, name: str | None, ou
 
 
 def _items(
-    search: Search, inputs: list[str], stdin: str, defaults: Defaults, part: tuple[int, int] | None, console: Console
+    options: BatchOptions,
+    inputs: list[str],
+    stdin: bytes,
+    defaults: Defaults,
+    part: tuple[int, int] | None,
+    store: Store,
+    console: Console,
 ) -> list[Item]:
     """The items of this shard. Raises UsageError where there are none at all."""
-    found = search.find(inputs, stdin)
+    outputs = store.outputs() | ({options.join.absolute()} if options.join else set())
+    search = Search(
+        options.mode,
+        options.recursive,
+        options.prompts,
+        options.prompt_from,
+        implied_prompts=not defaults.prompt,
+        outputs=outputs,
+    )
+    found = search.find(inputs, stdin.decode("utf-8-sig", "surrogateescape"))
     for path, reason in found.skipped.items():
         console.say(f"left out {path}: {reason}")
     items = make_items(found.entries, defaults)
@@ -227,28 +229,20 @@ def _run(work: Batch, engine: Engine, console: Console, request: Request) -> Non
         raise BatchError(f"{len(failed)} of {len(items)} items failed", "The same command tries them again")
 
 
-def _check_usage(
-    request: Request,
-    inputs: list[str],
-    prompts: Path | None,
-    prompt_from: str | None,
-    join: Path | None,
-    shard: str | None,
-    crossfade: float,
-) -> None:
+def _check_usage(request: Request, options: BatchOptions, inputs: list[str]) -> None:
     if not inputs:
         raise UsageError("no input given", "Try dcrafter batch --help")
     if request.output == STDIO:
         raise UsageError("a batch cannot write to stdout", "Give a folder with -o")
     if named_format(request.output) and not os.path.isdir(request.output or ""):
         raise UsageError(f"{request.output} names one file, and a batch needs a folder", "Put / at its end")
-    if prompts and prompts.is_dir():
-        raise UsageError(f"{prompts} is a folder", "--prompts needs a text file")
-    if prompts and prompt_from:
+    if options.prompts and options.prompts.is_dir():
+        raise UsageError(f"{options.prompts} is a folder", "--prompts needs a text file")
+    if options.prompts and options.prompt_from:
         raise UsageError("--prompts and --prompt-from are mutually exclusive", "Leave out one of them")
-    if join and shard:
+    if options.join and options.shard:
         raise UsageError("a shard has not all of a story", "Use --join without --shard when all shards are done")
-    if crossfade and not join:
+    if options.crossfade and not options.join:
         raise UsageError("--crossfade is between the shots of a story", "Give --join too")
     if request.noise or request.save_latents:
         raise UsageError("--noise and --save-latents are for one video", "Use dcrafter animate")
@@ -257,14 +251,7 @@ def _check_usage(
 
 
 def _work(
-    items: list[Item],
-    store: Store,
-    request: Request,
-    console: Console,
-    retries: int,
-    resume: bool,
-    fail_fast: bool,
-    turned: bool,
+    items: list[Item], store: Store, request: Request, options: BatchOptions, resume: bool, console: Console
 ) -> Batch:
     """The batch, each of its items with the name of its model."""
     from dcrafter.batch.runner import Batch, Weights
@@ -276,9 +263,10 @@ def _work(
     if built_in:
         say_built_in(built_in[0].command, console)
     items = chosen
-    models = Models(request.model, items[0].command if items else "animate", retries)
+    models = Models(request.model, items[0].command if items else "animate", options.retries)
     captioner = captioner_of(request, console) if request.auto_prompt else None
-    return Batch(items, store, Weights(models), resume, fail_fast, turned, captioner)
+    turned = options.join is None  # the shots of a story are alike
+    return Batch(items, store, Weights(models), resume, options.fail_fast, turned, captioner)
 
 
 def _with_model(item: Item, request: Request) -> Item:
@@ -306,12 +294,12 @@ def _models(work: Batch, request: Request) -> list[str]:
     return list(dict.fromkeys(item.model for item in work.items if not item.problem))
 
 
-def _engine(work: Batch, address: str | None, cpus_per_worker: int | None) -> Engine:
+def _engine(work: Batch, options: BatchOptions) -> Engine:
     """What makes the videos: this process, or a cluster."""
-    if address is not None:
+    if options.ray is not None:
         from dcrafter.batch.cluster import Cluster
 
-        return Cluster(work.weights.models, address, cpus_per_worker, len(work.items)).run
+        return Cluster(work.weights.models, options.ray, options.cpus_per_worker, len(work.items)).run
     from dcrafter.batch.worker import Worker
 
     return Worker(work.weights.models).run
@@ -367,17 +355,16 @@ def _table(rows: list[tuple[str, str]]) -> list[str]:
 # --- a story ---
 
 
-def _check_story(
-    path: Path, items: Sequence[Item], settings: list[Settings], crossfade: float, request: Request
-) -> int:
+def _check_story(options: BatchOptions, items: Sequence[Item], settings: list[Settings], request: Request) -> int:
     """How many frames shots fade over. Raises UsageError, OutputError where there cannot be a story."""
     from dcrafter.batch.join import fade_frames, read_story
     from dcrafter.batch.store import images_of
     from dcrafter.media.formats import format_of
     from dcrafter.media.video import check_output
 
+    path = cast(Path, options.join)
     check_output(path, format_of(path), request.overwrite or read_story(path) is not None, images_of(items))
-    return fade_frames(settings, crossfade)
+    return fade_frames(settings, options.crossfade)
 
 
 def _write_story(

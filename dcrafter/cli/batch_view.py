@@ -69,7 +69,7 @@ class _Phase:
     def left(self, progress: Progress) -> str:
         if (progress.key, progress.phase) != self.what:
             self.what = (progress.key, progress.phase)
-            self.pace.restart()
+            self.pace.restart(progress.done)
         return self.pace.left(progress.done, progress.total)
 
 

@@ -71,6 +71,8 @@ def _torch() -> Iterator[str]:
     for device in devices:
         yield f"{device}: {_describe(device)}"
     if not (shutil.which("nvidia-smi") or NVIDIA_DRIVER.exists()) or torch.cuda.is_available():
+        if len(devices) == 1:
+            yield "No GPU is used: this machine shows none that this torch knows, and no NVIDIA driver"
         return
     if cuda:
         yield f"This machine has an NVIDIA GPU, but its driver does not work with CUDA {cuda}: see nvidia-smi"

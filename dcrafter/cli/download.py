@@ -37,58 +37,81 @@ dcrafter download --import mine.ckpt --name mine
 DOWNLOADABLE = list(PUBLISHED)
 
 
+def _complete(incomplete: str) -> list[str]:
+    """Names of models, imported ones too."""
+    from dcrafter.weights.cache import cache_dir, models
+
+    return [name for name in dict.fromkeys([*DOWNLOADABLE, *models(cache_dir())]) if name.startswith(incomplete)]
+
+
+Models = Annotated[
+    list[str] | None,
+    argument("MODEL", f"{', '.join(DOWNLOADABLE)}, or imported ones.", autocompletion=_complete),
+]
+All = Annotated[
+    bool, typer.Option("--all", metavar=FLAG, help="Every model: all there are, or with --remove all here.")
+]
+List = Annotated[bool, typer.Option("--list", metavar=FLAG, help="What there is, what is here, how large, where.")]
+Verify = Annotated[
+    bool, typer.Option("--verify", metavar=FLAG, help="Check files that are here; fetch damaged ones again.")
+]
+Remove = Annotated[bool, typer.Option("--remove", metavar=FLAG, help="Delete them from the cache.")]
+Where = Annotated[bool, typer.Option("--path", metavar=FLAG, help="Print where they are; fetch nothing.")]
+Import = Annotated[
+    Path | None,
+    typer.Option(
+        "--import", metavar="<file>", help="Take in a checkpoint of your own, under a --name.", show_default=False
+    ),
+]
+Name = Annotated[str | None, typer.Option("--name", help="What -m will call it.", show_default=False)]
+Tree = Annotated[
+    Path | None, typer.Option("--model-config", help="Its YAML or JSON tree, if it needs one.", show_default=False)
+]
+Store = Annotated[
+    Literal["float32", "float16", "bfloat16"] | None,
+    option("--store", metavar="<type>", help="float32, float16 or bfloat16.", show_default="float16, or as small"),
+]
+Variant = Annotated[
+    Literal["bf16"] | None,
+    option("--variant", metavar="<name>", help="bf16: half-size copies of 1024 and 512-interp.", show_default="none"),
+]
+Keep = Annotated[bool, option("--keep", metavar=FLAG, help="Keep the original beside the converted file.")]
+Revision = Annotated[str | None, option("--revision", help="Branch, tag or commit.", show_default="main")]
+Endpoint = Annotated[
+    str | None, option("--endpoint", metavar="<url>", help="A mirror.", show_default="$HF_ENDPOINT, or the hub")
+]
+CacheDir = Annotated[
+    Path | None,
+    option("--cache-dir", metavar="<folder>", help="Where they are kept.", show_default="the platform's"),
+]
+Offline = Annotated[bool, option("--offline", metavar=FLAG, help="Download nothing.")]
+DryRun = Annotated[bool, option("--dry-run", metavar=FLAG, help="Say what would be done, and stop.")]
+Json = Annotated[bool, option("--json", metavar=FLAG, help="A JSON object a model on stdout.")]
+Quiet = Annotated[bool, option("-q", "--quiet", metavar=FLAG, help="Say nothing but errors.")]
+Verbose = Annotated[bool, option("-v", "--verbose", metavar=FLAG, help="Tracebacks and libraries' warnings too.")]
+
+
 def download(
-    models: Annotated[
-        list[str] | None,
-        argument("MODEL", f"{', '.join(DOWNLOADABLE)}, or imported ones."),
-    ] = None,
-    all_: Annotated[
-        bool, typer.Option("--all", metavar=FLAG, help="Every model: all there are, or with --remove all here.")
-    ] = False,
-    list_: Annotated[
-        bool, typer.Option("--list", metavar=FLAG, help="What there is, what is here, how large, where.")
-    ] = False,
-    verify: Annotated[
-        bool, typer.Option("--verify", metavar=FLAG, help="Check files that are here; fetch damaged ones again.")
-    ] = False,
-    remove: Annotated[bool, typer.Option("--remove", metavar=FLAG, help="Delete them from the cache.")] = False,
-    path: Annotated[bool, typer.Option("--path", metavar=FLAG, help="Print where they are; fetch nothing.")] = False,
-    import_: Annotated[
-        Path | None,
-        typer.Option(
-            "--import", metavar="<file>", help="Take in a checkpoint of your own, under a --name.", show_default=False
-        ),
-    ] = None,
-    name: Annotated[str | None, typer.Option("--name", help="What -m will call it.", show_default=False)] = None,
-    model_config: Annotated[
-        Path | None, typer.Option("--model-config", help="Its YAML or JSON tree, if it needs one.", show_default=False)
-    ] = None,
-    store: Annotated[
-        Literal["float32", "float16", "bfloat16"] | None,
-        option("--store", metavar="<type>", help="float32, float16 or bfloat16.", show_default="float16, or as small"),
-    ] = None,
-    variant: Annotated[
-        Literal["bf16"] | None,
-        option(
-            "--variant", metavar="<name>", help="bf16: half-size copies of 1024 and 512-interp.", show_default="none"
-        ),
-    ] = None,
-    keep: Annotated[bool, option("--keep", metavar=FLAG, help="Keep the original beside the converted file.")] = False,
-    revision: Annotated[str | None, option("--revision", help="Branch, tag or commit.", show_default="main")] = None,
-    endpoint: Annotated[
-        str | None, option("--endpoint", metavar="<url>", help="A mirror.", show_default="$HF_ENDPOINT, or the hub")
-    ] = None,
-    cache_dir: Annotated[
-        Path | None,
-        option("--cache-dir", metavar="<folder>", help="Where they are kept.", show_default="the platform's"),
-    ] = None,
-    offline: Annotated[bool, option("--offline", metavar=FLAG, help="Download nothing.")] = False,
-    dry_run: Annotated[bool, option("--dry-run", metavar=FLAG, help="Say what would be done, and stop.")] = False,
-    json: Annotated[bool, option("--json", metavar=FLAG, help="A JSON object a model on stdout.")] = False,
-    quiet: Annotated[bool, option("-q", "--quiet", metavar=FLAG, help="Say nothing but errors.")] = False,
-    verbose: Annotated[
-        bool, option("-v", "--verbose", metavar=FLAG, help="Tracebacks and libraries' warnings too.")
-    ] = False,
+    models: Models = None,
+    all_: All = False,
+    list_: List = False,
+    verify: Verify = False,
+    remove: Remove = False,
+    path: Where = False,
+    import_: Import = None,
+    name: Name = None,
+    model_config: Tree = None,
+    store: Store = None,
+    variant: Variant = None,
+    keep: Keep = False,
+    revision: Revision = None,
+    endpoint: Endpoint = None,
+    cache_dir: CacheDir = None,
+    offline: Offline = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Fetch models, or look after those that are here.
 
@@ -125,6 +148,11 @@ def download(
 
 def _none() -> list[str]:
     raise UsageError("no model is named", "Try dcrafter download 512, or --all; --list shows what there is")
+
+
+def _missing(model: str) -> WeightsError:
+    fetched = f"Fetch it with dcrafter download {model}" if model in PUBLISHED else "See dcrafter download --list"
+    return WeightsError(f"{model} is not on this machine", fetched)
 
 
 class _Task:
@@ -204,7 +232,7 @@ class _Task:
         for model in models:
             path = hub.find(model, self.options.folder)
             if path is None:
-                raise WeightsError(f"{model} is not on this machine", f"Fetch it with dcrafter download {model}")
+                raise _missing(model)
             self.result(lambda: str(path), model=model, path=str(path))  # noqa: B023
 
     def remove(self, models: list[str]) -> None:
@@ -234,7 +262,7 @@ class _Task:
         failures: list[WeightsError] = []
         for model in models or entries:
             if model not in entries:
-                raise WeightsError(f"{model} is not on this machine", f"Fetch it with dcrafter download {model}")
+                raise _missing(model)
             entry = entries[model]
             good = follow(hub.verify(entry), self.console, model)
             self.console.say(f"{model}: {'good' if good else 'DAMAGED'}, {entry.path}")

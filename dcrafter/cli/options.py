@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -103,19 +103,28 @@ def shared_options(command: str) -> dict[str, Option]:
 def takes_request(command: Callable[..., None]) -> Callable[..., None]:
     """A command with a parameter `request: Request`, as typer is to see it: with an option for each shared one.
 
-    Of each option that can only be switched on there is the contrary too, for what the environment or a file says.
+    Other parameters that are dataclasses of options become options, too. Of each option that can only be switched on
+    there is the contrary too, for what the environment or a file says.
     """
-    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.annotation is not Request]
+    signature = inspect.signature(command, eval_str=True).parameters.values()
+    own = [p for p in signature if not is_dataclass(p.annotation)]
+    groups: dict[str, Any] = {p.name: p.annotation for p in signature if is_dataclass(p.annotation)}
+    del groups["request"]
+    further = {name: each for group in groups.values() for name, each in options_of(group).items()}
     known = shared_options(command.__name__)
+    own += [parameter(name, each) for name, each in further.items()]
     shared = [parameter(name, each, **MORE.get(name, {})) for name, each in known.items()]
     contraries = {_contrary(p.name): p.name for p in [*own, *shared] if is_switch(p)}
 
     @functools.wraps(command)
     def run(context: typer.Context, **values: Any) -> None:
-        _check(known, values, context)
+        _check(further | known, values, context)
         _decide(values, contraries, context)
         request = _request(known, values)
-        command(**values, request=request)
+        filled = {
+            name: group(**{each: values.pop(each) for each in options_of(group)}) for name, group in groups.items()
+        }
+        command(**values, **filled, request=request)
 
     first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
     parameters = [first, *own, *shared, *map(_contrary_parameter, contraries)]

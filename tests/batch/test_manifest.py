@@ -72,7 +72,7 @@ def test_errors_of_the_whole_name_their_line(tmp_path: Path, text: str, message:
         ("[1]", "no JSON object"),
         ("[" * 100_000, "nested too deeply"),
         ('{"a":' * 100_000, "nested too deeply"),
-        ('{"image": "a", "seed": ' + "1" * 5000 + "}", "no JSON"),
+        ('{"image": "a", "seed": ' + "1" * 5000 + "}", "no JSON (a number of 5000 digits)"),
         ('{"image": "a", "motion": "' + "1" * 5000 + '"}', "motion must have at most 1000 characters, not 5000"),
         ('{"image": "a", "motion": [3]}', "motion must be text or a whole number, not a list or an object"),
         ('{"image": "a", "motion": {"a": 3}}', "motion must be text or a whole number"),

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from dcrafter.batch.entries import Entry
 from dcrafter.batch.inputs import Search
@@ -293,6 +294,15 @@ def test_portraits_turn_the_size_unless_told_otherwise(
     assert [(s.width, s.height) for s in sizes] == [(64, 32), (64, 32), (32, 64)]
     level = replace(batch, turned=False)
     assert {(e.settings.width, e.settings.height) for e in level.plan() if isinstance(e, Task)} == {(64, 32)}
+
+
+def test_what_a_crop_leaves_is_told(make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (250, 450)).save(tmp_path / "in" / "tall.png")
+    entries = [Entry("tall.png", (str(tmp_path / "in" / "tall.png"),))]
+    (task,) = make(entries, turned=False).plan()
+    assert isinstance(task, Task)
+    assert caplog.messages == ["tall.png: keeps the middle 56 %; --fit pad keeps all, --fit crop:top the top"]
 
 
 def test_a_caption_is_asked_once(make: Make, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,14 @@ def test_help_has_all_options_in_80_columns(dcrafter: Run, command: str) -> None
     assert any(line.startswith(f"dcrafter {command} ") for line in examples)
 
 
+def test_all_help_has_one_look_and_the_exit_statuses(dcrafter: Run) -> None:
+    for command in ([], ["animate"], ["batch"], ["download"]):
+        text = dcrafter(*command, "--help").stdout.decode()
+        assert "╭─ Options ─" in text
+        assert "<bool>" not in text.replace("--no-resume    <bool>", "")
+        assert "4 weights missing or unreachable · 5 out of memory" in text
+
+
 @pytest.mark.slow
 def test_help_in_a_locale_of_few_letters() -> None:
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

@@ -86,3 +86,5 @@ def test_commands_options_and_models_are_completed(in_shell: object) -> None:
     assert "--noise" not in options
     assert in_shell("dcrafter", "animate", "--model", "512") == ["512", "512-interp"]
     assert in_shell("dcrafter", "loop", "-f", "w") == ["webm", "webp"]
+    assert in_shell("dcrafter", "animate", "--motion", "") == ["low", "medium", "high"]
+    assert in_shell("dcrafter", "download", "51") == ["512", "512-interp"]

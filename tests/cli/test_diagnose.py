@@ -63,6 +63,7 @@ def test_the_page(capsys: pytest.CaptureFixture[str]) -> None:
     assert [name for name, number in versions.items() if "missing" in number] == []
     assert said["Torch"][0].startswith(torch.__version__)
     assert said["Torch"][1].startswith("cpu: ")
+    assert said["Torch"][2].startswith("No GPU is used: ")
     assert "available of" in said["Memory"][0]
     assert said["Cache"] == ["~/cache", "    512.safetensors 1.2 MB", "    downloads/model.ckpt 0.0 MB"]
     right = "attention ok, convolution ok, UNet block ok"
@@ -93,7 +94,7 @@ def test_a_gpu_that_torch_cannot_use(
     only(monkeypatch, "Torch")
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(torch.version, "hip", None)
-    assert not any("NVIDIA" in line for line in sections(capsys)["Torch"])
+    assert not any("has an NVIDIA GPU" in line for line in sections(capsys)["Torch"])
     if by == "program":
         monkeypatch.setattr(module.shutil, "which", lambda name: f"/usr/bin/{name}")
     else:

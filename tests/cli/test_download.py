@@ -146,6 +146,7 @@ def test_an_import(dcrafter: Run, cache: Path, golden: Path) -> None:
         (["512", "--offline"], 4, "Run dcrafter download 512 where there is a network"),
         (["--path", "512"], 4, "Fetch it with dcrafter download 512"),
         (["--verify", "512"], 4, "Fetch it with dcrafter download 512"),
+        (["--path", "mine"], 4, "mine is not on this machine. See dcrafter download --list"),
     ],
 )
 def test_what_cannot_be(dcrafter: Run, cache: Path, arguments: list[str], status: int, said: str) -> None:
