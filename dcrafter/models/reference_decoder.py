@@ -29,9 +29,10 @@ from dcrafter.models.registration import (
 
 FLOW_SIDE, FLOW_WINDOW, FLOW_STEPS = 32, 9, 4  # pixels of the shorter side, of the window; how often
 BEND = 2.0  # how strongly bends over time are taken out of a motion
+EXPLAINED = (0.1, 0.3)  # shares of what a similarity leaves over: a flow that explains less is noise, more is motion
 DETAIL_WINDOW = 17  # coarse pixels over which details are compared
 DETAIL = 0.005  # what details are told from noise by, in units of [0, 1]
-TOLERANCE = 0.06  # of a mean difference, in units of [0, 1]
+TOLERANCE = 0.004, 9.0  # of a mean difference, in units of [0, 1], and in medians of its frame
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,9 +123,29 @@ def find_flow(reference: Reference, frames: Tensor) -> Tensor:
     small = shrink(frames, FLOW_SIDE)
     height, width = small.shape[-2:]
     rigid = Similarity(height, width, frames).flow(p)
-    flow = refine_flow(shrink(reference.coarse, FLOW_SIDE), small, rigid, FLOW_WINDOW, FLOW_STEPS)
-    bent = smooth(flow - rigid)
-    return rigid + bent - (bent[reference.frame] if known else 0)
+    small_reference = shrink(reference.coarse, FLOW_SIDE)
+    bent = smooth(refine_flow(small_reference, small, rigid, FLOW_WINDOW, FLOW_STEPS) - rigid)
+    if known:
+        bent = bent - bent[reference.frame]
+    return rigid + bent * credibility(small_reference, small, rigid, rigid + bent)
+
+
+def credibility(reference: Tensor, frames: Tensor, rigid: Tensor, flow: Tensor) -> Tensor:
+    """Where a flow explains what a similarity's, `rigid`, cannot: (T, 1, h, w) in 0 … 1.
+
+    Of a scene that moves as a whole, a flow follows nothing but the noise of coarse frames, and bends straight lines.
+    Noise takes less away from the residual than motion does, and does so nowhere for long.
+    """
+
+    def residual(flow: Tensor) -> Tensor:
+        energy = blur((warp(reference, flow) - frames).square().mean(1, keepdim=True), FLOW_WINDOW)
+        over_time = F.avg_pool2d(energy.flatten(1)[None], (5, 1), 1, (2, 0), count_include_pad=False)
+        return over_time.view_as(energy)
+
+    none, all_ = EXPLAINED
+    explained = 1 - (residual(flow) + 1e-8) / (residual(rigid) + 1e-8)
+    share = ((explained - none) / (all_ - none)).clamp(0, 1)
+    return blur(share.square() * (3 - 2 * share), 3)
 
 
 def smooth(x: Tensor, strength: float = BEND) -> Tensor:
@@ -144,4 +165,5 @@ def agreement(moved: Tensor, frames: Tensor) -> Tensor:
     """
     apart = blur((blur(moved, 5) - blur(frames, 5)).abs().mean(1, keepdim=True), 5)
     usual = apart.flatten(1).median(dim=1).values[:, None, None, None]
-    return torch.exp(-((apart / (TOLERANCE + 4 * usual)) ** 2))
+    always, as_usual = TOLERANCE
+    return torch.exp(-((apart / (always + as_usual * usual)) ** 2))

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dcrafter.models.reference_decoder import Reference, compose
+from dcrafter.models.reference_decoder import Reference, compose, find_flow
 from dcrafter.models.registration import Similarity, base_flow, blur, register_clip, resize_flow, warp
 
 
@@ -96,3 +96,23 @@ def test_frames_that_are_wider_than_high() -> None:
     clip, _ = moving(image, MOTIONS["turn"], frames=4)
     made = compose(coarse_of(clip), [Reference(image, coarse_of(image), None)])
     assert made.shape == (4, 3, 192, 256)
+
+
+def test_noise_of_the_coarse_frames_bends_nothing() -> None:
+    clip, p = moving(picture(), MOTIONS["zoom"])
+    generator = torch.Generator().manual_seed(1)
+    noise = F.interpolate(torch.randn(len(clip), 3, 12, 12, generator=generator), 128, mode="bicubic")
+    flow = find_flow(Reference(picture(), coarse_of(picture()), 0), coarse_of(clip) + 0.08 * noise)
+    apart = (flow - Similarity(32, 32, clip).flow(p)).norm(dim=1) * 128  # pixels of 256
+    assert apart.median() < 0.5 and apart.quantile(0.95) < 1
+
+
+def test_a_part_that_moves_on_its_own_is_followed() -> None:
+    """A half that goes up by ten pixels of 256 while the other rests."""
+    shift = torch.linspace(0, 1, 16)[:, None, None, None] * torch.tensor([0.0, 10 / 128])[None, :, None, None]
+    left = (torch.arange(256) < 128).float()
+    clip = warp(picture(), base_flow(256, 256, picture()) + shift * blur(left.expand(1, 1, 256, 256), 31))
+    flow = find_flow(Reference(picture(), coarse_of(picture()), 0), coarse_of(clip))
+    found = (flow - base_flow(32, 32, flow))[-1, 1] * 128
+    assert found[8:24, 3:11].median() > 7
+    assert found[8:24, 21:29].abs().median() < 1
