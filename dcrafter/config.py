@@ -223,6 +223,16 @@ _512 = ModelConfig(
     repository="Doubiiu/DynamiCrafter_512",
 )
 
+_1024 = replace(
+    _512,
+    name="1024",
+    height=576,
+    width=1024,
+    motion=Motion("FPS", 5, 15, default=10, low=15, medium=10, high=5),
+    schedule=ScheduleConfig(rescale_base=0.3),
+    repository="Doubiiu/DynamiCrafter_1024",
+)
+
 MODELS: dict[str, ModelConfig] = {
     "256": ModelConfig(
         name="256",
@@ -235,15 +245,7 @@ MODELS: dict[str, ModelConfig] = {
         repository="Doubiiu/DynamiCrafter",
     ),
     "512": _512,
-    "1024": replace(
-        _512,
-        name="1024",
-        height=576,
-        width=1024,
-        motion=Motion("FPS", 5, 15, default=10, low=15, medium=10, high=5),
-        schedule=ScheduleConfig(rescale_base=0.3),
-        repository="Doubiiu/DynamiCrafter_1024",
-    ),
+    "1024": _1024,
     "512-interp": replace(
         _512,
         name="512-interp",
@@ -251,6 +253,9 @@ MODELS: dict[str, ModelConfig] = {
         commands=("interpolate", "loop"),
         repository="Doubiiu/DynamiCrafter_512_Interp",
     ),
+    # Tuned against conditional image leakage, for more motion (arXiv 2406.15735).
+    "cil-512": replace(_512, name="cil-512", repository="Kijai/DynamiCrafter_pruned"),
+    "cil-1024": replace(_1024, name="cil-1024", repository="Kijai/DynamiCrafter_pruned"),
     "tiny": ModelConfig(
         name="tiny",
         height=128,

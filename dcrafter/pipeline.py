@@ -46,18 +46,22 @@ class LoadOptions(TypedDict, total=False):
     """How a model is opened, beside its name.
 
     `checkpoint` is a file to open instead, `model_config` a published YAML or JSON tree that describes one of unusual
-    size. `device`: auto, cpu, cuda, cuda:1, mps. `dtype`: auto, float32, float16, bfloat16. `compile` translates the
-    UNet by torch.compile, in the first evaluation. `command` is what it will be used for, which decides the model
-    `auto`. `offline` downloads nothing. `lora` are files to merge into the weights, each FILE or FILE:SCALE.
+    size, `towers` a file with CLIP's towers for one without. `device`: auto, cpu, cuda, cuda:1, mps. `dtype`: auto,
+    float32, float16, bfloat16. `compile` translates the UNet by torch.compile, in the first evaluation. `command` is
+    what it will be used for, which decides the model `auto`. `offline` downloads nothing. `lora` are files to merge
+    into the weights, each FILE or FILE:SCALE. With `plan_only` towers that would be downloaded are not: the model can
+    be looked at, and generates nothing.
     """
 
     checkpoint: str | Path | None
     model_config: str | Path | None
+    towers: str | Path | None
     device: str
     dtype: str
     compile: bool
     command: Command
     offline: bool
+    plan_only: bool
     lora: Sequence[str]
 
 
@@ -101,8 +105,8 @@ class Pipeline:
         device = choose_device(options.get("device", "auto"))
         dtype = choose_dtype(options.get("dtype", "auto"), device)
         checkpoint = with_loras(_open_checkpoint(model, options), options.get("lora", ()))
-        if checkpoint.assumption:
-            logger.warning(checkpoint.assumption)
+        for note in filter(None, [checkpoint.assumption, checkpoint.oddity]):
+            logger.warning(note)
         pipe = cls(checkpoint, device, dtype)
         if options.get("compile"):
             pipe.model.unet.compile()
@@ -318,15 +322,22 @@ def _open_checkpoint(model: str, options: LoadOptions) -> Checkpoint:
         if model_config is not None:
             raise UsageError("a model configuration describes a checkpoint", "Give the checkpoint too")
         name = hub.choose(model, command)
-        return open_checkpoint(hub.fetch(name, offline=options.get("offline", False)), model=name)
+        opened = open_checkpoint(hub.fetch(name, offline=options.get("offline", False)), model=name)
+        return hub.with_towers(opened, _downloading(options))
     if model not in ("auto", *MODELS):
         raise UsageError(f"there is no model {model}", f"Choose among {', '.join(MODELS)}, or auto")
-    return open_checkpoint(
+    opened = open_checkpoint(
         Path(file),
         model=None if model == "auto" else model,
         model_config=Path(model_config) if model_config else None,
         command=command,
     )
+    return hub.with_towers(opened, _downloading(options), plan_only=options.get("plan_only", False))
+
+
+def _downloading(options: LoadOptions) -> hub.DownloadOptions:
+    towers = options.get("towers")
+    return hub.DownloadOptions(offline=options.get("offline", False), towers=Path(towers) if towers else None)
 
 
 def _video(events: Iterator[Event]) -> Video:

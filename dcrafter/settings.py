@@ -365,6 +365,7 @@ class ModelOptions:
     )
     checkpoint: Path | None = option("Weights: .ckpt or .safetensors.", MODEL, default_help=False)
     model_config: Path | None = option("Its YAML or JSON tree, if its size is unusual.", MODEL, default_help=False)
+    towers: Path | None = option("A file with CLIP's towers, for weights without.", MODEL, default_help=False)
     lora: tuple[str, ...] = option(
         "LoRA file, with its scale; may be repeated.",
         MODEL,

@@ -44,6 +44,8 @@ def small(words: list[str]) -> list[str]:
             place = words.index(option)
             model = words[place + 1] if words[place + 1] in GOLDEN else "512"
             del words[place : place + 2]
+    if "--towers" in words:
+        words[words.index("--towers") + 1] = str(GOLDEN["512"])
     weights = GOLDEN[model]
     chosen = ["--checkpoint", str(weights), "--model-config", str(weights.with_name("config.json"))]
     quick = ["--device", "cpu", "--width", "64", "--height", "64", "--steps", "1"]

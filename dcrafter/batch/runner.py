@@ -58,6 +58,16 @@ class Weights:
         opened = self._open(model)
         return opened.fingerprint if opened else ""
 
+    def awaits_towers(self) -> bool:
+        """Whether a model goes without CLIP's towers until they are downloaded. All are opened anew after this."""
+        awaiting = any(opened and opened.awaits_towers for opened in self._opened.values())
+        self._opened.clear()
+        return awaiting
+
+    @property
+    def _downloading(self) -> hub.DownloadOptions:
+        return hub.DownloadOptions(offline=self.models.options.offline, towers=self.models.options.towers)
+
     def _open(self, model: str) -> Checkpoint | None:
         if model not in self._opened:
             given = self.models.options.checkpoint
@@ -70,6 +80,7 @@ class Weights:
                     model_config=self.models.options.model_config,
                     command=self.models.command,
                 )
+                opened = hub.with_towers(opened, self._downloading, plan_only=True)
                 self._opened[model] = with_loras(opened, self.models.options.lora)
         return self._opened[model]
 

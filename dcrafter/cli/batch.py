@@ -20,7 +20,7 @@ from dcrafter.cli.batch_view import describe, view
 from dcrafter.cli.console import Console, logger
 from dcrafter.cli.options import Request, takes_request
 from dcrafter.cli.sources import captioner_of, read_stdin
-from dcrafter.cli.transfer import acquire
+from dcrafter.cli.transfer import acquire, acquire_towers
 from dcrafter.config import Command
 from dcrafter.errors import BatchError, DCrafterError, UsageError
 from dcrafter.media.formats import named_format
@@ -145,6 +145,8 @@ def batch(
         return
     for model in _models(work, request):
         acquire(model, console, offline=request.model.offline)
+    if work.weights.awaits_towers():
+        acquire_towers(console)
     _run(work, engine, console, request)
     if options.join:
         path = _write_story(work, options.join, settings[0].fps, overlap, options.crossfade, request, console)

@@ -25,7 +25,7 @@ EXAMPLES = """
 
 dcrafter download 512
 
-dcrafter download 1024 512-interp --variant bf16
+dcrafter download 1024 512-interp --variant fp16
 
 dcrafter download --list
 
@@ -72,8 +72,12 @@ Store = Annotated[
     option("--store", metavar="<type>", help="float32, float16 or bfloat16.", show_default="float16, or as small"),
 ]
 Variant = Annotated[
-    Literal["bf16"] | None,
-    option("--variant", metavar="<name>", help="bf16: half-size copies of 1024 and 512-interp.", show_default="none"),
+    Literal["fp16"] | None,
+    option("--variant", metavar="<name>", help="fp16: 3.1 GB without CLIP's towers.", show_default="none"),
+]
+Towers = Annotated[
+    Path | None,
+    option("--towers", metavar="<file>", help="A file with CLIP's towers.", show_default="a model's, or OpenCLIP's"),
 ]
 Keep = Annotated[bool, option("--keep", metavar=FLAG, help="Keep the original beside the converted file.")]
 Revision = Annotated[str | None, option("--revision", help="Branch, tag or commit.", show_default="main")]
@@ -103,6 +107,7 @@ def download(
     model_config: Tree = None,
     store: Store = None,
     variant: Variant = None,
+    towers: Towers = None,
     keep: Keep = False,
     revision: Revision = None,
     endpoint: Endpoint = None,
@@ -122,7 +127,13 @@ def download(
 
     console = Console(quiet=quiet, verbose=verbose)
     options = DownloadOptions(
-        variant=variant, store=store, keep=keep, revision=revision, endpoint=endpoint, offline=offline
+        variant=variant,
+        store=store,
+        keep=keep,
+        revision=revision,
+        endpoint=endpoint,
+        offline=offline,
+        towers=towers,
     )
     if cache_dir:
         options = replace(options, folder=cache_dir.absolute())
@@ -188,19 +199,25 @@ class _Task:
 
         plan = hub.plan(model, self.options)
         if plan.size:
-            said = (
-                f"{model}: {format_size(plan.size)} from {plan.url} to {plan.path}, {format_size(plan.space)} needed, "
-            )
+            own = [f"{format_size(plan.size - plan.towers)} from {plan.url}"] if plan.size > plan.towers else []
+            shared = [f"{format_size(plan.towers)} of CLIP's towers for all models"] if plan.towers else []
+            said = f"{model}: {' and '.join(own + shared)} to {plan.path}, {format_size(plan.space)} needed, "
             self.console.say(said + f"{format_size(plan.free)} free")
         else:
             self.console.say(f"{model}: here already, {plan.path}")
         if self.json:
             self.console.result_json(
-                model=model, path=str(plan.path), url=plan.url, size=plan.size, space=plan.space, free=plan.free
+                model=model,
+                path=str(plan.path),
+                url=plan.url,
+                size=plan.size,
+                towers=plan.towers,
+                space=plan.space,
+                free=plan.free,
             )
 
     def show(self, models: list[str]) -> None:
-        from dcrafter.weights import hub
+        from dcrafter.weights import cache, hub
 
         here = {entry.model: entry for entry in hub.entries(self.options.folder)}
         rows = []
@@ -218,6 +235,9 @@ class _Task:
             rows.append([model, *state])
             if self.json:
                 self.console.result_json(**_facts(model, entry))
+        for path in [] if models else cache.all_towers(self.options.folder):
+            size, used = path.stat().st_size, path.stat().st_atime
+            rows.append(["towers", format_size(size), "cache, shared", _day(used), str(path)])
         if not self.json:
             self._table([["MODEL", "SIZE", "PLACE", "USED", "WHERE"], *rows])
 
@@ -309,6 +329,9 @@ class _Task:
 
             opened = open_checkpoint(file, model=models[0] if models else None, model_config=model_config)
         self.console.say(opened.assumption or f"{file} holds the {opened.config.name} model")
+        if opened.oddity:
+            self.console.say(opened.oddity)
+        opened = hub.with_towers(opened, self.options, plan_only=True)
         opened.check(DynamiCrafter.on_meta(opened.config))
         if self.dry_run:
             return

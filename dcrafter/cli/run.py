@@ -19,7 +19,7 @@ from dcrafter.cli.options import Request
 from dcrafter.cli.output import Output
 from dcrafter.cli.progress import follow
 from dcrafter.cli.sources import Source, open_sources, prompts_of, read_stdin, stem_of, title_of
-from dcrafter.cli.transfer import acquire
+from dcrafter.cli.transfer import acquire, acquire_towers
 from dcrafter.config import Command, ModelConfig
 from dcrafter.errors import InputError, OutputError, UsageError
 from dcrafter.media.fetch import public_name
@@ -90,6 +90,9 @@ def run(command: Command, takes: list[list[str]], request: Request) -> None:
     if pipe is None:
         acquire(model, console, offline=request.model.offline)
         pipe = _open(model, command, request)
+    if pipe.checkpoint.awaits_towers:
+        acquire_towers(console)
+        pipe = _open(request.model.model, command, request)
     if request.from_ is not None:
         earlier.warn_of_other_weights(request.from_, pipe.config.name, pipe.checkpoint.fingerprint)
     _forecast(plan, pipe.model, device, dtype, console)
@@ -142,7 +145,7 @@ def _choose(command: Command, request: Request, console: Console) -> str:
 def _open(model: str, command: Command, request: Request) -> Pipeline:
     from dcrafter.pipeline import Pipeline
 
-    return Pipeline.from_pretrained(model, command=command, **request.model.loading())
+    return Pipeline.from_pretrained(model, command=command, plan_only=True, **request.model.loading())
 
 
 def _plan(

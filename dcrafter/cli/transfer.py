@@ -26,6 +26,13 @@ def acquire(model: str, console: Console, *, offline: bool) -> None:
     follow(hub.acquire(model, hub.DownloadOptions(offline=offline)), console, model)
 
 
+def acquire_towers(console: Console) -> None:
+    """Download CLIP's towers for a checkpoint without. Raises WeightsError if that fails."""
+    from dcrafter.weights import hub, towers
+
+    follow(towers.acquire(hub.DownloadOptions()), console, "CLIP's towers")
+
+
 def follow(steps: Generator[Progress, None, T], console: Console, what: str = "") -> T:
     """Run `steps` to their end while the user sees how far they are; returns what they return."""
     with _view(console, what) as view:

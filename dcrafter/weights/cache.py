@@ -1,6 +1,7 @@
 """The folder of weight files: their names, their headers, and whether their bytes are still what was written.
 
     512.safetensors             ours: weights under our keys, the configuration, origin and digest in the header
+    towers/<hash>.safetensors   CLIP's towers, by the hash of their weights, for all models whose header names it
     512.safetensors.part        one that is being written
     512.safetensors.damaged     one that failed its verification, until another is in its place
     downloads/512/<hash>.part   an original as far as it has come; without .part, whole and verified
@@ -31,6 +32,8 @@ HEADER = "dcrafter"  # the entry of a safetensors header that marks a file as ou
 SOURCE = "source"  # the one with where it came from, as JSON
 DIGEST = "sha256"  # the one with the digest of all others and of the data
 SUFFIX = ".safetensors"
+TOWERS = ("text_encoder", "image_encoder")  # the components that models share
+TOWERS_HEADER = "towers"  # the entry with the digest of the towers: in their own file, and in a model's
 BLOCK = 4_000_000  # bytes that are hashed or written at once
 MAX_HEADER = 4_000_000  # bytes; that of a whole model has 300,000
 NAME = re.compile(r"\w[\w.+-]{0,63}")
@@ -59,6 +62,41 @@ def weights_path(folder: Path, model: str) -> Path:
     return folder / f"{model}{SUFFIX}"
 
 
+def towers_path(folder: Path, digest: str) -> Path:
+    """The path of towers in our cache."""
+    return folder / "towers" / f"{digest}{SUFFIX}"
+
+
+def all_towers(folder: Path) -> list[Path]:
+    """The files of towers in our cache, the oldest first. A link in the folder's place is not followed."""
+    place = folder / "towers"
+    files = [] if place.is_symlink() else place.glob(f"*{SUFFIX}")
+    return sorted((file for file in files if file.is_file()), key=lambda file: (file.stat().st_mtime, file))
+
+
+def towers_named_by(path: Path) -> str | None:
+    """The digest of the towers that a model's file goes with, if they are not in it."""
+    try:
+        digest = read_header(path)[0]["__metadata__"].get(TOWERS_HEADER)
+    except WeightsError:
+        return None
+    is_digest = isinstance(digest, str) and re.fullmatch(r"[0-9a-f]{64}", digest)
+    return digest if is_digest else None
+
+
+def find_towers(path: Path) -> Path | None:
+    """The towers that a model's file goes with, beside it or in the user's cache; None where they are not here."""
+    if digest := towers_named_by(path):
+        places = (towers_path(folder, digest) for folder in (path.parent, cache_dir()))
+        return next((place for place in places if place.is_file()), None)
+    return None
+
+
+def is_usable(path: Path) -> bool:
+    """Whether a model's file is here, and the towers that it goes with too."""
+    return path.is_file() and (towers_named_by(path) is None or find_towers(path) is not None)
+
+
 def downloads(folder: Path, model: str) -> Path:
     """The folder of a model's originals, whole or in part."""
     return folder / "downloads" / model
@@ -81,14 +119,26 @@ def remove(folder: Path, model: str) -> int:
     path = weights_path(folder, model)
     files = [path, *(path.with_name(path.name + suffix) for suffix in (".part", ".damaged"))]
     files += originals(folder, model)
+    if towers := towers_named_by(path) if path.is_file() else None:
+        others = [weights_path(folder, other) for other in models(folder) if other != model]
+        if towers not in map(towers_named_by, others):
+            files += [towers_path(folder, towers)] if others else all_towers(folder)
     freed = sum(file.lstat().st_size for file in files if file.is_file())
     try:
         for file in files:
             file.unlink(missing_ok=True)
         clear_downloads(folder, model)
+        with suppress(OSError):  # it is not empty, or there is none
+            (folder / "towers").rmdir()
     except OSError as error:
         raise WeightsError(f"cannot remove {model} from {folder} ({error.strerror})") from error
     return freed
+
+
+def clear_damaged(path: Path) -> None:
+    """Delete a model's file that failed its verification, and the towers that did."""
+    for damaged in (path.with_name(path.name + ".damaged"), *path.parent.glob("towers/*.damaged")):
+        damaged.unlink(missing_ok=True)
 
 
 def clear_downloads(folder: Path, model: str, but: Path | None = None) -> None:
@@ -166,7 +216,7 @@ def touch(path: Path) -> None:
 def read_header(path: Path) -> tuple[dict[str, Any], int]:
     """The header of a safetensors file, and the offset of its data. Raises WeightsError where there is none."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_unnoticed) as file:
             length = int.from_bytes(file.read(8), "little")
             if length > MAX_HEADER:
                 raise ValueError("its header is too large")
@@ -176,6 +226,14 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
     except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"cannot read the header of {path} ({error})") from error
     return cast(dict[str, Any], header), 8 + length
+
+
+def _unnoticed(path: str, flags: int) -> int:
+    """Open a file so that its access time stays: it says when a model was used."""
+    try:
+        return os.open(path, flags | getattr(os, "O_NOATIME", 0))
+    except PermissionError:  # of another user
+        return os.open(path, flags)
 
 
 def source_of(path: Path) -> dict[str, Any]:

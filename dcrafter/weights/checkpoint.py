@@ -1,8 +1,8 @@
 """Checkpoint files: opened safely, told apart, checked whole, and loaded one component at a time.
 
-Published `.ckpt` (only ever unpickled with `weights_only`) and `.safetensors` files, and our own `.safetensors`,
-which hold our key names and the configuration in their header. Opening a file maps it into memory; a tensor
-takes memory of its own when it is loaded in another type or onto another device.
+Published `.ckpt` (only ever unpickled with `weights_only`) and `.safetensors` files, copies of them in any layout,
+and our own `.safetensors`, which hold our key names and the configuration in their header. CLIP's towers may come
+from a second file. Opening a file maps it into memory; a tensor takes memory of its own when it is loaded.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ import functools
 import hashlib
 import json
 import os
-import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +27,17 @@ from dcrafter.config import MODELS, Command, ModelConfig
 from dcrafter.errors import OutputError, WeightsError
 from dcrafter.text import error_text
 from dcrafter.weights import pickles
-from dcrafter.weights.cache import HEADER
-from dcrafter.weights.families import recognize
+from dcrafter.weights.cache import HEADER, TOWERS, TOWERS_HEADER, find_towers, towers_named_by
+from dcrafter.weights.identity import (
+    RESCALE_TOLERANCE,
+    identify,
+    mismatch,
+    odd_tables,
+    refuse_descendants,
+    rescale_base,
+)
 from dcrafter.weights.keys import config_from_tree, to_ours, to_published, trailing_ones
+from dcrafter.weights.layouts import published_names
 from dcrafter.weights.structure import differences
 from dcrafter.weights.trees import read_tree
 
@@ -40,30 +47,65 @@ if TYPE_CHECKING:
 MAX_NAMES_IN_ERROR = 3
 MAX_NAME = 120  # characters of each
 MAX_SHARED = 4  # tensors may share storage: this many times the size of the file, all together
-RESCALE_TOLERANCE = 0.1  # the published bases are 0.3 and 0.7; eight-bit types round them
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An open file whose keys and shapes are those of `config`. `tensors` are mapped, under our names."""
+    """An open file whose keys and shapes are those of `config`. `tensors` are mapped, under our names.
+
+    Attributes:
+        path: the file.
+        config: of the model that it holds.
+        tensors: those of `towers` too.
+        is_published: its keys are the published ones, which messages then name.
+        assumption: what was taken for granted where keys do not tell, for people to read.
+        oddity: what in the file contradicts its model, for people to read.
+        size: of the file in bytes, when it was opened; 0 where there is none.
+        towers: the file that CLIP's towers are taken from, where that is another.
+        names_towers: this file says by their digest which towers those are.
+        awaits_towers: they are to be downloaded before anything is loaded.
+        loras: merged into what is loaded; `tensors` are without them.
+    """
 
     path: Path
     config: ModelConfig
     tensors: Mapping[str, Tensor]
-    is_published: bool = False  # its keys are the published ones, which messages then name
-    assumption: str = ""  # what was taken for granted where keys do not tell, for people to read
-    size: int = 0  # of the file in bytes, when it was opened; 0 where there is none
-    loras: tuple[LoRA, ...] = ()  # merged into what is loaded; `tensors` are without them
+    is_published: bool = False
+    assumption: str = ""
+    oddity: str = ""
+    size: int = 0
+    towers: Checkpoint | None = None
+    names_towers: bool = False
+    awaits_towers: bool = False
+    loras: tuple[LoRA, ...] = ()
+
+    @property
+    def lacks_towers(self) -> bool:
+        """Whether a tower of CLIP has to come from another file."""
+        return not all(any(key.startswith(f"{tower}.") for key in self.tensors) for tower in TOWERS)
+
+    def with_towers(self, path: Path) -> Checkpoint:
+        """This checkpoint with CLIP's towers from another file: a whole checkpoint, or OpenCLIP's own.
+
+        Raises WeightsError where the file cannot be read, or does not hold both.
+        """
+        opened = open_towers(path, self.config)
+        tensors = {key: value for key, value in self.tensors.items() if key.partition(".")[0] not in TOWERS}
+        tensors |= opened.tensors
+        return replace(self, tensors=tensors, towers=opened, names_towers=False, awaits_towers=False)
 
     def check(self, model: nn.Module) -> None:
         """Compare every key and shape with a model's (it may be on the meta device), strictly.
 
         Raises WeightsError naming what is missing, unexpected or of another shape.
         """
-        expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+        awaited = TOWERS if self.awaits_towers else ()
+        expected = {
+            key: tuple(value.shape) for key, value in model.state_dict().items() if key.partition(".")[0] not in awaited
+        }
         found = {key: tuple(value.shape) for key, value in self.tensors.items()}
         components = {key.split(".")[0] for key in found}
-        absent = [name for name, _ in model.named_children() if name not in components]
+        absent = [name for name, _ in model.named_children() if name not in {*components, *awaited}]
         if absent:
             raise WeightsError(
                 f"{self.path} has no {' and no '.join(absent)}", "It is a pruned copy; use the whole checkpoint"
@@ -82,8 +124,7 @@ class Checkpoint:
         found_wrong = "; ".join(f"{verb} {_some(keys)}" for verb, keys in complaints.items() if keys)
         if found_wrong:
             raise WeightsError(
-                f"{self.path} is not the {self.config.name} model: it {found_wrong}",
-                "A model of another size needs its configuration: --model-config FILE",
+                f"{self.path} is not the {self.config.name} model: it {found_wrong}", _advice(self.config, found)
             )
 
     def check_unchanged(self) -> None:
@@ -122,6 +163,10 @@ class Checkpoint:
         Raises:
             WeightsError: the file was cut short since it was opened.
         """
+        if self.towers and component.partition(".")[0] in TOWERS:
+            towers = replace(self.towers, loras=self.loras)
+            yield from towers.load(model, component, device=device, dtype=dtype, leave_out=leave_out)
+            return
         module = model.get_submodule(component)
         prefixes = tuple(f"{part}." for part in leave_out)
         names = {key: f"{component}.{key}" for key in module.state_dict() if not key.startswith(prefixes)}
@@ -164,6 +209,8 @@ class Checkpoint:
             for i in range(min(blocks, -(-size // block))):
                 file.seek(i * block if size <= block * blocks else i * (size - block) // (blocks - 1))
                 digest.update(file.read(block))
+        if self.towers and not self.names_towers:
+            digest.update(self.towers.fingerprint.encode())
         for lora in self.loras:
             if lora.scale:
                 digest.update(f"{lora.digest}:{lora.scale!r}".encode())
@@ -192,28 +239,55 @@ def open_checkpoint(
     if HEADER in header:
         config = _config_from_header(path, header[HEADER])
         if model is not None and model != config.name:
-            raise _mismatch(path, config.name, model)
-        return _checked(Checkpoint(path, config, raw, size=size))
+            raise mismatch(path, config.name, model)
+        opened = _checked(Checkpoint(path, config, raw, size=size))
+        if not towers_named_by(path):
+            return opened
+        towers = find_towers(path)
+        return replace(opened.with_towers(towers) if towers else opened, names_towers=True)
+    raw = _renamed(path, raw, published_names(raw))
     assumption = ""
     if model_config is not None:
         config = config_from_tree(read_tree(model_config), model, command)
-        if (base := _rescale_base(raw)) is not None and abs(base - config.schedule.rescale_base) > RESCALE_TOLERANCE:
+        if (base := rescale_base(raw)) is not None and abs(base - config.schedule.rescale_base) > RESCALE_TOLERANCE:
             raise WeightsError(
                 f"{path} was trained with a base_scale of {base:.1f}, not {config.schedule.rescale_base:.1f}",
                 f"{model_config} is the configuration of another model",
             )
     else:
-        name, assumption = _identify(path, raw, model, command)
+        refuse_descendants(path, model)
+        name, assumption = identify(path, raw, model, command)
         config = MODELS[name]
-    tensors = rename(path, raw)
-    return _checked(Checkpoint(path, config, tensors, is_published=True, assumption=assumption, size=size))
+    oddity = odd_tables(path, raw, config.schedule)
+    return _checked(Checkpoint(path, config, rename(path, raw), True, assumption, oddity, size))
+
+
+def open_towers(path: Path, config: ModelConfig) -> Checkpoint:
+    """Open CLIP's towers alone, of a whole checkpoint, of our own file of them, or of OpenCLIP's.
+
+    Raises WeightsError where the file cannot be read, or does not hold both. `Checkpoint.check` looks at their sizes.
+    """
+    raw, header = read_tensors(path)
+    size = path.stat().st_size
+    is_ours = bool({HEADER, TOWERS_HEADER} & set(header))
+    tensors = raw if is_ours else rename(path, _renamed(path, raw, published_names(raw)))
+    tensors = {key: value for key, value in tensors.items() if key.partition(".")[0] in TOWERS}
+    opened = Checkpoint(path, config, tensors, is_published=not is_ours, size=size)
+    if opened.lacks_towers:
+        raise WeightsError(f"{path} does not hold both towers of CLIP", "Name a whole checkpoint, or OpenCLIP's file")
+    return opened
+
+
+def _renamed(path: Path, raw: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """Tensors under the published names."""
+    tensors = {names[key]: value for key, value in raw.items()}
+    if len(tensors) < len(raw):
+        raise WeightsError(f"{path} has two tensors for one, in other layouts")
+    return tensors
 
 
 def rename(path: Path, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Published tensors under our names and in our shapes, without what nothing reads.
-
-    Raises WeightsError where two are one of ours.
-    """
+    """Tensors under published names → under ours."""
     tensors: dict[str, Tensor] = {}
     for key, value in raw.items():
         if (ours := to_ours(key)) is None:
@@ -307,6 +381,7 @@ def _state_dict(content: Any) -> dict[str, Tensor]:
     """A Lightning dict, DeepSpeed's `module` dict or a bare state dict → its tensors."""
     if isinstance(content, dict):
         content = content.get("state_dict", content.get("module", content))
+        content = content.get("model", content) if isinstance(content, dict) else content
     if not isinstance(content, dict):
         raise ValueError("it holds no state dict")
     prefix = "_forward_module."
@@ -323,9 +398,6 @@ def _drop_ones(tensor: Tensor, ones: int) -> Tensor:
     return tensor.reshape(tensor.shape[:split]) if set(tensor.shape[split:]) == {1} else tensor
 
 
-# --- which model ---
-
-
 def _config_from_header(path: Path, text: str) -> ModelConfig:
     try:
         return ModelConfig.from_dict(json.loads(text))
@@ -335,32 +407,19 @@ def _config_from_header(path: Path, text: str) -> ModelConfig:
         ) from error
 
 
-def _rescale_base(tensors: Mapping[str, Tensor]) -> float | None:
-    """What the dynamic rescale falls to, where the file says so."""
-    table = tensors.get("scale_arr")
-    return float(table.reshape(-1)[-1]) if table is not None and table.numel() else None
-
-
-def _identify(path: Path, tensors: Mapping[str, Tensor], model: str | None, command: Command) -> tuple[str, str]:
-    """The registry name of a published file, and what had to be assumed."""
-    candidates = recognize(tensors, _rescale_base(tensors), RESCALE_TOLERANCE)
-    if not candidates:
-        raise WeightsError(
-            f"{path} holds no DynamiCrafter model",
-            "Give a published checkpoint, or --model-config with a fine-tune",
+def _advice(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """What to do about a checkpoint of other shapes than its model's."""
+    queries = shapes.get("projector.queries", ())
+    frames = queries[1] // config.projector.queries_per_frame if len(queries) == 3 else config.frames
+    kernel = shapes.get("unet.conv_in.weight", ())
+    channels = kernel[1] if len(kernel) == 4 else config.unet.in_channels
+    if channels != config.unet.in_channels:
+        return f"Its UNet takes {channels} channels, not {config.unet.in_channels}: it is made for other inputs"
+    if frames != config.frames:
+        return (
+            f"It is made for {frames} frames at once, not {config.frames}: give its configuration, --model-config FILE"
         )
-    if model is not None:
-        if model not in candidates:
-            raise _mismatch(path, " or ".join(candidates), model)
-        return model, ""
-    if len(candidates) == 1:
-        return candidates[0], ""
-    file_name = path.name.replace("_", "-")
-    by_name = [name for name in candidates if re.search(rf"(?<!\d){name}(?!\d)", file_name)]
-    by_command = [name for name in candidates if command in MODELS[name].commands]
-    chosen = max(by_name, key=len) if by_name else by_command[0]
-    reason = "its name says so" if by_name else f"the command is {command}"
-    return chosen, f"{path.name} may be {' or '.join(candidates)}; taken as {chosen} because {reason}"
+    return "A model of another size needs its configuration: --model-config FILE"
 
 
 def _some(names: list[str]) -> str:
@@ -370,7 +429,3 @@ def _some(names: list[str]) -> str:
 
 def _short(text: str) -> str:
     return text if len(text) <= MAX_NAME else f"{text[:MAX_NAME]}…"
-
-
-def _mismatch(path: Path, found: str, wanted: str) -> WeightsError:
-    return WeightsError(f"{path} holds the {found} model, not {wanted}", f"Leave out the name {wanted}, or change it")

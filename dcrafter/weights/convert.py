@@ -13,7 +13,21 @@ import torch
 from torch import Tensor
 
 from dcrafter.errors import WeightsError
-from dcrafter.weights.cache import DIGEST, HEADER, SOURCE, Progress, check_space, open_own, seal, writing_to
+from dcrafter.weights.cache import (
+    DIGEST,
+    HEADER,
+    SOURCE,
+    TOWERS,
+    TOWERS_HEADER,
+    Progress,
+    all_towers,
+    check_space,
+    open_own,
+    seal,
+    towers_named_by,
+    towers_path,
+    writing_to,
+)
 from dcrafter.weights.checkpoint import Checkpoint
 from dcrafter.weights.families import family
 
@@ -40,13 +54,17 @@ TYPES = {
 }
 
 
-def check_whole(checkpoint: Checkpoint) -> None:
-    """Check that all components are there. Raises WeightsError for a missing one and for types we cannot write."""
+def check_whole(checkpoint: Checkpoint, *, but: tuple[str, ...] = ()) -> None:
+    """Check that all components are there, except some that will come from another file.
+
+    Raises WeightsError for a missing one and for types we cannot write.
+    """
     present = {key.partition(".")[0] for key in checkpoint.tensors}
-    absent = [name for name in family(checkpoint.config.name).components if name not in present]
+    absent = [name for name in family(checkpoint.config.name).components if name not in {*present, *but}]
     if absent:
         raise WeightsError(
-            f"{checkpoint.path} has no {' and no '.join(absent)}", "It is a pruned copy; use the whole checkpoint"
+            f"{checkpoint.path} has no {' and no '.join(absent)}",
+            "It is a pruned copy, and only CLIP's towers can come from another file; use one that has the rest",
         )
     odd = {str(tensor.dtype) for tensor in checkpoint.tensors.values()} - {str(dtype) for dtype in TYPES}
     if odd:
@@ -56,7 +74,7 @@ def check_whole(checkpoint: Checkpoint) -> None:
 def convert(
     checkpoint: Checkpoint, path: Path, *, width: str | None = None, source: Mapping[str, Any] | None = None
 ) -> Generator[Progress, None, None]:
-    """Write a checkpoint as our own file, whole or not at all.
+    """Write a checkpoint as our own file, whole or not at all, and its towers as one that models share.
 
     Args:
         checkpoint: what to convert.
@@ -71,26 +89,68 @@ def convert(
     Raises:
         WeightsError: the file cannot be written, or holds NaN or infinite weights.
     """
-    values = sum(tensor.numel() for tensor in checkpoint.tensors.values())
+    towers = {key: value for key, value in checkpoint.tensors.items() if key.partition(".")[0] in TOWERS}
+    rest = {key: value for key, value in checkpoint.tensors.items() if key not in towers}
+    origin = dict(source or {})
+    metadata = {HEADER: json.dumps(checkpoint.config.to_dict())}
+    values = sum(tensor.numel() for tensor in (rest | towers).values())
     part = path.with_name(f"{path.name}.part")
     try:
         with writing_to(path.parent):
             check_space(path.parent, 0, values * WIDTHS[width or "float16"].itemsize)
-            yield from _write(checkpoint, part, width, dict(source or {}))
+            if not checkpoint.lacks_towers:
+                metadata[TOWERS_HEADER] = yield from share_towers(checkpoint, path, width=width, source=origin)
+            yield from _write(checkpoint, rest, part, width, metadata, origin)
             part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
 
+def share_towers(
+    checkpoint: Checkpoint, path: Path, *, width: str | None, source: Mapping[str, Any]
+) -> Generator[Progress, None, str]:
+    """Write a checkpoint's towers into the cache, unless the same are there; returns their digest.
+
+    Args:
+        checkpoint: one with both towers, in its own file or in another.
+        path: of the model that they are for, or that they came with, in the cache.
+        width: See `convert`.
+        source: where they came from, for the header.
+    """
+    holder = checkpoint.towers or checkpoint
+    if holder.path in all_towers(path.parent) and (digest := towers_named_by(holder.path)):
+        return digest
+    towers = {key: holder.tensors[key] for key in sorted(holder.tensors) if key.partition(".")[0] in TOWERS}
+    folder = path.parent / "towers"
+    part = folder / f"{path.stem}.part"
+    with writing_to(path.parent):
+        if folder.is_symlink():
+            folder.unlink()
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            digest = yield from _write(holder, towers, part, width, {TOWERS_HEADER: "0" * 64}, dict(source))
+            target = towers_path(path.parent, digest)
+            if not target.is_file():
+                part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+    return digest
+
+
 def _write(
-    checkpoint: Checkpoint, part: Path, width: str | None, source: dict[str, Any]
-) -> Generator[Progress, None, None]:
+    checkpoint: Checkpoint,
+    tensors: Mapping[str, Tensor],
+    part: Path,
+    width: str | None,
+    metadata: dict[str, str],
+    source: dict[str, Any],
+) -> Generator[Progress, None, str]:
+    """Write tensors; returns the SHA-256 of them, of their names, shapes and types."""
     # Tensors of odd length are tiny; after the others they leave those at multiples of four bytes.
-    tensors = dict(sorted(checkpoint.tensors.items(), key=lambda item: item[1].numel() % 2))
+    tensors = dict(sorted(tensors.items(), key=lambda item: item[1].numel() % 2))
     total = sum(tensor.nbytes for tensor in tensors.values())
     types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})
-    metadata = {
-        HEADER: json.dumps(checkpoint.config.to_dict()),
+    metadata |= {
         SOURCE: json.dumps(source | {"types": types, "store": width}),
         DIGEST: "0" * hashlib.sha256().digest_size * 2,
     }
@@ -116,11 +176,16 @@ def _write(
                 digest.update(content)
                 read += chunk.nbytes
                 yield Progress("converting", read, total)
+        weights = digest.copy()
+        weights.update(json.dumps({name: header[name] for name in tensors}, sort_keys=True).encode())
+        if HEADER not in metadata:  # they are towers
+            metadata[TOWERS_HEADER] = weights.hexdigest()
         metadata[DIGEST] = seal(header, digest)
         file.seek(0)
         file.write(room.to_bytes(8, "little") + json.dumps(header).encode().ljust(room))
         file.flush()
         os.fsync(file.fileno())
+    return weights.hexdigest()
 
 
 def _check_finite(path: Path, name: str, values: Tensor) -> None:

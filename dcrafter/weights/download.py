@@ -15,11 +15,12 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-from huggingface_hub import constants, get_hf_file_metadata, get_session, hf_hub_url
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_session, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -44,6 +45,10 @@ TRIES_TO_LOOK_UP = 3
 LONGEST_WAIT = 300.0  # seconds that a server may ask for
 MAX_SIZE = 10**12  # bytes; no model is as large
 MAX_WORDS = 2_000  # bytes of an answer that is not the file's, and
+WEIGHTS = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
+MAX_FILES = 1_000  # of a repository that are looked at, and
+MAX_LISTED = 12  # names of them in a message
+ELSEWHERE = "A mirror can be named in HF_ENDPOINT; a copy from elsewhere goes by dcrafter animate --checkpoint FILE"
 MAX_SHOWN = 80  # characters of it that are shown
 
 logger = logging.getLogger(__name__)
@@ -73,6 +78,7 @@ def look_up(
     repository: str,
     file: str,
     *,
+    pattern: str = "",
     revision: str | None = None,
     endpoint: str | None = None,
     sleep: Sleep = time.sleep,
@@ -82,6 +88,7 @@ def look_up(
     Args:
         repository: "owner/name".
         file: a path in the repository.
+        pattern: a regular expression of names that the file may have if it has this one no more.
         revision: a branch, tag or commit. None: main.
         endpoint: a mirror of the hub. None: $HF_ENDPOINT, or the hub itself.
         sleep: waits before another try.
@@ -98,6 +105,12 @@ def look_up(
             url = hf_hub_url(repository, file, revision=revision, endpoint=endpoint)
             found = get_hf_file_metadata(url, endpoint=endpoint, token=None if needs_token else False)
             break
+        except RemoteEntryNotFoundError as error:
+            listed = _listing(repository, revision, endpoint)
+            others = [name for name in listed if re.fullmatch(pattern, name, re.IGNORECASE)] if pattern else []
+            if not others:
+                raise _no_such_file(what, listed) from error
+            file, pattern = max(others, key=lambda name: (name.endswith(".safetensors"), name)), ""
         except _FAILURES as error:
             is_refused = isinstance(error, HfHubHTTPError) and error.response.status_code == 401
             if is_refused and not needs_token and _may_have_token(url):
@@ -115,6 +128,23 @@ def look_up(
     return Remote(
         repository, file, url, found.size, sha256, key, found.commit_hash, xet, etag=found.etag, needs_token=needs_token
     )
+
+
+def _listing(repository: str, revision: str | None, endpoint: str | None) -> list[str]:
+    """The weight files of a repository; none where its listing cannot be had."""
+    try:
+        tree = HfApi(endpoint=endpoint, token=False).list_repo_tree(repository, revision=revision, recursive=True)
+        names = [entry.path for entry in islice(tree, MAX_FILES)]
+        return [name for name in names if name.endswith(WEIGHTS) and name.isprintable()]
+    except (*_FAILURES, ValueError, KeyError, TypeError):
+        return []
+
+
+def _no_such_file(what: str, listed: list[str]) -> WeightsError:
+    problem = f"cannot download {what}: the repository has no such file"
+    if listed:
+        problem += f"; it has {', '.join(listed[:MAX_LISTED])}" + (" and others" if len(listed) > MAX_LISTED else "")
+    return WeightsError(problem, ELSEWHERE)
 
 
 def _may_have_token(url: str) -> bool:
@@ -348,7 +378,7 @@ def _retry_after(headers: Any) -> float:
 
 def _give_up(error: Exception | None, what: str, pause: float, progress: str) -> NoReturn:
     """Raise the failure as an error that says what to do."""
-    advice = "A mirror can be named in HF_ENDPOINT; a copy from elsewhere goes by dcrafter animate --checkpoint FILE"
+    advice = ELSEWHERE
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
     if isinstance(error, GatedRepoError) or status == 403:
         reason = "the hub does not give it to you"

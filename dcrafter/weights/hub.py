@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,48 +18,24 @@ from dcrafter.config import MODELS, Command, ModelConfig
 from dcrafter.errors import UsageError, WeightsError
 from dcrafter.generators import drain
 from dcrafter.text import format_size
-from dcrafter.weights import cache, families
+from dcrafter.weights import cache, families, originals, towers
 from dcrafter.weights.cache import Progress, cache_dir, weights_path
-from dcrafter.weights.families import PUBLISHED, VARIANTS, HubFile
+from dcrafter.weights.families import OPENCLIP, PUBLISHED, VARIANTS, HubFile
+from dcrafter.weights.originals import ITEMSIZES
+from dcrafter.weights.originals import DownloadOptions as DownloadOptions
 
 if TYPE_CHECKING:
     from dcrafter.weights.checkpoint import Checkpoint
-    from dcrafter.weights.download import Remote
 
 EMBEDDED = Path(__file__).with_name("tiny.safetensors")  # comes with the package
 logger = logging.getLogger(__name__)
-
-
-ITEMSIZES = {None: 2, "float16": 2, "bfloat16": 2, "float32": 4}  # by `DownloadOptions.store`
-
-
-@dataclass(frozen=True)
-class DownloadOptions:
-    """How to download a model and where to keep it.
-
-    A model already on this machine is taken as it is, unless `variant`, `store` or `revision` ask for another.
-
-    Attributes:
-        variant: a smaller copy of the published file (see `VARIANTS`).
-        store: the type to convert weights to. None: float16, or the original's type where that is as small.
-        keep: keep the downloaded original beside the converted file.
-        endpoint: a mirror of the hub. None: $HF_ENDPOINT, or the hub itself.
-    """
-
-    folder: Path = field(default_factory=cache_dir)
-    variant: str | None = None
-    store: str | None = None
-    keep: bool = False
-    revision: str | None = None
-    endpoint: str | None = None
-    offline: bool = False
 
 
 @dataclass(frozen=True)
 class Plan:
     """What `acquire` would do: fetch `size` bytes (0: it is here) from `url` for `path`.
 
-    `space` bytes of the `free` ones are needed.
+    `towers` of them are CLIP's towers, from OpenCLIP's repository. `space` bytes of the `free` ones are needed.
     """
 
     path: Path
@@ -67,6 +43,7 @@ class Plan:
     size: int
     space: int
     free: int
+    towers: int = 0
 
 
 @dataclass(frozen=True)
@@ -89,7 +66,9 @@ def find(model: str, folder: Path | None = None) -> Path | None:
     if model == "tiny":
         return EMBEDDED if EMBEDDED.is_file() else None
     ours = weights_path(folder or cache_dir(), model)
-    return ours if ours.is_file() else _in_hugging_faces_cache(model)
+    if cache.is_usable(ours):
+        return ours
+    return _in_hugging_faces_cache(model)
 
 
 def entries(folder: Path | None = None) -> list[Entry]:
@@ -145,12 +124,7 @@ def config(model: str) -> ModelConfig:
 
 
 def _in_hugging_faces_cache(model: str) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    if model not in PUBLISHED:
-        return None
-    cached = try_to_load_from_cache(PUBLISHED[model].repository, PUBLISHED[model].file)
-    return Path(cached) if isinstance(cached, str) else None
+    return originals.in_hugging_faces_cache(PUBLISHED[model]) if model in PUBLISHED else None
 
 
 # --- what is not ---
@@ -166,12 +140,33 @@ def fetch(model: str, *, offline: bool = False) -> Path:
     return drain(acquire(model, DownloadOptions(offline=offline)))
 
 
+def with_towers(opened: Checkpoint, options: DownloadOptions | None = None, *, plan_only: bool = False) -> Checkpoint:
+    """A checkpoint with CLIP's towers, downloaded if no file on this machine has them.
+
+    Args:
+        opened: the checkpoint; it is returned as it is where it has its towers.
+        options: where towers may come from.
+        plan_only: download nothing: what would be is only told, and the checkpoint `awaits_towers`.
+
+    Raises:
+        WeightsError: there are none of this size, or they cannot be had.
+    """
+    options = options or DownloadOptions()
+    if plan_only and opened.lacks_towers and not options.offline and towers.is_missing(opened.config.clip, options):
+        logger.warning(towers.announcement(opened.path))
+        return replace(opened, awaits_towers=True)
+    return drain(towers.complete(opened, options))
+
+
 def announcement(model: str) -> str:
     """The line that announces an automatic download."""
     source = PUBLISHED[model]
+    too = ""
+    if not source.has_towers and towers.is_missing(config(model).clip, DownloadOptions()):
+        too = f" and {format_size(OPENCLIP.size)} of CLIP towers for all models ({OPENCLIP.repository})"
     return (
         f"the model {model} is not on this machine yet: {format_size(source.size)} to download "
-        f"({source.repository}) to {cache_dir()}"
+        f"({source.repository}){too} to {cache_dir()}"
     )
 
 
@@ -188,6 +183,8 @@ def acquire(
     """
     options = options or DownloadOptions()
     if path := _here(model, options):
+        if _needs_towers(model, path, options):
+            yield from towers.acquire(options, sleep)
         return path
     source = _hub_file(model, options.variant)
     if options.offline:
@@ -210,6 +207,17 @@ def _check_offline(model: str, source: HubFile, options: DownloadOptions) -> Non
             f"the weights of {model} are not on this machine, and --offline was given",
             f"Run dcrafter download {model} where there is a network",
         )
+    if not source.has_towers and towers.is_missing(config(model).clip, options):
+        raise WeightsError(
+            f"CLIP's towers, which {model} needs, are not on this machine, and --offline was given",
+            f"Run dcrafter download {model} where there is a network",
+        )
+
+
+def _needs_towers(model: str, path: Path, options: DownloadOptions) -> bool:
+    """Whether a file in Hugging Face's cache goes without its towers, which are not here either."""
+    is_reduced = path.parent != options.folder and model in PUBLISHED and not PUBLISHED[model].has_towers
+    return is_reduced and not options.offline and towers.is_missing(config(model).clip, options)
 
 
 def plan(model: str, options: DownloadOptions, *, look_up: bool = True) -> Plan:
@@ -221,22 +229,29 @@ def plan(model: str, options: DownloadOptions, *, look_up: bool = True) -> Plan:
         look_up: Ask the hub for the file's size and address, unless offline; else they are as published.
     """
     if path := _here(model, options):
-        return Plan(path, "", 0, 0, 0)
+        more = OPENCLIP.size if _needs_towers(model, path, options) else 0
+        return Plan(path, OPENCLIP.repository if more else "", more, 2 * more, _free(options.folder), more)
     source = _hub_file(model, options.variant)
     path, size, url = weights_path(options.folder, model), source.size, source.repository
-    folder = next(folder for folder in (options.folder, *options.folder.parents) if folder.is_dir())
-    free = shutil.disk_usage(folder).free
     if options.offline:
         _check_offline(model, source, options)
-    elif look_up:
-        from dcrafter.weights import download
-
-        remote = download.look_up(source.repository, source.file, revision=options.revision, endpoint=options.endpoint)
+    elif look_up and not _original(model, source, options):
+        remote = originals.look_up(source, options)
         size, url = remote.size, remote.url
-    converted = size * ITEMSIZES[options.store] // source.itemsize
+    space = size * ITEMSIZES[options.store] // source.itemsize
     if _original(model, source, options):
-        return Plan(path, "", 0, converted, free)
-    return Plan(path, url, size, size + converted, free)
+        size, url = 0, ""
+    space += size
+    more = 0
+    if not source.has_towers and towers.is_missing(config(model).clip, options):
+        more = OPENCLIP.size
+        space += more + more * ITEMSIZES[options.store] // OPENCLIP.itemsize
+    return Plan(path, url or OPENCLIP.repository, size + more, space, _free(options.folder), more)
+
+
+def _free(folder: Path) -> int:
+    """Bytes that are free where a folder is, or is to be."""
+    return shutil.disk_usage(next(each for each in (folder, *folder.parents) if each.is_dir())).free
 
 
 def import_checkpoint(
@@ -244,7 +259,8 @@ def import_checkpoint(
 ) -> Generator[Progress, None, Path]:
     """Convert a user's checkpoint into our cache as the model `name`; the path is the generator's return value.
 
-    The checkpoint stays as it is. Raises UsageError for a name that cannot be one or is taken.
+    The checkpoint stays as it is; where it has no towers, they come from `towers.complete`. Raises UsageError for a
+    name that cannot be one or is taken.
     """
     from dcrafter.weights.convert import check_whole, convert
 
@@ -258,6 +274,7 @@ def import_checkpoint(
         options.folder.mkdir(parents=True, exist_ok=True)
         held = yield from cache.lock(options.folder, name)
     try:
+        checkpoint = yield from towers.complete(checkpoint, options)
         check_whole(checkpoint)
         renamed = replace(checkpoint, config=replace(checkpoint.config, name=name))
         yield from convert(renamed, path, width=options.store, source={"file": str(checkpoint.path)})
@@ -271,7 +288,11 @@ def verify(entry: Entry) -> Generator[Progress, None, bool]:
     if entry.place == "package":
         return (yield from _is_as_installed(entry.path))
     if entry.place == "cache":
-        return (yield from cache.is_intact(entry.path))
+        files = [entry.path, *filter(None, [cache.find_towers(entry.path)])]
+        for file in files:
+            if not (yield from cache.is_intact(file)):
+                return False
+        return True
     digest = yield from cache.hash_file(entry.path)
     return bool(entry.path.resolve().name == digest.hexdigest())  # they are called by their SHA-256 there
 
@@ -288,13 +309,18 @@ def _is_as_installed(path: Path) -> Generator[Progress, None, bool]:
 
 def options_of(entry: Entry, options: DownloadOptions) -> DownloadOptions:
     """The options that a file on this machine was downloaded with."""
-    return replace(options, variant=entry.source.get("variant"), store=entry.source.get("store"))
+    variant = entry.source.get("variant")
+    if variant and (entry.model, variant) not in VARIANTS:  # there were others once
+        variant = next((name for model, name in VARIANTS if model == entry.model), None)
+    return replace(options, variant=variant, store=entry.source.get("store"))
 
 
 def set_aside(path: Path) -> None:
-    """Take a damaged file out of use; it is deleted when another is in its place."""
+    """Take a damaged file out of use, and its towers; both are deleted when others are in their place."""
     with cache.writing_to(path.parent):
-        path.replace(path.with_name(path.name + ".damaged"))
+        for file in filter(None, [cache.find_towers(path), path]):
+            if not drain(cache.is_intact(file)) or file == path:
+                file.replace(file.with_name(file.name + ".damaged"))
 
 
 def _here(model: str, options: DownloadOptions) -> Path | None:
@@ -327,74 +353,42 @@ def _hub_file(model: str, variant: str | None) -> HubFile:
 
 
 def _original(model: str, source: HubFile, options: DownloadOptions) -> Path | None:
-    """The published file, whole: left in our cache by an earlier run, or in Hugging Face's."""
-    if options.revision:
-        return None
-    kept = cache.originals(options.folder, model)
-    left = next((file for file in kept if file.suffix == Path(source.file).suffix and not file.is_symlink()), None)
-    return left or (None if options.variant else _in_hugging_faces_cache(model))
+    return originals.on_this_machine(model, source, options)
 
 
 def _acquire(
     model: str, source: HubFile, options: DownloadOptions, sleep: Callable[[float], None]
 ) -> Generator[Progress, None, Path]:
-    from dcrafter.weights import download
+
+    from dcrafter.weights.checkpoint import open_checkpoint
+    from dcrafter.weights.convert import check_whole, convert
 
     path = weights_path(options.folder, model)
     origin = {"repository": source.repository, "file": source.file, "variant": options.variant}
     original = _original(model, source, options)
     if original is None:
-        remote = download.look_up(
-            source.repository, source.file, revision=options.revision, endpoint=options.endpoint, sleep=sleep
-        )
-        origin |= {"commit": remote.commit, "revision": options.revision or "main"}
-        if path.is_file():  # of another revision, perhaps
+        remote = originals.look_up(source, options, sleep)
+        origin |= {"file": remote.file, "commit": remote.commit, "revision": options.revision or "main"}
+        if cache.is_usable(path):  # of another revision, perhaps
             present = cache.source_of(path)
             if present.get("sha256") == remote.key and _matches(present, options):
                 return path
-        original = yield from _fetch_original(model, source, remote, options, sleep)
-
-    from dcrafter.weights.checkpoint import open_checkpoint
-    from dcrafter.weights.convert import check_whole, convert
-
+        original = yield from originals.fetch(model, source, remote, options, sleep)
     is_ours = original.parent == cache.downloads(options.folder, model)
     try:
         opened = open_checkpoint(original, model=model)
-        check_whole(opened)
+        check_whole(opened, but=cache.TOWERS)
     except WeightsError:
         if is_ours:
             original.unlink()  # whatever it is, the next run shall not meet it again
             cache.clear_downloads(options.folder, model)
         raise
+    if opened.oddity:
+        logger.warning(opened.oddity)
+    opened = yield from towers.complete(opened, options, sleep)
     origin["sha256"] = original.stem if is_ours else original.resolve().name
     yield from convert(opened, path, width=options.store, source=origin)
     del opened  # some systems delete no mapped file
     cache.clear_downloads(options.folder, model, but=original if options.keep else None)
-    path.with_name(path.name + ".damaged").unlink(missing_ok=True)
+    cache.clear_damaged(path)
     return path
-
-
-def _fetch_original(
-    model: str, source: HubFile, remote: Remote, options: DownloadOptions, sleep: Callable[[float], None]
-) -> Generator[Progress, None, Path]:
-    """Download the published file into our cache."""
-    from dcrafter.weights import download
-
-    place = cache.downloads(options.folder, model)
-    whole = place / f"{remote.key}{Path(source.file).suffix}"
-    part = whole.with_suffix(".part")
-    with cache.writing_to(options.folder):
-        if place.is_symlink():
-            place.unlink()
-        place.mkdir(parents=True, exist_ok=True)
-        for other in cache.originals(options.folder, model):
-            if other not in (part, whole) or other.is_symlink():
-                other.unlink()  # of another version, or not ours
-        if whole.exists():
-            return whole
-        missing = remote.size - (part.stat().st_size if part.exists() else 0)
-        cache.check_space(options.folder, missing, remote.size * ITEMSIZES[options.store] // source.itemsize)
-    yield from download.download(remote, part, sleep=sleep)
-    with cache.writing_to(options.folder):
-        part.replace(whole)
-    return whole

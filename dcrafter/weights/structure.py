@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from dcrafter.config import ModelConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def differences(config: ModelConfig, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, str, str]]:

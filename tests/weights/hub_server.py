@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import socket
 import struct
 import threading
@@ -80,6 +81,7 @@ class Hub:
         self.plain_etag: str | None = None  # of a file that is not in LFS
         self.size: str | None = None  # in the metadata, instead of the true one
         self.portal: bytes | None = None  # the page that answers every request
+        self.listing = True  # whether repositories list their files
         self.piece = PIECE
         self.holding, self.release = threading.Event(), threading.Event()
         self.requests: list[Asked] = []
@@ -152,6 +154,9 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(fault, Cut):
             self._end(fault)
             return
+        if path.startswith("/api/models/"):
+            self._list(path.removeprefix("/api/models/").partition("/tree/")[0])
+            return
         repository, _, rest = path.strip("/").partition("/resolve/")
         name = f"{repository}/{rest.partition('/')[2]}"
         if name not in hub.files:
@@ -201,6 +206,18 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         if isinstance(fault, Cut):
             self._end(fault)
+
+    def _list(self, repository: str) -> None:
+        names = [name.removeprefix(f"{repository}/") for name in self.hub.files if name.startswith(f"{repository}/")]
+        if not (names and self.hub.listing):
+            self._send(404, {"X-Error-Code": "RepoNotFound"})
+            return
+        content = json.dumps([{"type": "file", "path": name, "size": 1, "oid": "0" * 40} for name in names]).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
 
     def _page(self, content: bytes) -> None:
         self.send_response(200)

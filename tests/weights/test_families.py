@@ -18,12 +18,12 @@ def test_every_model_has_a_family_of_its_components() -> None:
 
 
 def test_variants_are_smaller() -> None:
-    assert set(VARIANTS) == {("1024", "bf16"), ("512-interp", "bf16")}
+    assert set(VARIANTS) == {("512", "fp16"), ("1024", "fp16"), ("512-interp", "fp16")}
     assert all(file.size < PUBLISHED[name].size for (name, _), file in VARIANTS.items())
 
 
 def test_which_models_do_a_command() -> None:
-    assert able("animate") == ["1024", "512", "256", "tiny"]
+    assert able("animate") == ["1024", "512", "cil-1024", "cil-512", "256", "tiny"]
     assert able("loop") == ["512-interp", "tiny"]
     assert (advised("animate"), advised("interpolate")) == ("512", "512-interp")
 

@@ -24,11 +24,13 @@ from weights.models import CKPT, as_ckpt, small_512
 from dcrafter.config import MODELS
 from dcrafter.errors import UsageError, WeightsError
 from dcrafter.weights import cache, hub
-from dcrafter.weights.checkpoint import open_checkpoint
+from dcrafter.weights.checkpoint import open_checkpoint, save_checkpoint
 from dcrafter.weights.hub import DownloadOptions, acquire
 
 T = TypeVar("T")
-BF16 = "Kijai/DynamiCrafter_pruned/dynamicrafter_1024_v1_bf16.safetensors"
+FP16 = "Kijai/DynamiCrafter_pruned/dynamicrafter_1024_fp16_pruned.safetensors"
+OPENCLIP = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K/open_clip_model.safetensors"
+TOWERS = ("cond_stage_model.", "embedder.")
 
 
 @pytest.fixture(scope="session")
@@ -43,11 +45,19 @@ def ckpt(published: dict[str, torch.Tensor]) -> bytes:
 
 @pytest.fixture
 def folder(server: Hub, ckpt: bytes, published: dict[str, torch.Tensor], tmp_path: Path) -> Path:
-    """Our cache, which does not exist yet; the hub beside it has a 512 and a small 1024."""
+    """Our cache, which does not exist yet; the hub beside it has a 512, a 1024 without towers, and towers."""
     server.files[CKPT] = ckpt
-    half = {key: value.to(torch.bfloat16) for key, value in published.items() if key != "scale_arr"}
-    server.files[BF16] = save(half)
+    half = {key: value.half() for key, value in published.items() if not key.startswith((*TOWERS, "scale_arr"))}
+    server.files[FP16] = save(half)
+    server.files[OPENCLIP] = save(openclip(published))
     return tmp_path / "cache"
+
+
+def openclip(published: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """CLIP's towers of a published file as OpenCLIP's own file has them."""
+    text, image = "cond_stage_model.model.", "embedder.model.visual."
+    towers = {key.removeprefix(text): value for key, value in published.items() if key.startswith(text)}
+    return towers | {f"visual.{key.removeprefix(image)}": value for key, value in published.items() if image in key}
 
 
 def run(steps: Generator[Any, None, T]) -> T:
@@ -59,7 +69,8 @@ def run(steps: Generator[Any, None, T]) -> T:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+    """All that is in a folder, but for towers, which have names of their own."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if "towers" not in path.parts)
 
 
 def in_hugging_faces_cache(tmp_path: Path, content: bytes) -> Path:
@@ -117,7 +128,7 @@ def test_unknown_names(folder: Path) -> None:
         hub.choose("vast", "animate")
     with pytest.raises(UsageError, match="there is no model vast"):
         hub.fetch("vast")
-    with pytest.raises(UsageError, match=r"512 has no variant bf16.*1024 bf16, 512-interp bf16"):
+    with pytest.raises(UsageError, match=r"512 has no variant bf16.*512 fp16, 1024 fp16, 512-interp fp16"):
         run(acquire("512", DownloadOptions(variant="bf16")))
 
 
@@ -199,19 +210,103 @@ def test_the_original_is_kept_if_wanted(server: Hub, folder: Path, ckpt: bytes) 
     assert len(server.requests) == count
 
 
-def test_a_variant(server: Hub, folder: Path) -> None:
-    path = run(acquire("1024", DownloadOptions(variant="bf16")))
+def test_a_variant_takes_its_towers_from_openclip(
+    server: Hub, folder: Path, published: dict[str, torch.Tensor], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = run(acquire("1024", DownloadOptions(variant="fp16")))
+    said = "fp16_pruned.safetensors has no CLIP towers, and no other model here has them: OpenCLIP ViT-H-14, 3.9 GB"
+    assert said.replace("fp16_pruned", hashlib.sha256(server.files[FP16]).hexdigest()) in caplog.text
     opened = open_checkpoint(path)
-    assert {tensor.dtype for tensor in opened.tensors.values()} == {torch.bfloat16}  # nothing is gained by float16
-    assert (opened.config, cache.source_of(path)["types"]) == (MODELS["1024"], ["bfloat16"])
-    assert run(acquire("1024", DownloadOptions(variant="bf16"))) == path
+    assert {tensor.dtype for tensor in opened.tensors.values()} == {torch.float16}
+    assert (opened.config, cache.source_of(path)["variant"]) == (MODELS["1024"], "fp16")
+    key = "cond_stage_model.model.ln_final.bias"
+    assert torch.equal(opened.tensors["text_encoder.ln_final.bias"], published[key].half())
+    assert opened.fingerprint == open_checkpoint(path).fingerprint
+    count = len(server.requests)
+    assert run(acquire("1024", DownloadOptions(variant="fp16"))) == path
+    assert len(server.requests) == count
+    assert files(folder) == ["1024.safetensors"]
 
 
-def test_a_variant_without_its_towers_says_so(server: Hub, folder: Path, published: dict[str, torch.Tensor]) -> None:
-    server.files[BF16] = save({key: value for key, value in published.items() if not key.startswith(("emb", "scale"))})
-    with pytest.raises(WeightsError, match=r"has no image_encoder.*pruned copy; use the whole"):
-        run(acquire("1024", DownloadOptions(variant="bf16")))
+def test_towers_are_kept_once(server: Hub, folder: Path, published: dict[str, torch.Tensor]) -> None:
+    hub.fetch("512")
+    (shared,) = cache.all_towers(folder)
+    size = shared.stat().st_size
+    run(acquire("512", DownloadOptions(store="float32")))  # other numbers are other towers
+    assert len(cache.all_towers(folder)) == 2
+    server.files["Doubiiu/DynamiCrafter_512_Interp/model.ckpt"] = server.files[CKPT]
+    assert cache.find_towers(hub.fetch("512-interp")) == shared
+    assert cache.remove(folder, "512") > 2 * size  # of float32
+    assert cache.all_towers(folder) == [shared]
+    assert cache.remove(folder, "512-interp") > size
     assert files(folder) == []
+    assert not (folder / "towers").exists()
+
+
+def test_a_model_whose_towers_are_gone_is_not_here(server: Hub, folder: Path) -> None:
+    path = hub.fetch("512")
+    (shared,) = cache.all_towers(folder)
+    shared.unlink()
+    assert hub.find("512") is None
+    with pytest.raises(WeightsError, match=r"the towers that .* was written with are not beside it"):
+        hub.with_towers(open_checkpoint(path))
+    hub.fetch("512")
+    assert cache.all_towers(folder) == [shared]
+
+
+def test_damaged_towers_are_seen_and_fetched_again(folder: Path) -> None:
+    path = hub.fetch("512")
+    (shared,) = cache.all_towers(folder)
+    content = shared.read_bytes()
+    shared.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert not run(hub.verify(entry("512")))
+    hub.set_aside(path)
+    assert hub.find("512") is None
+    hub.fetch("512")
+    assert shared.read_bytes() == content
+    assert [file.name for file in shared.parent.iterdir()] == [shared.name]
+
+
+def test_files_of_earlier_versions_are_whole_and_stay_usable(
+    server: Hub, folder: Path, golden: Path, tmp_path: Path
+) -> None:
+    opened = open_checkpoint(golden / "dc512" / "model.safetensors", model_config=golden / "dc512" / "config.json")
+    folder.mkdir()
+    save_checkpoint(opened.tensors, replace(opened.config, name="mine"), folder / "mine.safetensors")
+    whole = open_checkpoint(hub.fetch("mine"), model="mine")
+    assert not whole.lacks_towers
+    assert whole.towers is None
+    reduced = replace(opened, tensors={k: v for k, v in opened.tensors.items() if "coder." not in k.split("unet")[0]})
+    completed = hub.with_towers(replace(reduced, path=tmp_path / "reduced"))
+    assert completed.towers is not None
+    assert completed.towers.path == folder / "mine.safetensors"
+
+
+def test_a_file_that_was_renamed_is_found_in_the_listing(
+    server: Hub, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.files[FP16.replace("_fp16_pruned", "-fp16-v2")] = server.files.pop(FP16)
+    server.files["Kijai/DynamiCrafter_pruned/dynamicrafter_512_fp16.safetensors"] = b"of another model"
+    path = run(acquire("1024", DownloadOptions(variant="fp16")))
+    assert cache.source_of(path)["file"] == "dynamicrafter_1024-fp16-v2.safetensors"
+    assert (
+        "dynamicrafter_1024_fp16_pruned.safetensors is called dynamicrafter_1024-fp16-v2.safetensors now" in caplog.text
+    )
+
+
+def test_a_file_that_is_gone_says_what_there_is(server: Hub, folder: Path) -> None:
+    server.files["Kijai/DynamiCrafter_pruned/other.safetensors"] = server.files.pop(FP16)
+    with pytest.raises(WeightsError, match=r"the repository has no such file; it has other\.safetensors\."):
+        run(acquire("1024", DownloadOptions(variant="fp16")))
+    server.listing = False
+    with pytest.raises(WeightsError, match=r"the repository has no such file\."):
+        run(acquire("1024", DownloadOptions(variant="fp16")))
+
+
+def test_a_plan_counts_towers(server: Hub, folder: Path) -> None:
+    plan = hub.plan("1024", DownloadOptions(variant="fp16"), look_up=False)
+    assert (plan.size, plan.towers) == (3_142_870_350 + 3_944_517_836, 3_944_517_836)
+    assert hub.plan("512", DownloadOptions(), look_up=False).towers == 0
 
 
 def test_a_revision_is_compared_with_what_is_here(
