@@ -175,10 +175,12 @@ class Checkpoint:
         with self._reading() as read:
             for key, name in names.items():
                 self.check_unchanged()
-                value = read(name)
+                mapped = value = read(name)
                 for lora in self.loras:
                     value = lora.merged(name, value)
-                state[key] = value.to(dtype).to(device)  # not every device has every type
+                value = value.to(dtype).to(device)  # not every device has every type
+                # A file that is cut short ends a process that still reads what was mapped (SIGBUS).
+                state[key] = value.clone() if value is mapped else value
                 done += state[key].numel()
                 yield done, total
         module.load_state_dict(state, strict=not leave_out, assign=True)

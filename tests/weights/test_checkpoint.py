@@ -482,8 +482,11 @@ from dcrafter.weights.convert import convert
 
 path = Path(sys.argv[1])
 opened = open_checkpoint(path)
-os.truncate(path, 4096)
 model = DynamiCrafter.on_meta(opened.config)
+stored = opened.tensors["projector.proj_in.weight"].dtype  # nothing has to be converted
+list(opened.load(model, "projector", device=torch.device("cpu"), dtype=stored))
+os.truncate(path, 4096)
+assert all(value.isfinite().all() for value in model.projector.parameters())
 for steps in (
     opened.load(model, "unet", device=torch.device("cpu"), dtype=torch.float32),
     convert(opened, path.with_name("copy.safetensors")),
