@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from dcrafter.batch.entries import NUMBERED, Entry
-from dcrafter.batch.manifest import is_manifest, parse_manifest, read_manifest
+from dcrafter.batch.manifest import is_manifest, parse_manifest, path_problem, read_manifest
 from dcrafter.config import Command
 from dcrafter.errors import UsageError
 from dcrafter.media.fetch import is_url
@@ -179,7 +179,8 @@ def _sniff(text: str) -> tuple[list[Entry], list[str]]:
 def _loose(path: str) -> Entry:
     """A file or an address that is named by itself."""
     if not is_url(path):
-        return Entry(Path(path).name, (path,))
+        problem = path_problem(path)
+        return Entry(Path(path).name, () if problem else (path,), problem=f"its path {problem}" if problem else "")
     try:
         urlsplit(path).port  # noqa: B018 (raises)
     except ValueError:

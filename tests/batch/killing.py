@@ -80,7 +80,8 @@ def stop(arguments: Arguments, folder: Path, by: signal.Signals, moments: random
             time.sleep(moments.uniform(0, LONGEST))
             os.kill(process.pid or 0, signal.SIGCONT)
     process.join()
-    assert process.exitcode in ((0,) if by == signal.SIGSTOP else (-by, 0) if by == signal.SIGKILL else (130, 0))
+    ends = (0,) if by == signal.SIGSTOP else (-by, 0) if by == signal.SIGKILL else (130, 0)
+    assert process.exitcode in ends, process.exitcode
     hidden = [path.name for path in out.glob(".*")]
     assert hidden in ([], [".batch.part"]) if by == signal.SIGKILL else not hidden
     return read_journals(out)

@@ -7,6 +7,7 @@ import pytest
 
 from dcrafter.batch.entries import Entry
 from dcrafter.batch.inputs import Search
+from dcrafter.batch.items import Defaults, make_items
 from dcrafter.errors import UsageError
 
 
@@ -98,6 +99,13 @@ def test_pictures_are_paired(folder: Path, names: tuple[str, ...], pairs: list[t
     touch(folder / "in", *names)
     entries = Search(command="interpolate").find(["in"]).entries
     assert [(entry.stem, len(entry.images)) for entry in entries] == pairs
+
+
+def test_a_path_that_no_file_can_have_costs_itself_only(folder: Path) -> None:
+    touch(folder, "b.png")
+    (folder / "list.txt").write_bytes(b"a\0.png\nb.png\n")
+    bad, good = make_items(Search().find(["list.txt"]).entries, Defaults())
+    assert (bad.problem, good.problem) == ("its path holds a NUL", "")
 
 
 def test_a_list_of_images(folder: Path) -> None:
