@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,7 +66,8 @@ def on_this_machine(name: str, source: HubFile, options: DownloadOptions) -> Pat
 def look_up(source: HubFile, options: DownloadOptions, sleep: Sleep = time.sleep) -> Remote:
     """Ask the hub about a file, by the name that it has there now.
 
-    Raises WeightsError where there is none, and says what the repository has instead.
+    Where the hub gives no SHA-256, it is the known one; another than that is told. Raises WeightsError where there is
+    no such file, and says what the repository has instead.
     """
     from dcrafter.weights import download
 
@@ -80,7 +81,11 @@ def look_up(source: HubFile, options: DownloadOptions, sleep: Sleep = time.sleep
     )
     if remote.file != source.file:
         logger.warning("%s is called %s now", source.file, remote.file)
-    elif source.sha256 not in (None, remote.sha256) and remote.sha256 and not options.revision:
+    elif source.sha256 is None or options.revision:
+        return remote
+    elif remote.sha256 is None:  # mirrors may give none
+        return replace(remote, sha256=source.sha256)
+    elif remote.sha256 != source.sha256:
         logger.warning("%s of %s has changed since this version of dcrafter", source.file, source.repository)
     return remote
 
