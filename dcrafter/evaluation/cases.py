@@ -30,5 +30,7 @@ def video_sets(config: ModelConfig, data: Path) -> dict[str, VideoSet]:
         "interpolations": VideoSet(cases, command="interpolate"),
         "context scale 0.5": VideoSet(cases, context_scale=0.5),
         "context scale 1.5": VideoSet(cases, context_scale=1.5),
-        "no detail": VideoSet(cases, detail=False),
+        "no detail": VideoSet(cases, without="detail"),
+        "no context": VideoSet(cases, without="context"),
+        "no text": VideoSet(cases, without="text"),
     }

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from dcrafter.evaluation.report import Row
 from dcrafter.evaluation.studio import Studio
+from dcrafter.metrics.conformity import perceptual_input_conformity
+from dcrafter.metrics.distributions import frechet_distance
+from dcrafter.metrics.features import embedding_features, stack_features
 from dcrafter.metrics.pixels import as_input, frame_difference, loop_gap, psnr
+from dcrafter.metrics.similarity import motion_as_prompted
+from dcrafter.metrics.temporal import motion_magnitude
+from dcrafter.training.alignment import Towers
 
 FEW = 32  # videos are enough for a mean
+STREAMS = ("videos", "no detail", "no context", "no text")  # sets
 
 
 @dataclass(frozen=True)
@@ -103,6 +111,38 @@ def conformity(studio: Studio, name: str, count: int) -> float:
     return psnr(as_input(studio.videos(name, count)[:, 0]), as_input(images))
 
 
+def streams(studio: Studio, count: int, names: Sequence[str] = STREAMS) -> list[Row]:
+    """What each stream of the image, and the text, are for: videos with all of them, and without each (table 4).
+
+    Features and perceptual distance are by the model's own image tower.
+    """
+    few = min(count, FEW)
+    towers, cases = Towers(studio.pipe), studio.cases(names[0], few)
+    real = [embedding_features(towers.embed_frames(case.frames)) for case in cases]
+    rows = []
+    for label, name in zip(("all", *STREAMS[1:]), names, strict=True):
+        values: dict[str, list[float]] = {}
+        features = []
+        for case, video in zip(cases, studio.videos(name, few), strict=True):
+            embeddings = towers.embed_frames(torch.cat([case.frames[:1], video]))
+            features.append(embedding_features(embeddings[1:]))
+            distances = 1 - F.cosine_similarity(embeddings[:1], embeddings[1:], dim=-1)
+            found = {
+                "PIC": perceptual_input_conformity(distances),
+                "motion": motion_magnitude(video),
+                "direction": motion_as_prompted(video, case.caption),
+            }
+            for metric, value in found.items():
+                values.setdefault(metric, []).extend([] if value is None else [value])
+        if few > 1:
+            distance = frechet_distance(stack_features(features), stack_features(real))
+            rows.append(Row(f"{label}, FVD", distance, "", few))
+        rows += [
+            Row(f"{label}, {metric}", sum(each) / len(each), "", len(each)) for metric, each in values.items() if each
+        ]
+    return rows
+
+
 MEASURES: dict[str, Measure] = {
     "autoencoder": Measure(autoencoder),
     "first_frame": Measure(first_frame, ("videos",)),
@@ -111,5 +151,6 @@ MEASURES: dict[str, Measure] = {
     "interpolation": Measure(interpolation, ("interpolations",)),
     "context_scale": Measure(context_scale, ("videos", "context scale 0.5", "context scale 1.5")),
     "detail": Measure(detail, ("videos", "no detail")),
+    "streams": Measure(streams, STREAMS),
     "lambdas": Measure(lambdas),
 }

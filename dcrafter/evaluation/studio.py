@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ class VideoSet:
     cases: Callable[[int, int], list[Case]]  # of a seed and a count; the first of many are the same as of few
     command: Command = "animate"
     context_scale: float = 1.0
-    detail: bool = True  # the image's latent beside the noisy one (visual detail guidance)
+    without: Literal["detail", "context", "text", ""] = ""  # what the model is not given (paper, table 4)
 
 
 KEYFRAMES: dict[Command, list[int]] = {"animate": [0], "loop": [0, 0], "interpolate": [0, -1]}  # of a case's clip
@@ -129,9 +130,7 @@ class Studio:
         for (_, case), each, draw in zip(some, settings, draws, strict=True):
             keyframes = as_input(case.frames[KEYFRAMES[kind.command]])
             singly.append(drain(pipe.encode(keyframes, each, draw)))
-        conditions = Conditions.together(singly)
-        if not kind.detail:
-            conditions = replace(conditions, concat_latents=torch.zeros_like(conditions.concat_latents))
+        conditions = _without(kind.without, Conditions.together(singly))
 
         def noise(shape: tuple[int, ...]) -> Tensor:
             return torch.cat([draw((1, *shape[1:])) for draw in draws])
@@ -143,3 +142,15 @@ class Studio:
         latents = drain(pipe.sample(conditions, settings[0], noise), follow)
         pixels = drain(pipe.decode(latents[:, :, kept_frames(settings[0])]))
         return [torch.from_numpy(to_frames(video)) for video in pixels]
+
+
+def _without(part: str, conditions: Conditions) -> Conditions:
+    """Conditions that lack a part: the image's latent (visual detail guidance), its context, or the text."""
+    match part:
+        case "detail":
+            return replace(conditions, concat_latents=torch.zeros_like(conditions.concat_latents))
+        case "context":
+            return replace(conditions, image=conditions.uncond_image)
+        case "text":
+            return replace(conditions, text=conditions.uncond_text)
+    return conditions

@@ -75,11 +75,11 @@ def test_what_is_made_is_made_once_and_more_when_more_is_asked_for(pipe: Pipelin
 
 def test_sets_differ_in_what_they_say(pipe: Pipeline, videos: Path) -> None:
     made = studio(pipe, videos)
-    names = ("videos", "context scale 0.5", "context scale 1.5", "no detail")
+    names = ("videos", "context scale 0.5", "context scale 1.5", "no detail", "no context", "no text")
     videos = [made.videos(name, 1) for name in names]
     assert all(not close(one, other) for i, one in enumerate(videos) for other in videos[:i])
     scales = [set(made.settings(name).context_scale) for name in names]
-    assert scales == [{1.0}, {0.5}, {1.5}, {1.0}]
+    assert scales == [{1.0}, {0.5}, {1.5}, {1.0}, {1.0}, {1.0}]
 
 
 def test_a_seed_decides(pipe: Pipeline, videos: Path) -> None:

@@ -147,6 +147,8 @@ def decibels(squares: Tensor) -> float:
     return float(10 * torch.log10(4 / squares.mean()))
 
 
+CLIPS = ("clips", "clips, no detail", "clips, no context", "clips, no text")
+
 MEASURES: dict[str, Measure] = {
     "autoencoder": Measure(autoencoder),
     "first_frame": Measure(first_frame, ("pictures", "emoji")),
@@ -161,5 +163,6 @@ MEASURES: dict[str, Measure] = {
         partial(measures.context_scale, name="pictures"), ("pictures", "context scale 0.5", "context scale 1.5")
     ),
     "detail": Measure(partial(measures.detail, name="pictures"), ("pictures", "no detail")),
+    "streams": Measure(partial(measures.streams, names=CLIPS), CLIPS),
     "lambdas": measures.MEASURES["lambdas"],
 }

@@ -19,7 +19,7 @@ def video_sets(config: ModelConfig, data: Path) -> dict[str, VideoSet]:
     """The sets of videos that `MEASURES` look at. Raises InputError where `data` holds no prepared data set."""
     sampler = ClipSampler(data, "held-out", size=config.height, frames=config.frames)
     stills = StillSampler(data, "held-out", size=config.height)
-    pictures = partial(cases.pictures, sampler)
+    pictures, clips = partial(cases.pictures, sampler), partial(cases.between, sampler)
     size = config.height * config.output_scale
     prompted, large = (ClipSampler(data, "held-out", size=side, frames=config.frames, clips=PROMPTED)
                        for side in (config.height, size))  # fmt: skip
@@ -30,10 +30,14 @@ def video_sets(config: ModelConfig, data: Path) -> dict[str, VideoSet]:
         "local motions": VideoSet(partial(cases.local, prompted)),
         "known motions": VideoSet(partial(cases.known, large)),
         "loops": VideoSet(partial(cases.loops, sampler), command="loop"),
-        "interpolations": VideoSet(partial(cases.between, sampler), command="interpolate"),
+        "interpolations": VideoSet(clips, command="interpolate"),
         "context scale 0.5": VideoSet(pictures, context_scale=0.5),
         "context scale 1.5": VideoSet(pictures, context_scale=1.5),
-        "no detail": VideoSet(pictures, detail=False),
+        "no detail": VideoSet(pictures, without="detail"),
+        "clips": VideoSet(clips),
+        "clips, no detail": VideoSet(clips, without="detail"),
+        "clips, no context": VideoSet(clips, without="context"),
+        "clips, no text": VideoSet(clips, without="text"),
         "still emoji": VideoSet(partial(cases.stills, stills, "emoji")),
         "still photographs": VideoSet(partial(cases.stills, stills, "photographs")),
     }
