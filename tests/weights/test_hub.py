@@ -23,7 +23,7 @@ from weights.models import CKPT, as_ckpt, small_512
 
 from dcrafter.config import MODELS
 from dcrafter.errors import UsageError, WeightsError
-from dcrafter.weights import cache, hub
+from dcrafter.weights import cache, hub, towers
 from dcrafter.weights.checkpoint import open_checkpoint, save_checkpoint
 from dcrafter.weights.hub import DownloadOptions, acquire
 
@@ -57,8 +57,8 @@ def folder(server: Hub, ckpt: bytes, published: dict[str, torch.Tensor], tmp_pat
 def openclip(published: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """CLIP's towers of a published file as OpenCLIP's own file has them."""
     text, image = "cond_stage_model.model.", "embedder.model.visual."
-    towers = {key.removeprefix(text): value for key, value in published.items() if key.startswith(text)}
-    return towers | {f"visual.{key.removeprefix(image)}": value for key, value in published.items() if image in key}
+    texts = {key.removeprefix(text): value for key, value in published.items() if key.startswith(text)}
+    return texts | {f"visual.{key.removeprefix(image)}": value for key, value in published.items() if image in key}
 
 
 def run(steps: Generator[Any, None, T]) -> T:
@@ -227,6 +227,20 @@ def test_a_variant_takes_its_towers_from_openclip(
     assert run(acquire("1024", DownloadOptions(variant="fp16"))) == path
     assert len(server.requests) == count
     assert files(folder) == ["1024.safetensors"]
+
+
+def test_a_variant_takes_the_towers_of_a_model_that_is_here(
+    server: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.fetch("512")
+    (shared,) = cache.all_towers(folder)
+    monkeypatch.setattr(towers, "_fits", lambda *_: True)  # stand-ins have few values
+    plan = hub.plan("1024", DownloadOptions(variant="fp16"), look_up=False)
+    assert (plan.size, plan.towers) == (3_142_870_350, 0)
+    path = run(acquire("1024", DownloadOptions(variant="fp16")))
+    assert cache.find_towers(path) == shared
+    assert cache.all_towers(folder) == [shared]
+    assert not server.asked("HEAD", "/laion")
 
 
 def test_towers_are_kept_once(server: Hub, folder: Path, published: dict[str, torch.Tensor]) -> None:
