@@ -8,6 +8,7 @@ import os
 import random
 import resource
 import signal
+import sys
 import time
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
@@ -34,10 +35,9 @@ def start(arguments: Arguments, folder: Path, room: int | None = None) -> ForkSe
 
 
 def _run(arguments: list[str], folder: Path, started: Connection, room: int | None) -> None:
-    from dcrafter import interrupts
-    from dcrafter.cli.app import main
+    from dcrafter.__main__ import main  # which hears a signal before the command does, too
 
-    interrupts.install()
+    sys.argv = ["dcrafter", *arguments]
     os.chdir(folder)
     with open(os.devnull, "w") as nothing:
         os.dup2(nothing.fileno(), 1)
@@ -46,7 +46,7 @@ def _run(arguments: list[str], folder: Path, started: Connection, room: int | No
         started.send(None)
     if room is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
-    main(arguments)
+    main()
 
 
 def finish(arguments: Arguments, folder: Path) -> dict[str, Record]:
