@@ -35,14 +35,16 @@ def add_lora(model: DynamiCrafter, options: LoRA) -> None:
     inject_adapter_in_model(config, model.unet, adapter_name=ADAPTER, low_cpu_mem_usage=is_planned)
 
 
-def export_lora(values: Mapping[str, Tensor], options: LoRA, path: Path, *, model: str) -> None:
+def export_lora(weights: Mapping[str, Tensor], options: LoRA, path: Path, *, model: str) -> None:
     """Write trained factors as a LoRA file.
 
     Args:
-        values: by peft's names of parameters in the whole model.
+        weights: of the whole model, by peft's names.
         options: what they were trained with.
         path: where to.
         model: the name of the model that they change, for the header.
     """
-    factors = {name.replace(f".{ADAPTER}.", "."): value.to("cpu") for name, value in values.items()}
+    factors = {
+        name.replace(f".{ADAPTER}.", "."): value.to("cpu") for name, value in weights.items() if ".lora_" in name
+    }
     save_lora(factors, path, rank=options.rank, alpha=options.alpha, model=model, parts=[*options.parts])

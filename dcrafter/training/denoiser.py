@@ -42,6 +42,7 @@ class DenoiserStage(TrainingStage):
     """Trains the parts that `STAGES` names; all else stays as it was found."""
 
     model: DynamiCrafter
+    layers = ("UNetStage", "Block")
     only_parts: ClassVar[StageParts | None] = None  # of a subclass for one stage, whatever its name
 
     def __init__(self, recipe: Recipe, data: Path, *, plan_only: bool = False) -> None:
@@ -121,12 +122,12 @@ class DenoiserStage(TrainingStage):
         super().load_weights(paths)
         silence(self.unet, self.options)
 
-    def export(self, values: Mapping[str, Tensor], out: Path) -> Path:
+    def export(self, weights: Mapping[str, Tensor], out: Path) -> Path:
         """As any stage does; of a LoRA its factors alone."""
         if not self.lora:
-            return super().export(values, out)
+            return super().export(weights, out)
         path = out / "lora.safetensors"
-        export_lora(values, self.lora, path, model=self.config.name)
+        export_lora(weights, self.lora, path, model=self.config.name)
         return path
 
     # Training

@@ -50,8 +50,14 @@ STAGES: dict[str, StageParts] = {
     ),
     "adaptation": StageParts(("spatial", "image attention")),
     "detail": StageParts(("spatial", "image attention"), detail=True),
+    "one-stage": StageParts(
+        ("spatial", "image attention"),
+        detail=True,
+        needed=("text_encoder", "autoencoder", "unet", "image_encoder"),
+        fresh=("image attention",),
+    ),
 }
-"""The paper's stages by their names in recipes (section 3.3)."""
+"""The paper's stages by their names in recipes (section 3.3), and what it compares them with: one stage (figure 5b)."""
 
 
 def parameter_groups(unet: UNet3D) -> dict[str, Group]:

@@ -34,6 +34,7 @@ class TrainerConfig:
     save_minutes: float = 5.0
     log_every: int = 50
     evaluate_every: int = 1000  # steps; also after the last one
+    shard: bool = False  # divide weights, gradients and optimizer over the processes, not only the batches
     tensorboard: bool = False  # log into the run's folder for TensorBoard, too
 
     def __post_init__(self) -> None:
@@ -41,6 +42,8 @@ class TrainerConfig:
         for name in ("steps", "batch", "accumulate", "log_every", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.shard and self.optimizer == "muon":
+            raise ValueError("shard divides the matrices that muon needs whole; choose adamw")
         for name in ("learning_rate", "clip"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")

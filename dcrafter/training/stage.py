@@ -25,6 +25,7 @@ class TrainingStage(nn.Module):
 
     config: ModelConfig
     model: nn.Module  # its children are components of `DynamiCrafter`, by their names there
+    layers: tuple[str, ...] = ()  # classes of modules that hold most weights, for sharding
     needed: tuple[str, ...] = ()  # the components that an earlier run must have trained
     dataset: Dataset[Any]  # map-style: item i of a run is always the same
     about_data: str = ""  # a line about the data, where it is the user's own
@@ -60,12 +61,8 @@ class TrainingStage(nn.Module):
         """Bytes that a batch adds to the weights and the optimizer, about; 0 where it is not known."""
         return 0
 
-    def export(self, values: Mapping[str, Tensor], out: Path) -> Path:
-        """Write what was trained into a file in the folder `out`: every component, trained or not, in float16.
-
-        `values` stand in for the parameters of their names. Returns the file's path.
-        """
-        weights = {**self.model.state_dict(), **values}
+    def export(self, weights: Mapping[str, Tensor], out: Path) -> Path:
+        """Write weights, all of the model's, into a file in the folder `out`, in float16; returns its path."""
         half = {name: value.to("cpu", torch.float16) for name, value in weights.items()}
         path = out / "weights.safetensors"
         save_checkpoint(half, self.config, path)

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs
+from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, broadcast_object_list
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader
 from dcrafter.errors import InputError, NumericalError
 from dcrafter.training.muon import Muon
 from dcrafter.training.recipe import TrainerConfig
+from dcrafter.training.sharding import divide_state, divided_like, flatten_scalars, gathered, sharding_plugin, whole
 from dcrafter.training.stage import TrainingStage
 
 Say = Callable[[str], None]
@@ -128,17 +129,18 @@ class Trainer:
             mixed_precision=config.precision,
             gradient_accumulation_steps=config.accumulate,
             dataloader_config=DataLoaderConfiguration(use_seedable_sampler=False),
+            fsdp_plugin=sharding_plugin(stage.layers) if config.shard else None,
             # A batch of single frames leaves the temporal layers out, and a text encoder has layers nothing reads.
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
-        parameters = stage.trained()
+        self.scalars = flatten_scalars(stage.model) if config.shard else []
         kind = Muon if config.optimizer == "muon" else torch.optim.AdamW
         optimizer = kind(
-            parameters.values(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+            stage.trained().values(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
         )
         self.stage = stage
         self.model, self.optimizer = self.accelerator.prepare(stage, optimizer)
-        self.average = MovingAverage(parameters, config.ema)
+        self.average = MovingAverage(stage.trained(), config.ema)
         if config.tensorboard:
             self.accelerator.init_trackers("tensorboard")
         self.step = 0
@@ -148,24 +150,30 @@ class Trainer:
     # Checkpoints
 
     def save(self) -> None:
-        """Write `checkpoint.pt`. Only the main process does; processes need not wait for each other."""
-        if not self.accelerator.is_main_process:
+        """Write `checkpoint.pt`. The main process does; only where weights are divided the others take part."""
+        if not (self.accelerator.is_main_process or self.config.shard):
             return
         state = {
             "step": self.step,
-            "weights": {name: value.detach() for name, value in self.average.parameters.items()},
-            "average": self.average.values,
-            "optimizer": self.optimizer.state_dict(),
+            "weights": whole({name: value.detach() for name, value in self.average.parameters.items()}),
+            "average": whole(self.average.values),
+            "optimizer": whole(self.optimizer.state_dict()),
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
             "settings": self.settings,
         }
+        if not self.accelerator.is_main_process:
+            return
         part = self.out / "checkpoint.pt.part"
         torch.save(state, part)
         os.replace(part, self.out / "checkpoint.pt")  # a half-written one is never left
 
     def export(self) -> Path | None:
-        """Write the moving average as the stage does; returns the file's path, on the main process."""
-        return self.stage.export(self.average.values, self.out) if self.accelerator.is_main_process else None
+        """Write the model with the moving average, as the stage does; returns the file, on the main process."""
+        if not (self.accelerator.is_main_process or self.config.shard):
+            return None
+        weights = whole({**self.stage.model.state_dict(), **self.average.values})
+        weights |= {name: weights[name].reshape(()) for name in self.scalars}
+        return self.stage.export(weights, self.out) if self.accelerator.is_main_process else None
 
     def _load(self) -> None:
         path = self.out / "checkpoint.pt"
@@ -176,9 +184,9 @@ class Trainer:
             raise InputError(f"{path} was trained with other parameters", "Choose another --out folder")
         with torch.no_grad():
             for name, parameter in self.average.parameters.items():
-                parameter.copy_(state["weights"][name])
-                self.average.values[name].copy_(state["average"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
+                parameter.copy_(divided_like(state["weights"][name], parameter))
+                self.average.values[name].copy_(divided_like(state["average"][name], parameter))
+        self.optimizer.load_state_dict(divide_state(state["optimizer"], self.optimizer))
         if self.accelerator.scaler and state.get("scaler"):
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
@@ -227,7 +235,7 @@ class Trainer:
                 sums, logged = {}, now
             if self.step % config.evaluate_every == 0 or self.step == config.steps:
                 self._evaluate()
-            if time.monotonic() - saved > 60 * config.save_minutes:
+            if self._all_agree(time.monotonic() - saved > 60 * config.save_minutes):
                 self.save()
                 saved = time.monotonic()
         self.save()
@@ -250,7 +258,7 @@ class Trainer:
             self.accelerator.backward(terms["loss"])
             if self.accelerator.sync_gradients:
                 norm = self.accelerator.clip_grad_norm_(self.average.parameters.values(), self.config.clip)
-                terms = {**terms, "gradient": norm}
+                terms = {**terms, "gradient": whole(norm)}
             self.optimizer.step()
             self.optimizer.zero_grad()
         values = {name: float(value.detach()) for name, value in terms.items()}
@@ -260,13 +268,13 @@ class Trainer:
 
     def _evaluate(self) -> None:
         self.accelerator.wait_for_everyone()
-        if not self.accelerator.is_main_process:
-            return
-        with self.average.applied(), torch.no_grad(), self.accelerator.autocast():
-            self.stage.eval()
-            self._log(self.stage.evaluate())
-            Image.fromarray(self.stage.preview().numpy()).save(self.out / f"step-{self.step:07d}.png")
-            self.stage.train()
+        if self.accelerator.is_main_process or self.config.shard:
+            with self.average.applied(), gathered(self.model), torch.no_grad(), self.accelerator.autocast():
+                self.stage.eval()
+                self._log(self.stage.evaluate())
+                if self.accelerator.is_main_process:
+                    Image.fromarray(self.stage.preview().numpy()).save(self.out / f"step-{self.step:07d}.png")
+                self.stage.train()
         self.export()
 
     def _log(self, values: dict[str, float], seconds: float | None = None) -> None:
@@ -279,6 +287,10 @@ class Trainer:
             log.write(json.dumps({"step": self.step, **values}) + "\n")
         self.accelerator.log(values, step=self.step)
         self.say(line)
+
+    def _all_agree(self, due: bool) -> bool:
+        """What the main process says, where all have to take part."""
+        return bool(broadcast_object_list([due])[0]) if self.config.shard else due
 
     def _stop(self, *_: object) -> None:
         self.accelerator.set_trigger()

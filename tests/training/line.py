@@ -6,13 +6,18 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+import dcrafter.training.trainer
 from dcrafter.config import MODELS
 from dcrafter.training.recipe import TrainerConfig
+from dcrafter.training.sharding import whole
 from dcrafter.training.stage import TrainingStage
 from dcrafter.training.trainer import Trainer
 
@@ -46,6 +51,8 @@ class Broken(Numbers):
 
 class Line(TrainingStage):
     """Learns y = 2x through a noisy linear layer; a second layer is frozen. Optionally interrupts itself."""
+
+    layers = ("Linear",)
 
     def __init__(self, interrupt_at: int | None = None) -> None:
         super().__init__()
@@ -95,10 +102,34 @@ class Halves(Line):
         return terms
 
 
-def one_of_two(rank: int, port: int, out: Path) -> None:
-    """A process of two; the second is told to stop in its seventh step."""
+def join(rank: int, port: int) -> None:
+    """Be one of two processes."""
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
                       MASTER_PORT=str(port), ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1")  # fmt: skip
+
+
+class OnCPU(Accelerator):
+    """accelerate divides models over accelerators alone; PyTorch can over processes on a CPU, too."""
+
+    def __init__(self, *, fsdp_plugin: Any, **options: Any) -> None:
+        super().__init__(**options)
+        self.state.distributed_type, self.state.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+
+
+def shard_of_two(rank: int, port: int, out: Path) -> None:
+    """A process of two that share a model's weights. It stops in its seventh step and goes on."""
+    join(rank, port)
+    dcrafter.training.trainer.Accelerator = OnCPU
+    config = replace(CONFIG, shard=True)
+    first, _ = train(out, Line(interrupt_at=7 if rank else None), config)
+    own = sum(value.to_local().numel() for value in first.average.parameters.values())
+    second, _ = train(out, config=config)
+    torch.save({"stopped": first.step, "own": own, "average": whole(second.average.values)}, out / f"{rank}.pt")
+
+
+def one_of_two(rank: int, port: int, out: Path) -> None:
+    """A process of two; the second is told to stop in its seventh step."""
+    join(rank, port)
     trainer, stage = train(out, Halves(interrupt_at=7 if rank else None), replace(CONFIG, save_minutes=0))
     weights = {name: value.detach() for name, value in trainer.average.parameters.items()}
     torch.save({"step": trainer.step, "weights": weights, "asked": stage.dataset.asked}, out / f"{rank}.pt")

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from training.line import OnCPU, join
 
+import dcrafter.training.denoiser
+import dcrafter.training.trainer
 from dcrafter.training.denoiser import DenoiserStage
 from dcrafter.training.recipe import Conditioning, Recipe, TrainerConfig
+from dcrafter.training.sharding import whole
 from dcrafter.training.stage import TrainingStage
 from dcrafter.training.trainer import Trainer
 
@@ -42,6 +47,19 @@ def run(stage: TrainingStage, out: Path, train: TrainerConfig = TRAIN) -> Traine
     trainer = Trainer(stage, train, out, seed=0, say=lambda _: None)
     trainer.run()
     return trainer
+
+
+def one_of_two(rank: int, port: int, videos: Path, out: Path, shard: bool) -> None:
+    """A process of two that train a model together, and each have a share of it if `shard`."""
+    join(rank, port)
+    if shard:
+        dcrafter.training.trainer.Accelerator = OnCPU
+    for name in ("EVALUATION_CLIPS", "SHOWN", "STEPS"):
+        setattr(dcrafter.training.denoiser, name, 1)
+    train = replace(TRAIN, steps=2, shard=shard, evaluate_every=2)
+    stage = awake(DenoiserStage(recipe("detail", train, checkpointing=True), videos))
+    trainer = run(stage, out, train)
+    torch.save(whole(trainer.average.values), out / f"{rank}.pt")
 
 
 def awake(stage: DenoiserStage) -> DenoiserStage:

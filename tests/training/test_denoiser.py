@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import socket
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.data import Dataset, default_collate
-from training.micro import TRAIN, awake, recipe, run
+from training.micro import TRAIN, awake, one_of_two, recipe, run
 
 from dcrafter.config import ScheduleConfig
 from dcrafter.errors import InputError
@@ -491,3 +493,27 @@ def test_noise_on_the_image_is_of_training_alone(videos: Path) -> None:
         with torch.no_grad():
             losses = [float(s.train(training)(batch, torch.Generator().manual_seed(0))["loss"]) for s in stages]
         assert (losses[0] == losses[1]) is not training
+
+
+@pytest.mark.slow
+def test_a_model_shared_by_two_processes_learns_what_two_copies_do(videos: Path, tmp_path: Path) -> None:
+    learned = []
+    for shard in (False, True):
+        out = tmp_path / str(shard)
+        out.mkdir()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        given = (port, videos, out, shard)
+        torch.multiprocessing.start_processes(one_of_two, given, nprocs=2, start_method="spawn")
+        learned.append(torch.load(out / "0.pt"))
+        assert (out / "weights.safetensors").exists()
+    rows = [json.loads((tmp_path / each / "log.jsonl").read_text().splitlines()[0]) for each in ("False", "True")]
+    for figure in ("loss", "gradient"):
+        assert rows[1][figure] == pytest.approx(rows[0][figure], rel=1e-3)
+    flat = [torch.cat([value.flatten() for value in each.values()]) for each in learned]
+    # Some gradients are zero but for rounding, and Adam steps by their signs: a bias before a normalization's.
+    assert ((flat[0] - flat[1]).abs() < 1e-3).float().mean() > 0.99  # a step is 1e-2
+    shapes = [{k: v.shape for k, v in open_checkpoint(tmp_path / each / "weights.safetensors").tensors.items()}
+              for each in ("False", "True")]  # fmt: skip
+    assert shapes[0] == shapes[1]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
-from training.line import CONFIG, Broken, Halves, Line, one_of_two, train
+from training.line import CONFIG, Broken, Halves, Line, one_of_two, shard_of_two, train
 
 from dcrafter.errors import NumericalError
 from dcrafter.training.trainer import learning_rate
@@ -95,6 +95,29 @@ def test_two_processes_train_one_model_and_stop_together(tmp_path: Path) -> None
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [4, 6]  # written once
     assert torch.load(tmp_path / "checkpoint.pt")["step"] == 7
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_weights_of_one_model(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    out = tmp_path / "shared"
+    out.mkdir()
+    torch.multiprocessing.start_processes(shard_of_two, (port, out), nprocs=2, start_method="spawn")
+    first, second = (torch.load(out / f"{rank}.pt") for rank in (0, 1))
+    assert first["stopped"] == second["stopped"] == 7
+    whole = sum(value.numel() for value in Line().trained().values())
+    assert first["own"] + second["own"] == whole > max(first["own"], second["own"])
+    for name, value in first["average"].items():
+        assert torch.equal(value, second["average"][name])
+    undivided, _ = train(out)  # its checkpoint is that of any run
+    assert undivided.step == 12
+    for name, value in first["average"].items():
+        assert torch.equal(value, undivided.average.values[name])
+    rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "bias" in row] == [6, 12]
+    assert sorted(path.name for path in out.glob("*.png")) == ["step-0000006.png", "step-0000012.png"]
 
 
 def test_pictures_and_metrics_are_of_the_average(tmp_path: Path) -> None:
