@@ -55,7 +55,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Decoding:
-    """Frame number `frame` (from 1) of `total` is decoded."""
+    """Frame number `frame` (from 1) of `total` is decoded; where frames are decoded together, step number `frame`."""
 
     frame: int
     total: int

@@ -210,7 +210,7 @@ class Pipeline:
                 conditions = yield from self.encode(given, settings, noise)
             latents = yield from self.sample(conditions, settings, noise)
             references = _references(shown, settings.command, len(kept))
-            frames = (yield from self.decode(latents[:, :, kept], references))[0].transpose(0, 1)
+            frames = (yield from self.decode(latents, kept, references))[0].transpose(0, 1)
             if settings.color_match:
                 frames = match_colors(frames, shown if settings.command == "interpolate" else keyframes.output)
             clips.append(frames)
@@ -299,19 +299,18 @@ class Pipeline:
         return fuse(denoise, windows(length, settings.window, settings.overlap))
 
     @torch.inference_mode()
-    def decode(self, latents: Tensor, references: References | None = None) -> Generator[Event, None, Tensor]:
-        """Latents (B, C, T, h, w) → pixels (B, 3, T, H, W) in [-1, 1], as the generator's return value.
+    def decode(
+        self, latents: Tensor, kept: Sequence[int] | None = None, references: References | None = None
+    ) -> Generator[Event, None, Tensor]:
+        """Latents (B, C, T, h, w) → pixels (B, 3, n, H, W) in [-1, 1], as the generator's return value.
 
-        With references at the output size, without them as the autoencoder gives them.
+        Of all frames, or of those kept. With references at the output size, without them as the autoencoder gives them.
         """
         yield from self.residency.ensure_loaded("autoencoder")
-        total = latents.shape[2]
-        frames = []
-        for i, frame in enumerate(latents.unbind(dim=2), start=1):
-            frames.append(self.residency.run_finite(lambda: self.model.decode(frame), "autoencoder").cpu())  # noqa: B023
-            yield Decoding(i, total)
-        clips = torch.stack(frames, dim=2)
-        return clips if references is None else self.model.refine(clips, references)
+        steps = self.residency.follow_finite(lambda: self.model.decode_clips(latents, kept, references), "autoencoder")
+        for step in steps:
+            yield Decoding(step.done, step.total)
+        return step.output
 
 
 def _open_checkpoint(model: str, options: LoadOptions) -> Checkpoint:

@@ -13,7 +13,7 @@ from golden import run
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dcrafter.config import MODELS
-from dcrafter.models.dynamicrafter import DynamiCrafter
+from dcrafter.models.dynamicrafter import DynamiCrafter, References
 from dcrafter.pipeline import Pipeline
 from dcrafter.runtime.residency import Residency
 from dcrafter.settings import resolve
@@ -33,7 +33,8 @@ def test_every_step_of_the_full_size_pipeline(
 ) -> None:
     config = MODELS[name]
     # Whether values are finite cannot be asked of values that are not there.
-    monkeypatch.setattr(Residency, "run_finite", lambda self, compute, *components: compute())
+    for method in ("run_finite", "follow_finite"):
+        monkeypatch.setattr(Residency, method, lambda self, compute, *components: compute())
     with FakeTensorMode():
         shapes = DynamiCrafter.on_meta(config).state_dict()
         weights = {key: torch.empty(value.shape, device="cpu") for key, value in shapes.items()}
@@ -45,7 +46,8 @@ def test_every_step_of_the_full_size_pipeline(
         _, conditions = run(pipe.encode(keyframes, settings, torch.randn))
         _, latents = run(pipe.sample(conditions, settings, torch.randn))
         used = {parameter.dtype for parameter in pipe.model.unet.parameters()}
-        _, frames = run(pipe.decode(latents[:, :, :2]))
+        references = References(keyframes[None], (0, 1)[: len(keyframes)])
+        _, frames = run(pipe.decode(latents[:, :, :6], [0, 5], references))
 
     assert {value.device.type for value in vars(conditions).values()} == {"cuda"}
     assert used == {dtype}

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator
+import operator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from dcrafter.events import Decoding, Done, Encoding, Loading, Step
 from dcrafter.media import image as module
 from dcrafter.media.image import fit_image, fit_reference, open_image, to_frames, to_tensor
 from dcrafter.media.video import read_settings, read_video
+from dcrafter.models.autoencoder import DecodingStep
 from dcrafter.models.dynamicrafter import References
 from dcrafter.pipeline import Pipeline, kept_frames
 from dcrafter.runtime import estimate
@@ -147,14 +149,14 @@ def test_a_component_that_overflows_is_run_once_more_in_float32(
     golden: Path, cat: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     pipe = open_golden(golden / "dc256", dtype=torch.bfloat16)
-    decode = pipe.model.decode
+    decode = pipe.model.autoencoder.decode
 
     def overflowing(latents: torch.Tensor) -> torch.Tensor:
         out = decode(latents)
         in_half = pipe.model.autoencoder.quant_conv.weight.dtype != torch.float32
         return out * torch.inf if in_half else out
 
-    monkeypatch.setattr(pipe.model, "decode", overflowing)
+    monkeypatch.setattr(pipe.model.autoencoder, "decode", overflowing)
     with caplog.at_level(logging.WARNING):
         video = pipe.animate(cat, "cat", **QUICK)
     assert caplog.text.count("going on in float32") == 1
@@ -162,12 +164,13 @@ def test_a_component_that_overflows_is_run_once_more_in_float32(
     assert {p.dtype for p in pipe.model.autoencoder.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("part", ["encode_text", "encode_image", "encode_frames", "denoise", "decode"])
+@pytest.mark.parametrize("part", ["encode_text", "encode_image", "encode_frames", "denoise", "autoencoder.decode"])
 def test_values_that_are_not_finite_never_get_out(
     pipe: Pipeline, cat: Path, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = getattr(pipe.model, part)
-    monkeypatch.setattr(pipe.model, part, lambda *args: whole(*args) * torch.nan)
+    whole = operator.attrgetter(part)(pipe.model)
+    owner = pipe.model.autoencoder if part.startswith("autoencoder") else pipe.model
+    monkeypatch.setattr(owner, whole.__name__, lambda *args: whole(*args) * torch.nan)
     with pytest.raises(NumericalError, match="NaN"):
         pipe.animate(cat, "cat", **QUICK)
 
@@ -328,13 +331,13 @@ def test_frames_are_decoded_beside_their_keyframes_at_the_output_size(
     pipe.config = pipe.model.config = replace(pipe.config, commands=(command,), output_scale=2)
     given: list[References] = []
     encoded: list[torch.Tensor] = []
-    refine, encode = pipe.model.refine, pipe.model.encode_frames
+    decode, encode = pipe.model.decode_clips, pipe.model.encode_frames
 
-    def recording(clips: torch.Tensor, references: References) -> torch.Tensor:
+    def recording(latents: torch.Tensor, kept: list[int], references: References) -> Iterator[DecodingStep]:
         given.append(references)
-        return refine(clips, references)
+        return decode(latents, kept, references)
 
-    monkeypatch.setattr(pipe.model, "refine", recording)
+    monkeypatch.setattr(pipe.model, "decode_clips", recording)
     monkeypatch.setattr(pipe.model, "encode_frames", lambda x, noise: encoded.append(x) or encode(x, noise))
     options = {**QUICK, **options, "color_match": True}
     mirrored = np.asarray(open_image(cat))[:, ::-1]

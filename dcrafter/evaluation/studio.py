@@ -140,7 +140,7 @@ class Studio:
                 self.report(name, count - missing + len(some) * event.index / event.total, count)
 
         latents = drain(pipe.sample(conditions, settings[0], noise), follow)
-        pixels = drain(pipe.decode(latents[:, :, kept_frames(settings[0])]))
+        pixels = drain(pipe.decode(latents, kept_frames(settings[0])))
         return [torch.from_numpy(to_frames(video)) for video in pixels]
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -59,23 +62,25 @@ class Level(nn.Module):
     """Residual blocks at one size, then maybe a change of size."""
 
     def __init__(
-        self, in_channels: int, channels: int, blocks: int, config: AutoencoderConfig, resample: nn.Module
+        self,
+        in_channels: int,
+        channels: int,
+        blocks: int,
+        config: AutoencoderConfig,
+        resample: nn.Module,
+        block: type[ResnetBlock] = ResnetBlock,
     ) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(
-            *(ResnetBlock(channels if i else in_channels, channels, config) for i in range(blocks))
-        )
+        self.blocks = nn.Sequential(*(block(channels if i else in_channels, channels, config) for i in range(blocks)))
         self.resample = resample
 
     def forward(self, x: Tensor) -> Tensor:
         return self.resample(self.blocks(x))
 
 
-def middle(channels: int, config: AutoencoderConfig) -> nn.Sequential:
+def middle(channels: int, config: AutoencoderConfig, block: type[ResnetBlock] = ResnetBlock) -> nn.Sequential:
     return nn.Sequential(
-        ResnetBlock(channels, channels, config),
-        AttentionBlock(channels, config),
-        ResnetBlock(channels, channels, config),
+        block(channels, channels, config), AttentionBlock(channels, config), block(channels, channels, config)
     )
 
 
@@ -106,17 +111,17 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """(n, latent_channels, h, w) → (n, 3, H, W)."""
 
-    def __init__(self, config: AutoencoderConfig) -> None:
+    def __init__(self, config: AutoencoderConfig, block: type[ResnetBlock] = ResnetBlock) -> None:
         super().__init__()
         widths = [config.decoder_channels * mult for mult in config.channel_mult]
         self.fold = config.fold
         self.conv_in = nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
-        self.middle = middle(widths[-1], config)
+        self.middle = middle(widths[-1], config, block)
         self.levels = nn.ModuleList()  # numbered like the encoder's, run from the smallest up
         for i, width in enumerate(widths):
             resample = Upsample(width) if i else nn.Identity()
             before = widths[min(i + 1, len(widths) - 1)]
-            self.levels.append(Level(before, width, config.decoder_res_blocks, config, resample))
+            self.levels.append(Level(before, width, config.decoder_res_blocks, config, resample, block))
         self.norm_out = group_norm(widths[0], config)
         self.conv_out = nn.Conv2d(widths[0], 3 * config.fold**2, 3, padding=1)
 
@@ -127,21 +132,32 @@ class Decoder(nn.Module):
         return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.fold)
 
 
+class DecodingStep(NamedTuple):
+    """Step `done` (from 1) of `total` is done; `output` is something of what it gave, or after the last the videos."""
+
+    done: int
+    total: int
+    output: Tensor
+
+
 class AutoencoderKL(nn.Module):
     """Both halves. Latents that leave and enter are scaled by `config.scale` to about unit variance."""
 
-    def __init__(self, config: AutoencoderConfig) -> None:
+    def __init__(self, config: AutoencoderConfig, decoder: Decoder | None = None) -> None:
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
+        self.decoder = decoder or Decoder(config)
         self.quant_conv = nn.Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
         self.post_quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
 
+    def moments(self, x: Tensor) -> Tensor:
+        """(n, 3, H, W) in [-1, 1] → mean and log-variance before their clamp, (n, 2C, h, w)."""
+        return self.quant_conv(self.encoder(x.to(self.quant_conv.weight.dtype)))
+
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(n, 3, H, W) in [-1, 1] → mean and log-variance, each (n, C, h, w), before scaling."""
-        moments = self.quant_conv(self.encoder(x.to(self.quant_conv.weight.dtype)))
-        mean, logvar = moments.chunk(2, dim=1)
+        mean, logvar = self.moments(x).chunk(2, dim=1)
         return mean, logvar.clamp(-30.0, 20.0)
 
     def encode(self, x: Tensor, noise: Tensor) -> Tensor:
@@ -151,5 +167,28 @@ class AutoencoderKL(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents (n, C, h, w) → pixels (n, 3, H, W), about [-1, 1]."""
-        z = (latents.float() / self.config.scale).to(self.quant_conv.weight.dtype)
-        return self.decoder(self.post_quant_conv(z))
+        return self.decoder(self.post_quant_conv(self.unscaled(latents)))
+
+    def decode_clips(
+        self, latents: Tensor, kept: Sequence[int], references: Tensor | None = None
+    ) -> Iterator[DecodingStep]:
+        """Decode videos, here frame by frame.
+
+        Args:
+            latents: scaled, (B, C, T, h, w).
+            kept: which n of the T frames are wanted.
+            references: each video's images, (B, 2, 3, H, W) in [-1, 1], for a decoder that sees them.
+
+        Yields:
+            Each step; the output of the last is (B, 3, n, H, W), about [-1, 1], float32 on the CPU.
+        """
+        frames = []
+        for number in kept:
+            frames.append(self.decode(latents[:, :, number]).float().cpu())
+            if len(frames) < len(kept):
+                yield DecodingStep(len(frames), len(kept), frames[-1])
+        yield DecodingStep(len(kept), len(kept), torch.stack(frames, dim=2))
+
+    def unscaled(self, latents: Tensor) -> Tensor:
+        """Latents as the decoder takes them."""
+        return (latents.float() / self.config.scale).to(self.quant_conv.weight.dtype)

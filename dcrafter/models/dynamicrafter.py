@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dcrafter.config import ModelConfig
-from dcrafter.models.autoencoder import AutoencoderKL
+from dcrafter.models.autoencoder import AutoencoderKL, DecodingStep
 from dcrafter.models.clip import ImageEncoder, TextEncoder, clip_pixels
 from dcrafter.models.projector import QueryTransformer
 from dcrafter.models.reference_decoder import Reference, compose
@@ -86,14 +87,30 @@ class DynamiCrafter(nn.Module):
         """(n, C, h, w) → pixels (n, 3, H, W), clamped to [-1, 1]. Uses autoencoder."""
         return self.autoencoder.decode(latents).float().clamp(-1, 1)
 
-    def refine(self, frames: Tensor, references: References) -> Tensor:
-        """Decoded clips (B, 3, T, h, w) in [-1, 1] → the same at the output size, (B, 3, T, H, W).
+    def decode_clips(
+        self, latents: Tensor, kept: Sequence[int] | None = None, references: References | None = None
+    ) -> Iterator[DecodingStep]:
+        """Decode videos. Uses autoencoder.
 
-        A model whose output is as large as its input returns them unchanged; one of a larger output takes detail from
-        the references. Uses autoencoder.
+        Args:
+            latents: (B, C, T, h, w).
+            kept: which n of the frames are wanted; by default all.
+            references: what the videos were made from. Without them frames have less detail, or a smaller size.
+
+        Yields:
+            Each step; the output of the last is (B, 3, n, H, W) in [-1, 1], float32 on the CPU.
         """
-        if self.config.output_scale == 1:
-            return frames
+        kept = range(latents.shape[2]) if kept is None else kept
+        for step in self.autoencoder.decode_clips(latents, kept, None if references is None else references.images):
+            if step.done < step.total:
+                yield step
+        videos = step.output.clamp(-1, 1)
+        if references is not None and self.config.output_scale > 1:
+            videos = self._refine(videos, references)
+        yield step._replace(output=videos)
+
+    def _refine(self, frames: Tensor, references: References) -> Tensor:
+        """Decoded clips (B, 3, T, h, w) in [-1, 1] → at the output size, with detail of the references."""
         clips = []
         for clip, images in zip(frames, references.images, strict=True):
             coarse = clip.transpose(0, 1).add(1) / 2

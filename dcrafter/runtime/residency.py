@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from dcrafter.errors import NumericalError, OutOfMemoryError
 from dcrafter.events import Loading, MemoryDowngraded
+from dcrafter.models.autoencoder import DecodingStep
 from dcrafter.models.dynamicrafter import DynamiCrafter
 from dcrafter.runtime import estimate
 from dcrafter.runtime.devices import free_memory
@@ -89,18 +90,31 @@ class Residency:
         Raises NumericalError if it still is not.
         """
         out = run()
-        if out.isfinite().all():
-            return out
-        if self.dtype != torch.float32:
-            logger.warning("%s gave NaN or infinite values in %s; going on in float32", components[0], self.dtype)
-            for _ in self.ensure_loaded(*components, dtype=torch.float32):
-                pass
+        while not out.isfinite().all():
+            self._change_to_float32(*components)
             out = run()
-            if out.isfinite().all():
-                return out
-        raise NumericalError(
-            f"the {components[0]} gave NaN or infinite values", "The checkpoint may be damaged; verify it"
-        )
+        return out
+
+    def follow_finite(self, run: Callable[[], Iterator[DecodingStep]], *components: str) -> Iterator[DecodingStep]:
+        """The same of what runs in steps: it begins again after the first whose output is not finite."""
+        for step in run():
+            if not step.output.isfinite().all():
+                break
+            yield step
+        else:
+            return
+        self._change_to_float32(*components)
+        yield from self.follow_finite(run, *components)
+
+    def _change_to_float32(self, *components: str) -> None:
+        """Load components once more, in float32. Raises NumericalError where that is what they were in."""
+        if self._loaded[1] == torch.float32:
+            raise NumericalError(
+                f"the {components[0]} gave NaN or infinite values", "The checkpoint may be damaged; verify it"
+            )
+        logger.warning("%s gave NaN or infinite values in %s; going on in float32", components[0], self.dtype)
+        for _ in self.ensure_loaded(*components, dtype=torch.float32):
+            pass
 
     # Memory plans
 
