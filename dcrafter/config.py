@@ -1,7 +1,8 @@
 """What each model is made of, and the registry of the models this package knows. Imports no torch.
 
 The numbers of 256, 512, 1024 and 512-interp are those of the published checkpoints (Xing et al., ECCV 2024,
-arXiv 2310.12190, and their released configurations); `tiny` is this package's own small model.
+arXiv 2310.12190, and their released configurations), as are those of ToonCrafter, `toon` (Xing et al., 2024,
+arXiv 2405.17933); `tiny` is this package's own small model.
 """
 
 from __future__ import annotations
@@ -54,8 +55,20 @@ class UNetConfig:
 
 
 @dataclass(frozen=True)
+class ReferenceConfig:
+    """How ToonCrafter's decoder (arXiv 2405.17933) sees images: other levels than those of attention add them."""
+
+    attention_levels: tuple[int, ...] = (2, 3)
+    heads: int = 8
+    head_channels: int = 64
+
+
+@dataclass(frozen=True)
 class AutoencoderConfig:
-    """The frame-wise autoencoder. `fold` pixels a side go into channels first (1: none)."""
+    """The autoencoder. `fold` pixels a side go into channels first (1: none).
+
+    Frames are encoded and decoded one by one, or with `references` decoded together, beside a first and a last image.
+    """
 
     latent_channels: int = 4
     channels: int = 128
@@ -66,6 +79,7 @@ class AutoencoderConfig:
     fold: int = 1
     scale: float = 0.18215  # latents are multiplied by this, to be of about unit variance
     norm_groups: int = 32
+    references: ReferenceConfig | None = None
 
     @property
     def downsampling(self) -> int:
@@ -256,6 +270,14 @@ MODELS: dict[str, ModelConfig] = {
     # Tuned against conditional image leakage, for more motion (arXiv 2406.15735).
     "cil-512": replace(_512, name="cil-512", repository="Kijai/DynamiCrafter_pruned"),
     "cil-1024": replace(_1024, name="cil-1024", repository="Kijai/DynamiCrafter_pruned"),
+    "toon": replace(
+        _512,
+        name="toon",
+        motion=Motion("FPS", 5, 30, default=10, low=24, medium=12, high=5),
+        commands=("interpolate", "loop"),
+        autoencoder=AutoencoderConfig(references=ReferenceConfig()),
+        repository="Doubiiu/ToonCrafter",
+    ),
     "tiny": ModelConfig(
         name="tiny",
         height=128,

@@ -48,6 +48,11 @@ RANGES: Mapping[str, Mapping[str, tuple[float, float]]] = {
         "scale": FACTOR,
         "norm_groups": GROUPS,
     },
+    "ReferenceConfig": {
+        "attention_levels": (0, MAX_LENGTH),
+        "heads": HEADS,
+        "head_channels": (1, 1024),
+    },
     "VisionConfig": {
         "image_size": (8, 1024),
         "layers": LAYERS,

@@ -92,7 +92,7 @@ class Pipeline:
         """Open a model by its registry name, or a checkpoint file.
 
         Args:
-            model: 256, 512, 1024, 512-interp, tiny, an imported one, or auto for the best on this machine. With a
+            model: 256, 512, 1024, 512-interp, toon, tiny, an imported one, or auto for the best on this machine. With a
                 checkpoint, what the file must hold.
             options: See `LoadOptions`.
 

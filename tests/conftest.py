@@ -24,6 +24,14 @@ def golden() -> Path:
 
 
 @pytest.fixture(scope="session")
+def toon(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A golden folder of ToonCrafter with its checkpoint."""
+    from golden import write_toon
+
+    return write_toon(tmp_path_factory.mktemp("toon"))
+
+
+@pytest.fixture(scope="session")
 def cat() -> Path:
     """A photograph, 451×300."""
     return DATA / "cat.png"

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from einops import rearrange
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dcrafter.events import Step
 from dcrafter.models.clip import clip_pixels, tokenize
+from dcrafter.models.dual_reference import DualReferenceAutoencoder
 from dcrafter.pipeline import Pipeline
 from dcrafter.sampling.schedule import timesteps
 from dcrafter.settings import Options, resolve
 from dcrafter.weights.checkpoint import open_checkpoint
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
+TOON = 5e-6  # how far ToonCrafter's tensors may be from the recorded ones
 CASES = [(path.parent.name, path.stem) for path in sorted(GOLDEN.glob("dc*/*.json")) if path.stem != "config"]
 COMMANDS = {"animate": "animate", "interp": "interpolate", "loop": "loop"}
 
@@ -34,7 +38,7 @@ def open_golden(directory: Path, *, dtype: torch.dtype = torch.float32, device: 
 def run_case(
     directory: str | Path, case: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
 ) -> dict[str, Tensor]:
-    """Compute every tensor of a case from its first and last frame and its recorded noises.
+    """Compute every tensor of a case from its first and last frame and its recorded noises, or latents.
 
     Returns the computed tensors under the golden names, float32 or int64, on the CPU.
     """
@@ -42,6 +46,8 @@ def run_case(
     told = json.loads((directory / f"{case}.json").read_text())
     recorded = load_file(directory / f"{case}.safetensors")
     pipe = open_golden(directory, dtype=dtype, device=device)
+    if "mode" not in told:
+        return decode_case(pipe, recorded)
     pipe.config = config = replace(pipe.config, frames=told["frames"])
     model = pipe.model
     size: Options = {"width": told["width"], "height": told["height"]}
@@ -94,6 +100,36 @@ def run_case(
         _, out["decoded"] = run(pipe.decode(out["final_latents"]))
     computed = {name: tensor.cpu() for name, tensor in out.items()}
     return {name: t.float() if t.is_floating_point() else t for name, t in computed.items()}
+
+
+@torch.inference_mode()
+def decode_case(pipe: Pipeline, recorded: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Compute every tensor of a case of ToonCrafter's decoder from its two images and latents."""
+    run(pipe.residency.ensure_loaded("autoencoder"))
+    autoencoder = pipe.model.autoencoder
+    assert isinstance(autoencoder, DualReferenceAutoencoder)
+    out = {name: recorded[name] for name in ("first_frame", "last_frame", "latents")}
+    images = torch.stack([out["first_frame"], out["last_frame"]])
+    out["moments"] = autoencoder.moments(images.to(pipe.device))
+    *levels, first = features = autoencoder.reference_features(images)
+    named = {f"ref_level{i}": level for i, level in enumerate(levels)} | {"ref_conv_in": first}
+    out |= {name: rearrange(each, "n c h w -> 1 c n h w") for name, each in named.items()}
+    latents = out["latents"].to(pipe.device)
+    z = rearrange(autoencoder.unscaled(latents), "1 c t h w -> t c h w")
+    _, once = run(autoencoder.decoder.decode(z, autoencoder.decoder.prepare(features)))
+    out["decoded_once"] = rearrange(once, "t c h w -> 1 c t h w")
+    *_, last = autoencoder.decode_clips(latents, range(latents.shape[2]), images[None])
+    out["decoded"] = last.output
+    return {name: tensor.float().cpu() for name, tensor in out.items()}
+
+
+def write_toon(folder: Path) -> Path:
+    """The golden directory of ToonCrafter with its whole checkpoint: all but the autoencoder is dc512's."""
+    whole = load_file(GOLDEN / "dc512" / "model.safetensors") | load_file(GOLDEN / "toon" / "autoencoder.safetensors")
+    save_file(whole, folder / "model.safetensors")
+    for name in ("config.json", "decode.json", "decode.safetensors"):
+        shutil.copy(GOLDEN / "toon" / name, folder)
+    return folder
 
 
 def run(generator: Generator[Any, None, Any]) -> tuple[list[Any], Any]:

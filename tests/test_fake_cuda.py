@@ -24,6 +24,7 @@ CASES = [
     pytest.param("512", torch.float16, None, marks=pytest.mark.slow),
     pytest.param("1024", torch.bfloat16, None, marks=pytest.mark.slow),
     ("512-interp", torch.float16, 2.0),
+    ("toon", torch.bfloat16, None),
 ]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden import CASES, relative_error, run_case
+from golden import CASES, TOON, relative_error, run_case
 from safetensors.torch import load_file
 
 MODULE, SAMPLE = 1e-5, 1e-4
@@ -27,6 +27,15 @@ def test_every_tensor_of_a_case(golden: Path, family: str, case: str) -> None:
         if (error := relative_error(computed[name], recorded[name])) > (SAMPLE if name in SAMPLED else MODULE)
     }
     assert not too_far
+
+
+def test_every_tensor_of_toon_crafters_decoder(toon: Path) -> None:
+    recorded = load_file(toon / "decode.safetensors")
+    computed = run_case(toon, "decode")
+    assert set(computed) == set(recorded)
+    assert all(computed[name].shape == recorded[name].shape for name in recorded)
+    errors = {name: relative_error(computed[name], recorded[name]) for name in recorded}
+    assert {name: error for name, error in errors.items() if error > TOON} == {}
 
 
 def test_bfloat16_stays_near(golden: Path) -> None:

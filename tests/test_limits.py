@@ -26,7 +26,7 @@ def changed(path: str, value: Any) -> ModelConfig:
 
 
 def test_ranges_are_of_fields_that_exist() -> None:
-    names = {type(part).__name__: {field.name for field in fields(part)} for part in parts(MODELS["512"])}
+    names = {type(part).__name__: {field.name for field in fields(part)} for part in parts(MODELS["toon"])}
     assert set(RANGES) <= set(names)
     assert all(set(ranges) <= names[kind] for kind, ranges in RANGES.items())
 

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from dcrafter.config import ModelConfig
 from dcrafter.models.autoencoder import AutoencoderKL, DecodingStep
 from dcrafter.models.clip import ImageEncoder, TextEncoder, clip_pixels
+from dcrafter.models.dual_reference import DualReferenceAutoencoder
 from dcrafter.models.projector import QueryTransformer
 from dcrafter.models.reference_decoder import Reference, compose
 from dcrafter.models.unet import UNet3D
@@ -52,7 +53,8 @@ class DynamiCrafter(nn.Module):
         self.text_encoder = TextEncoder(config.clip)
         self.image_encoder = ImageEncoder(config.clip)
         self.projector = QueryTransformer(config.projector)
-        self.autoencoder = AutoencoderKL(config.autoencoder)
+        kind = AutoencoderKL if config.autoencoder.references is None else DualReferenceAutoencoder
+        self.autoencoder: AutoencoderKL = kind(config.autoencoder)
         self.unet = UNet3D(config.unet)
 
     @classmethod
@@ -106,10 +108,10 @@ class DynamiCrafter(nn.Module):
                 yield step
         videos = step.output.clamp(-1, 1)
         if references is not None and self.config.output_scale > 1:
-            videos = self._refine(videos, references)
+            videos = self.refine(videos, references)
         yield step._replace(output=videos)
 
-    def _refine(self, frames: Tensor, references: References) -> Tensor:
+    def refine(self, frames: Tensor, references: References) -> Tensor:
         """Decoded clips (B, 3, T, h, w) in [-1, 1] → at the output size, with detail of the references."""
         clips = []
         for clip, images in zip(frames, references.images, strict=True):

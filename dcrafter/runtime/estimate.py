@@ -19,6 +19,7 @@ from dcrafter.settings import MEMORY_PLANS, Settings
 # tests/benchmarks/full_size.py.
 UNET_TENSORS = {"normal": 48, "low": 36, "min": 36}
 DECODER_TENSORS = 8  # the same of the decoder, for one frame
+CLIP_TENSORS = 2  # and for each further frame, where frames are decoded together
 OVERHEAD = 1.5  # a real evaluation's time over that of its products alone
 PROBE = 1024  # side of the matrices that a device's speed is measured with
 
@@ -36,7 +37,8 @@ def memory(model: DynamiCrafter, settings: Settings, dtype: torch.dtype, plan: s
         blocks = [size(block) for block in model.unet.blocks().values()]
         unet += max(blocks) - sum(blocks)
     unet += UNET_TENSORS[plan] * settings.window * positions * config.unet.model_channels
-    decoding = DECODER_TENSORS * settings.width * settings.height * config.autoencoder.decoder_channels
+    tensors = DECODER_TENSORS + (CLIP_TENSORS * settings.sampled_frames if config.autoencoder.references else 0)
+    decoding = tensors * settings.width * settings.height * config.autoencoder.decoder_channels
     decoding //= config.autoencoder.fold**2
     encoders = size(model.text_encoder), size(model.image_encoder) + size(model.projector)
     return dtype.itemsize * max(unet, size(model.autoencoder) + decoding, *encoders)

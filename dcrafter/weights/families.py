@@ -144,6 +144,20 @@ FAMILIES = {
         },
         is_advised=True,
     ),
+    "toon": Family(
+        {
+            "": HubFile("Doubiiu/ToonCrafter", "model.ckpt", 10_502_700_000, 4, r"model.*\.(ckpt|safetensors)"),
+            "fp16": HubFile(
+                "Kijai/DynamiCrafter_pruned",
+                "tooncrafter_512_interp-pruned-fp16.safetensors",
+                3_175_500_000,
+                2,
+                r"tooncrafter.*\.safetensors",
+                has_towers=False,
+            ),
+        },
+        marks=r"first_stage_model\.decoder\.attn_refinement\..*",
+    ),
     "256": Family(
         {"": _published("Doubiiu/DynamiCrafter", "328d23963f1fe5af1324793117dfa80c8f5d3d31a2a7d5a6089a1c8aa72fb2da")},
         marks=r".*(\.attn2\.alpha|\.framestride_embed\..*)",
@@ -234,9 +248,18 @@ def descendant(path: Path, sha256: str | None = None) -> Descendant | None:
     return None
 
 
-def closest(prediction: str, rescale_base: float, command: Command) -> str:
-    """The published model that one of this schedule is most like: of the same prediction, and with the command."""
-    alike = [name for name in PUBLISHED if MODELS[name].schedule.prediction == prediction and not FAMILIES[name].tuned]
+def closest(prediction: str, rescale_base: float, command: Command, *, has_references: bool = False) -> str:
+    """The published model that one of this schedule is most like: of the same prediction, and with the command.
+
+    Only models whose decoder takes references are like one whose decoder does.
+    """
+    alike = [
+        name
+        for name in PUBLISHED
+        if MODELS[name].schedule.prediction == prediction
+        and not FAMILIES[name].tuned
+        and (MODELS[name].autoencoder.references is not None) == has_references
+    ]
     doing = [name for name in alike if command in MODELS[name].commands] or alike
     return min(doing, key=lambda name: abs(MODELS[name].schedule.rescale_base - rescale_base))
 

@@ -14,6 +14,7 @@ from dcrafter.config import (
     Command,
     ModelConfig,
     QueryTransformerConfig,
+    ReferenceConfig,
     ScheduleConfig,
     TextConfig,
     UNetConfig,
@@ -73,6 +74,13 @@ RULES = [
     ("autoencoder.encoder.down.{n}.downsample.", "autoencoder.encoder.levels.{n}.resample."),
     ("autoencoder.decoder.up.{n}.block.", "autoencoder.decoder.levels.{n}.blocks."),
     ("autoencoder.decoder.up.{n}.upsample.", "autoencoder.decoder.levels.{n}.resample."),
+    ("autoencoder.decoder.attn_refinement.", "autoencoder.decoder.refinements."),
+    ("autoencoder.decoder.conv_out.time_mix_conv.", "autoencoder.decoder.time_mix."),
+    (".time_stack.in_layers.0.", ".time_norm1."),
+    (".time_stack.in_layers.2.", ".time_conv1."),
+    (".time_stack.out_layers.0.", ".time_norm2."),
+    (".time_stack.out_layers.3.", ".time_conv2."),
+    (".refinements.{n}.to_out.0.", ".refinements.{n}.to_out."),
     (".mid.block_1.", ".middle.0."),
     (".mid.attn_1.", ".middle.1."),
     (".mid.block_2.", ".middle.2."),
@@ -98,6 +106,7 @@ TRAILING_ONES = [
     (re.compile(r".*\.temopral_conv\.conv\d\.[23]\.weight"), 2),
     (re.compile(r".*\.init_attn\.0\.proj_(in|out)\.weight"), 1),
     (re.compile(r".*\.mid\.attn_1\.(q|k|v|proj_out)\.weight"), 2),
+    (re.compile(r".*\.(time_stack\.(in_layers\.2|out_layers\.3)|time_mix_conv)\.weight"), 2),
 ]
 
 
@@ -156,15 +165,22 @@ def config_from_tree(tree: Mapping[str, Any], model: str | None = None, command:
     try:
         params = tree["model"]["params"]
         unet = params["unet_config"]["params"]
-        vae = params["first_stage_config"]["params"]["ddconfig"]
+        first_stage = params["first_stage_config"]
+        vae = first_stage["params"]["ddconfig"]
+        has_references = str(first_stage.get("target")).endswith("AutoencoderKL_Dualref")
         query = params["image_proj_stage_config"]["params"]
         _check_supported(unet, vae, params)
         prediction = params.get("parameterization", "eps")
         rescale = float(params.get("base_scale", 0.7)) if params.get("use_dynamic_rescale") else 1.0
-        base = MODELS[model or closest(prediction, rescale, command)]
+        base = MODELS[model or closest(prediction, rescale, command, has_references=has_references)]
+        differing = []
         if base.schedule.prediction != prediction:
+            differing.append(f"predicts {prediction}")
+        if (base.autoencoder.references is not None) != has_references:
+            differing.append(f"decodes {'beside' if has_references else 'without'} references")
+        if differing:
             raise WeightsError(
-                f"the model configuration predicts {prediction}, and the {model} model does not",
+                f"the model configuration {differing[0]}, and the {model} model does not",
                 f"Leave out the name {model}, or change it",
             )
         autoencoder = AutoencoderConfig(
@@ -175,11 +191,16 @@ def config_from_tree(tree: Mapping[str, Any], model: str | None = None, command:
             decoder_channels=vae["ch"],
             decoder_res_blocks=vae["num_res_blocks"] + 1,
             scale=float(params.get("scale_factor", 0.18215)),
+            references=ReferenceConfig() if has_references else None,
         )
         check_ranges(autoencoder)  # before anything is multiplied
         size = params["image_size"]
         height, width = (size, size) if isinstance(size, int) else size
-        motion = base.motion if model else replace(base.motion, default=unet.get("default_fs", base.motion.default))
+        motion = (
+            base.motion
+            if model or has_references
+            else replace(base.motion, default=unet.get("default_fs", base.motion.default))
+        )
         made = replace(
             base,
             height=height * autoencoder.downsampling,

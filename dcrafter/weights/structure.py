@@ -34,7 +34,8 @@ def _layers(config: ModelConfig) -> dict[str, int]:
     """How many layers each list of them has."""
     unet, autoencoder = config.unet, config.autoencoder
     levels = len(unet.channel_mult)
-    return {
+    refinements = {"autoencoder.decoder.refinements": len(autoencoder.channel_mult) + 1}
+    return (refinements if autoencoder.references else {}) | {
         "unet.encoder": levels * unet.num_res_blocks + levels - 1,
         "unet.decoder": levels * (unet.num_res_blocks + 1),
         "unet.middle.stage.spatial.blocks": unet.transformer_depth,

@@ -52,7 +52,8 @@ def test_a_mirror(dcrafter: Run, cache: Path, server: Hub, monkeypatch: pytest.M
 def test_the_list(dcrafter: Run, cache: Path) -> None:
     head, *rows = dcrafter("download", "--list").lines
     assert head.split() == ["MODEL", "SIZE", "PLACE", "USED", "WHERE"]
-    assert [row.split()[0] for row in rows] == ["256", "512", "1024", "512-interp", "cil-512", "cil-1024", "tiny"]
+    names = ["256", "512", "1024", "512-interp", "cil-512", "cil-1024", "toon", "tiny"]
+    assert [row.split()[0] for row in rows] == names
     assert rows[1].split() == ["512", "10.4", "GB", "not", "here", "Doubiiu/DynamiCrafter_512"]
     dcrafter("download", "512")
     row = dcrafter("download", "--list", "512").lines[1]

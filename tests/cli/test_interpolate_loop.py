@@ -38,6 +38,24 @@ def test_recorded_noise_ends_in_the_recorded_latents(dcrafter: Run, tmp_path: Pa
     assert relative_error(made, recorded) < 1e-4
 
 
+def test_toon_crafter_interpolates_and_loops(dcrafter: Run, toon: Path, tmp_path: Path) -> None:
+    model = (
+        "--checkpoint", toon / "model.safetensors", "--model-config", toon / "config.json", "--device", "cpu",
+        "--steps", "1", "-g", "1", "--seed", "3", "--dtype", "float32",
+    )  # fmt: skip
+    outcome = dcrafter("interpolate", *GIRLS, *model, "-o", "all.apng")
+    assert outcome.status == 0, outcome.stderr
+    assert dcrafter("interpolate", *GIRLS, *model, "-o", "few.apng", "--frames", "3").status == 0
+    (every, _), (few, _) = (read_video(tmp_path / name) for name in ("all.apng", "few.apng"))
+    settings = read_settings(tmp_path / "all.apng")
+    assert settings is not None
+    assert (settings["model"], settings["motion"], settings["guidance_rescale"]) == ("toon", 10, 0.7)
+    assert every.shape == (16, 32, 64, 3)
+    assert np.array_equal(few, every[[0, 8, 15]])
+    assert dcrafter("loop", CAT, *model, "-o", "loop.apng").status == 0
+    assert len(read_video(tmp_path / "loop.apng")[0]) == 15
+
+
 def test_keyframes_are_chained_and_joints_kept_once(dcrafter: Run) -> None:
     for options, frames in (((), 16 + 15), (("--trim-keyframes",), 15 + 15), (("--frames", "4"), 4 + 3)):
         name = f"{frames}.apng"
@@ -91,7 +109,7 @@ def test_colours_are_those_of_the_picture(dcrafter: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("loop", CAT, "-m", "512"), "the model 512 does not loop. Use 512-interp or tiny"),
+        (("loop", CAT, "-m", "512"), "the model 512 does not loop. Use 512-interp or toon or tiny"),
         (("animate", CAT, "-m", "512-interp"), "the model 512-interp does not animate"),
         (("loop", CAT, "--segments", "2"), "No such option: --segments"),
         (("animate", CAT, *QUICK, "--sampler", "euler"), "--sampler"),

@@ -35,6 +35,18 @@ def test_full_size_models_are_the_published_ones_key_by_key(golden: Path, manife
     assert len(unused) == {"256": 18, "512": 19}[manifest]  # 12 or 13 schedule tables, 6 text leftovers
 
 
+def test_toon_crafters_autoencoder_is_the_published_one_key_by_key(golden: Path) -> None:
+    published = json.loads((golden / "manifest_toon.json").read_text())
+    ours = DynamiCrafter.on_meta(MODELS["toon"]).state_dict()
+    names = to_published((key for key in ours if key.startswith("autoencoder.")), "toon")
+    assert {name: [*ours[key].shape] + [1] * trailing_ones(name) for key, name in names.items()} == published
+    assert [to_ours(name) for name in names.values()] == [*names]
+    assert len(names) == 396
+    others = DynamiCrafter.on_meta(MODELS["512-interp"]).state_dict()
+    rest = {key: value.shape for key, value in ours.items() if key not in names}
+    assert rest == {key: value.shape for key, value in others.items() if not key.startswith("autoencoder.")}
+
+
 @pytest.mark.parametrize(("number", "height", "width"), [(0, 320, 512), (1, 256, 256), (2, 576, 1024)])
 def test_pictures_reach_clip_as_published(golden: Path, number: int, height: int, width: int) -> None:
     recorded = load_file(golden / "preprocess.safetensors")

@@ -18,13 +18,13 @@ def test_every_model_has_a_family_of_its_components() -> None:
 
 
 def test_variants_are_smaller() -> None:
-    assert set(VARIANTS) == {("512", "fp16"), ("1024", "fp16"), ("512-interp", "fp16")}
+    assert set(VARIANTS) == {("512", "fp16"), ("1024", "fp16"), ("512-interp", "fp16"), ("toon", "fp16")}
     assert all(file.size < PUBLISHED[name].size for (name, _), file in VARIANTS.items())
 
 
 def test_which_models_do_a_command() -> None:
     assert able("animate") == ["1024", "512", "cil-1024", "cil-512", "256", "tiny"]
-    assert able("loop") == ["512-interp", "tiny"]
+    assert able("loop") == able("interpolate") == ["512-interp", "toon", "tiny"]
     assert (advised("animate"), advised("interpolate")) == ("512", "512-interp")
 
 
@@ -42,6 +42,12 @@ def test_which_models_do_a_command() -> None:
 def test_keys_tell_the_family(key: str, base: float | None, models: list[str]) -> None:
     assert recognize([f"model.diffusion_model.{key}"], base, 0.1) == models
     assert recognize([key], base, 0.1) == []
+
+
+def test_toon_crafter_is_told_by_its_decoder() -> None:
+    keys = ["model.diffusion_model.fps_embedding.0.weight", "first_stage_model.decoder.attn_refinement.0.conv.bias"]
+    assert recognize(keys, 0.7, 0.1) == ["toon"]
+    assert closest("v", 0.7, "loop", has_references=True) == "toon"
 
 
 def test_the_closest_family_of_a_schedule() -> None:
