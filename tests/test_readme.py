@@ -39,7 +39,7 @@ def commands() -> list[str]:
 def small(words: list[str]) -> list[str]:
     """The same command with weights that are here, and one quick step."""
     model = "512" if {"interpolate", "loop"} & set(words) else "256"
-    for option in ("--model", "--checkpoint"):
+    for option in ("--model", "-m", "--checkpoint"):
         if option in words:
             place = words.index(option)
             model = words[place + 1] if words[place + 1] in GOLDEN else "512"
@@ -62,6 +62,9 @@ def test_a_command(line: str, dcrafter: Run, tmp_path: Path, monkeypatch: pytest
     for name in [*PICTURES.findall(line.replace("*", "one")), "cat.png"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(Path(CAT).read_bytes())
+    for name in re.findall(r"[\w/-]+\.jsonl", line):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps({"image": "../cat.png", "prompt": "a cat"}) + "\n")
     for name in re.findall(r"--lora ([^\s:]+)", line):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         factors = {"lora_A": torch.ones(1, 32), "lora_B": torch.ones(32, 1)}
