@@ -146,13 +146,21 @@ FAMILIES = {
     ),
     "toon": Family(
         {
-            "": HubFile("Doubiiu/ToonCrafter", "model.ckpt", 10_502_700_000, 4, r"model.*\.(ckpt|safetensors)"),
+            "": HubFile(
+                "Doubiiu/ToonCrafter",
+                "model.ckpt",
+                10_500_000_000,
+                4,
+                r"model.*\.(ckpt|safetensors)",
+                "e4df5aecd9919af2f41a92912bb6391e03531b269785a7448d87e964462edf53",
+            ),
             "fp16": HubFile(
                 "Kijai/DynamiCrafter_pruned",
                 "tooncrafter_512_interp-pruned-fp16.safetensors",
-                3_175_500_000,
+                3_175_466_358,
                 2,
                 r"tooncrafter.*\.safetensors",
+                "7a60eefa72b85b98400fe12c6cc66ea1af84d51b8bd4472cc7764dce499f8891",
                 has_towers=False,
             ),
         },
