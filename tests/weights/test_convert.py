@@ -195,8 +195,8 @@ def test_a_converted_model_loads_like_the_original(
     opened.check(model)
     for _ in opened.load(model, "projector", device=torch.device("cpu"), dtype=torch.float16):
         pass
-    mapped = opened.tensors["projector.queries"].data_ptr() == model.projector.queries.data_ptr()
-    assert mapped != bool(no_mmap)
+    # Copied: a file that is cut short while its model is in use must not take the process down.
+    assert opened.tensors["projector.queries"].data_ptr() != model.projector.queries.data_ptr()
     for component in COMPONENTS:
         for _ in opened.load(model, component, device=torch.device("cpu"), dtype=torch.float32):
             pass
