@@ -265,8 +265,9 @@ class Pipeline:
             prediction=prediction,
             eta=settings.eta,
         )
-        for index, sampled in enumerate(walk, start=1):
-            yield Step(index, len(steps), sampled.x0)
+        with self.residency.working_memory():
+            for index, sampled in enumerate(walk, start=1):
+                yield Step(index, len(steps), sampled.x0)
         latents = sampled.x
         if self.config.keeps_ends and settings.command == "interpolate":
             latents[:, :, [0, -1]] = conditions.concat_latents[:, :, [0, -1]].to(latents)

@@ -17,6 +17,7 @@ from dcrafter.models.layers import (
     Attention,
     DualCrossAttention,
     FeedForward,
+    FrameAttention,
     TransformerBlock,
     Upsample,
     sinusoidal_embedding,
@@ -116,7 +117,7 @@ class TemporalTransformer(nn.Module):
         self.norm = nn.GroupNorm(config.norm_groups, channels, eps=1e-6)
         self.proj_in = nn.Linear(channels, inner)
         self.blocks = nn.ModuleList(
-            TransformerBlock(inner, Attention(inner, heads, d), Attention(inner, heads, d))
+            TransformerBlock(inner, FrameAttention(inner, heads, d), FrameAttention(inner, heads, d))
             for _ in range(config.transformer_depth)
         )
         self.proj_out = nn.Linear(inner, channels)
@@ -125,12 +126,11 @@ class TemporalTransformer(nn.Module):
         """(F, C, h, w) → (F, C, h, w)."""
         if not self.enabled:
             return x
-        height, width = x.shape[-2:]
         h = self.norm(rearrange(x, "(b t) c h w -> b c t (h w)", t=frames))
-        h = self.proj_in(rearrange(h, "b c t n -> (b n) t c").contiguous())
+        h = self.proj_in(rearrange(h, "b c t n -> b t n c").contiguous())
         for block in self.blocks:
             h = block(h)
-        return x + rearrange(self.proj_out(h), "(b h w) t c -> (b t) c h w", h=height, w=width)
+        return x + rearrange(self.proj_out(h), "b t (h w) c -> (b t) c h w", h=x.shape[-2])
 
 
 class Downsample(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 import torch
@@ -12,15 +13,18 @@ from torch.utils.hooks import RemovableHandle
 
 from dcrafter.errors import NumericalError, OutOfMemoryError
 from dcrafter.events import Loading, MemoryDowngraded
+from dcrafter.models import fast
 from dcrafter.models.autoencoder import DecodingStep
 from dcrafter.models.dynamicrafter import DynamiCrafter
 from dcrafter.runtime import estimate
+from dcrafter.runtime.allocator import keep_freed_memory
 from dcrafter.runtime.devices import free_memory
 from dcrafter.settings import MEMORY_PLANS, Settings
 from dcrafter.weights.checkpoint import Checkpoint
 
 logger = logging.getLogger(__name__)
 
+PACKED = ("unet", "autoencoder")  # the components that run long enough to be worth it
 SLICES = 8  # of feed-forward layers where memory is scarce
 
 Event = TypeVar("Event")
@@ -57,6 +61,7 @@ class Residency:
             steps = self.checkpoint.load(self.model, name, device=self.device, dtype=dtype, leave_out=tuple(streamed))
             for done, total in steps:
                 yield Loading(name, done, total)
+            self._pack(name, dtype)
             for path, block in streamed.items():
                 self._stream(f"{name}.{path}", block, dtype)
         self._loaded = (components, dtype, self.plan)
@@ -80,9 +85,21 @@ class Residency:
         def load(*_: object) -> None:
             for _ in self.checkpoint.load(self.model, name, device=self.device, dtype=dtype):
                 pass
+            self._pack(name, dtype)
 
         self._streaming.append(block.register_forward_pre_hook(load))
         self._streaming.append(block.register_forward_hook(lambda *_: _to_meta(block)))
+
+    def _pack(self, name: str, dtype: torch.dtype) -> None:
+        """Give a loaded part its faster form, where there is one and nothing will compile it."""
+        component = self.model.get_submodule(name.split(".")[0])
+        compiled = component._compiled_call_impl is not None
+        if name.split(".")[0] in PACKED and fast.supported(self.device, dtype) and not compiled:
+            fast.pack(self.model.get_submodule(name))
+
+    def working_memory(self) -> AbstractContextManager[None]:
+        """What evaluations of a loaded component run in: with memory to spare, a CPU keeps what tensors give back."""
+        return keep_freed_memory() if self.device.type == "cpu" and self.plan == "normal" else nullcontext()
 
     def run_finite(self, run: Callable[[], Tensor], *components: str) -> Tensor:
         """The result of `run`; run it again with its components in float32 if that is not finite.
@@ -165,4 +182,5 @@ class Residency:
 
 def _to_meta(module: nn.Module) -> None:
     """Give back the memory of a module's weights."""
+    fast.unpack(module)
     module.load_state_dict({key: value.to("meta") for key, value in module.state_dict().items()}, assign=True)

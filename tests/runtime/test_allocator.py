@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import resource
+
+import pytest
+import torch
+
+from dcrafter.runtime import allocator
+from dcrafter.runtime.allocator import keep_freed_memory
+
+
+def page_faults() -> int:
+    """Pages that 20 tensors of 64 MB touch for the first time."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(16_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(allocator._glibc() is None, reason="not glibc")
+def test_freed_memory_is_used_again_inside_and_returned_behind() -> None:
+    outside = page_faults()
+    with keep_freed_memory():
+        page_faults()
+        inside = page_faults()
+    assert inside < outside / 4
+    assert page_faults() > inside
+
+
+def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allocator, "_glibc", lambda: None)
+    with keep_freed_memory():
+        torch.ones(2)
