@@ -57,7 +57,7 @@ def test_what_is_written_is_what_was_trained(videos: Path, tmp_path: Path) -> No
     model = DynamiCrafter.on_meta(opened.config)
     for _ in opened.load(model, "unet", device=torch.device("cpu"), dtype=torch.float32):
         pass
-    torch.testing.assert_close(evaluated(model), trained, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(evaluated(model), trained, rtol=1e-3, atol=1e-3)
     assert (trained - evaluated(first.model)).abs().max() > 1e-2
 
 
