@@ -41,6 +41,9 @@ class Keyframes:
 
     input: Tensor  # (n, 3, H, W), the size of the settings: what the model sees
     output: Tensor  # (n, 3, sH, sW), the size of decoded frames: what they are compared with
+    closeup: (
+        Tensor  # (n, 3, 2·sH, 2·sW) where frames are larger than the input, for what is zoomed in on; else as output
+    )
     size: tuple[int, int]  # width and height of the first image as it was given
 
     @staticmethod
@@ -53,7 +56,10 @@ class Keyframes:
 
         size = settings.width, settings.height
         given, output = fitted(fit_image, *size), config.output_size(*size)
-        return Keyframes(given, given if output == size else fitted(fit_reference, *output), opened[0].size)
+        if output == size:
+            return Keyframes(given, given, given, opened[0].size)
+        larger = fitted(fit_reference, 2 * output[0], 2 * output[1])
+        return Keyframes(given, fitted(fit_reference, *output), larger, opened[0].size)
 
 
 @dataclass(frozen=True, eq=False)

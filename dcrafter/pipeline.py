@@ -203,16 +203,19 @@ class Pipeline:
         for part in range(parts):
             if parts > 1:
                 yield Part(part + 1, parts)
-            given, shown = self._given(keyframes, settings, part, clips)
+            going_on = settings.command == "animate" and clips
+            last = quantize_uint8(clips[-1][-1:]) if going_on else None  # on from what the viewer saw last
+            given = _ends(keyframes.input[part:], settings.command) if last is None else self._shrink(last)
             if prepared and part == 0:
                 conditions = prepared.conditions
             else:
                 conditions = yield from self.encode(given, settings, noise)
             latents = yield from self.sample(conditions, settings, noise)
-            references = _references(shown, settings.command, len(kept))
+            references = _references(keyframes, settings.command, part, last, len(kept))
             frames = (yield from self.decode(latents, kept, references))[0].transpose(0, 1)
             if settings.color_match:
-                frames = match_colors(frames, shown if settings.command == "interpolate" else keyframes.output)
+                ends = keyframes.output[part : part + 2] if settings.command == "interpolate" else keyframes.output
+                frames = match_colors(frames, ends)
             clips.append(frames)
             samples.append(latents.cpu())
         video = to_frames(torch.cat(_join(clips, settings.trim_keyframes)).transpose(0, 1))
@@ -222,13 +225,10 @@ class Pipeline:
         record = self._record(settings, _names(images) if names is None else names)
         yield Done(Video(video, settings.fps, record, torch.cat(samples)))
 
-    def _given(self, keyframes: Keyframes, settings: Settings, part: int, clips: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """What a part is made from, (n, 3, H, W) at the input size, and what it is decoded beside, at the output's."""
-        if settings.command != "animate" or not clips:
-            return _ends(keyframes.input[part:], settings.command), keyframes.output[part : part + 2]
-        last = quantize_uint8(clips[-1][-1:])  # on from what the viewer saw last
+    def _shrink(self, frames: Tensor) -> Tensor:
+        """Frames from the output size to the input's."""
         scale = self.config.output_scale
-        return F.avg_pool2d(last, scale) if scale > 1 else last, torch.cat([keyframes.output, last])
+        return F.avg_pool2d(frames, scale) if scale > 1 else frames
 
     def _record(self, settings: Settings, names: Sequence[str]) -> dict[str, Any]:
         """What made a video, as plain values."""
@@ -356,18 +356,23 @@ def _ends(keyframes: Tensor, command: Command) -> Tensor:
     return keyframes.expand(2, -1, -1, -1) if command == "loop" else keyframes[:2]
 
 
-def _references(images: Tensor, command: Command, length: int) -> References:
-    """What a clip of so many frames is decoded beside, of one video's images (n, 3, H, W).
+def _references(keyframes: Keyframes, command: Command, part: int, last: Tensor | None, length: int) -> References:
+    """What a clip of so many frames is decoded beside.
 
-    To animate: the given frame; in later segments the original image over it, for it is sharper. To interpolate: first
-    and last.
-    To loop: the one image, which is also the frame after the last.
+    To animate: the given frame; where a clip goes on from the last of another, the original image over it, for it is
+    sharper. To interpolate: first and last. To loop: the one image, which is also the frame after the last.
     """
+    images, closeups = keyframes.output, keyframes.closeup
+    if last is not None:
+        larger = F.interpolate(last, closeups.shape[-2:], mode="bicubic")
+        return References(torch.cat([last, images])[None], (0, None), torch.cat([larger, closeups])[None])
     if command == "animate":
-        return References(images.flip(0)[None], (0, None)[: len(images)])
+        return References(images[None], (0,), closeups[None])
     if command == "interpolate":
-        return References(images[None, :length], (0, length - 1)[:length])
-    return References(images.expand(2, -1, -1, -1)[None], (0, length))
+        these = slice(part, part + min(2, length))
+        return References(images[None, these], (0, length - 1)[:length], closeups[None, these])
+    twice = (2, -1, -1, -1)
+    return References(images.expand(twice)[None], (0, length), closeups.expand(twice)[None])
 
 
 def _initial_latents(noise: Tensor, first: SamplingStep, settings: Settings) -> Tensor:

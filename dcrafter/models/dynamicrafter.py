@@ -27,6 +27,7 @@ class References:
 
     images: Tensor  # (B, n, 3, H, W) in [-1, 1], at the output size
     frames: tuple[int | None, ...]  # n: the frame of the clip (T for the one after its last) that shows it, if any
+    closeups: Tensor | None = None  # (B, n, 3, 2H, 2W) in [-1, 1], for what the clip zooms in on
 
 
 class _Uninitialized(TorchFunctionMode):
@@ -114,13 +115,14 @@ class DynamiCrafter(nn.Module):
     def refine(self, frames: Tensor, references: References) -> Tensor:
         """Decoded clips (B, 3, T, h, w) in [-1, 1] → at the output size, with detail of the references."""
         clips = []
-        for clip, images in zip(frames, references.images, strict=True):
+        closeups = references.images if references.closeups is None else references.closeups
+        for clip, images, larger in zip(frames, references.images, closeups, strict=True):
             coarse = clip.transpose(0, 1).add(1) / 2
             used = []
-            for image, frame in zip(images[:, None], references.frames, strict=True):
+            for image, closeup, frame in zip(images[:, None], larger[:, None], references.frames, strict=True):
                 # The frame after a loop's last is its first again.
                 shown = self._coarse(image) if frame is None else coarse[frame % len(coarse)][None]
-                used.append(Reference((image + 1) / 2, shown, frame))
+                used.append(Reference((image + 1) / 2, shown, frame, (closeup + 1) / 2))
             clips.append(compose(coarse, used).mul(2).sub(1).transpose(0, 1))
         return torch.stack(clips)
 

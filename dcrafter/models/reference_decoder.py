@@ -20,6 +20,7 @@ from dcrafter.models.registration import (
     Similarity,
     blur,
     inside,
+    magnification,
     refine_flow,
     register_clip,
     resize_flow,
@@ -42,6 +43,7 @@ class Reference:
     image: Tensor  # (1, 3, H, W) in [0, 1]
     coarse: Tensor  # (1, 3, h, w) in [0, 1], as the small model's decoder gives it
     frame: int | None
+    closeup: Tensor | None = None  # (1, 3, 2H, 2W) in [0, 1], the image where it is zoomed in on
 
 
 class Moved(NamedTuple):
@@ -84,7 +86,11 @@ def move(reference: Reference, frames: Tensor) -> Moved:
     """A reference by the flow that is found from it to coarse frames (T, 3, h, w)."""
     flow = find_flow(reference, frames)
     fine, coarse = (resize_flow(flow, *x.shape[-2:]) for x in (reference.image, frames))
-    return Moved(warp(reference.image, fine, mode="bicubic"), warp(reference.coarse, coarse), blur(inside(coarse), 3))
+    sharp = warp(reference.image, fine, mode="bicubic")
+    if reference.closeup is not None:
+        share = enlarge(magnification(flow).log2().clamp(0, 1), *fine.shape[-2:])  # trilinear filtering of two levels
+        sharp = torch.lerp(sharp, warp(reference.closeup, fine, mode="bicubic"), share)
+    return Moved(sharp, warp(reference.coarse, coarse), blur(inside(coarse), 3))
 
 
 def mixture(frames: Tensor, moved: Sequence[Moved]) -> list[Tensor]:

@@ -40,6 +40,13 @@ def resize_flow(flow: Tensor, height: int, width: int) -> Tensor:
     return shift + base_flow(height, width, flow)
 
 
+def magnification(flow: Tensor) -> Tensor:
+    """How much larger than in the reference a flow (n, 2, h, w) shows things, along a line: (n, 1, h, w)."""
+    down, right = torch.gradient(flow, dim=(-2, -1))
+    area = right[:, :1] * down[:, 1:] - right[:, 1:] * down[:, :1]  # of the reference that a pixel shows
+    return (area * flow.shape[-2] * flow.shape[-1] / 4).clamp_min(1e-3).rsqrt()
+
+
 def inside(flow: Tensor, margin: float = 0.0) -> Tensor:
     """1 where a flow (n, 2, h, w) lies in the reference, `margin` from its edge, else 0: (n, 1, h, w)."""
     return (flow.abs().amax(1, keepdim=True) < 1 - margin).to(flow.dtype)

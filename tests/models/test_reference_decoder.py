@@ -117,3 +117,18 @@ def test_a_part_that_moves_on_its_own_is_followed() -> None:
     found = (flow - base_flow(32, 32, flow))[-1, 1] * 128
     assert found[8:24, 3:11].median() > 7
     assert found[8:24, 21:29].abs().median() < 1
+
+
+def test_a_zoom_shows_what_a_larger_image_has() -> None:
+    larger = (picture(512) + 0.2 * torch.rand(1, 1, 512, 512, generator=torch.Generator().manual_seed(2))) / 1.2
+    image = F.interpolate(larger, 256, mode="bicubic", antialias=True).clamp(0, 1)
+    p = torch.tensor([-0.4, 0.0, 0.0, 0.0]) * torch.linspace(0, 1, 16)[:, None]
+    clip = warp(larger, Similarity(256, 256, larger).flow(p), mode="bicubic").clamp(0, 1)
+    coarse = coarse_of(clip)
+    without, with_ = (compose(coarse, [Reference(image, coarse[:1], 0, closeup)]) for closeup in (None, larger))
+
+    def error(x: Tensor) -> float:
+        return float((x[-1] - clip[-1]).square().mean())
+
+    assert error(with_) < 0.7 * error(without)
+    torch.testing.assert_close(with_[0], without[0])  # nothing is nearer yet
