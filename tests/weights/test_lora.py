@@ -34,12 +34,17 @@ def base(golden: Path) -> Checkpoint:
     return open_golden(golden / "dc256").checkpoint
 
 
-def loaded(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """The UNet's weights as they come into memory."""
+def with_unet(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> DynamiCrafter:
+    """A model with its UNet in memory, its layers in their plain forms."""
     model = DynamiCrafter.on_meta(checkpoint.config)
     for _ in checkpoint.load(model, "unet", device=torch.device("cpu"), dtype=dtype):
         pass
-    return {f"unet.{name}": value for name, value in model.unet.state_dict().items()}
+    return model
+
+
+def loaded(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """The UNet's weights as they come into memory."""
+    return {f"unet.{name}": value for name, value in with_unet(checkpoint, dtype).unet.state_dict().items()}
 
 
 def factors(checkpoint: Checkpoint, module: str, rank: int = 2) -> dict[str, Tensor]:
@@ -88,21 +93,19 @@ def test_two_add_up_in_their_order(base: Checkpoint, tmp_path: Path) -> None:
 @pytest.mark.parametrize("rslora", [False, True])
 @pytest.mark.parametrize("whole", [False, True])
 def test_what_peft_saves_computes_what_peft_computes(golden: Path, tmp_path: Path, whole: bool, rslora: bool) -> None:
-    pipe = open_golden(golden / "dc256")
-    for _ in pipe.residency.ensure_loaded("unet"):
-        pass
-    unet = pipe.model.unet
+    fresh = open_golden(golden / "dc256")
+    model = with_unet(fresh.checkpoint)
+    unet = model.unet
     x, t = torch.randn(1, 8, 16, 8, 8), torch.tensor([3])
-    text = torch.randn(1, 77, pipe.config.unet.context_dim)
-    image = torch.randn(1, 16 * 16, pipe.config.unet.context_dim)
+    text = torch.randn(1, 77, fresh.config.unet.context_dim)
+    image = torch.randn(1, 16 * 16, fresh.config.unet.context_dim)
     config = LoraConfig(r=4, lora_alpha=2, target_modules=rf"{'unet.' * whole}(en|de)coder.*(to_q|ff\.proj_in)",
                         use_rslora=rslora, init_lora_weights=False)  # fmt: skip
     torch.manual_seed(0)
-    adapted = get_peft_model(pipe.model if whole else unet, config)
+    adapted = get_peft_model(model if whole else unet, config)
     with torch.no_grad():
         expected = (adapted.base_model.model.unet if whole else adapted)(x, t, text, image, t)
     adapted.save_pretrained(tmp_path / "saved")
-    fresh = open_golden(golden / "dc256")
     pipe = Pipeline(with_loras(fresh.checkpoint, [str(tmp_path / "saved")]), fresh.device, fresh.dtype)
     for _ in pipe.residency.ensure_loaded("unet"):
         pass
@@ -110,16 +113,13 @@ def test_what_peft_saves_computes_what_peft_computes(golden: Path, tmp_path: Pat
         torch.testing.assert_close(pipe.model.unet(x, t, text, image, t), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_peft_reads_our_file(base: Checkpoint, golden: Path, tmp_path: Path) -> None:
+def test_peft_reads_our_file(base: Checkpoint, tmp_path: Path) -> None:
     parts = factors(base, MODULE)
     path = tmp_path / "adapter_model.safetensors"
     save_lora({f"{MODULE}.lora_{k}.weight": value for k, value in parts.items()}, path, rank=2, alpha=4)
     config = LoraConfig(r=2, lora_alpha=4, target_modules=[MODULE])
     config.save_pretrained(tmp_path)
-    pipe = open_golden(golden / "dc256")
-    for _ in pipe.residency.ensure_loaded("unet"):
-        pass
-    read = PeftModel.from_pretrained(pipe.model, str(tmp_path))
+    read = PeftModel.from_pretrained(with_unet(base), str(tmp_path))
     assert torch.equal(read.base_model.model.get_submodule(MODULE).lora_B["default"].weight, parts["B"])
 
 
