@@ -73,6 +73,26 @@ def test_a_copy_without_towers_with_those_of_another_file(
         assert torch.equal(latents("--checkpoint", tmp_path / "reduced.safetensors", "--towers", towers), expected)
 
 
+def test_a_copy_of_toon_crafter_with_towers_of_another_file(dcrafter: Run, toon: Path, tmp_path: Path) -> None:
+    whole = load_file(toon / "model.safetensors")
+    reduced = {key: value.half() for key, value in without_towers(whole).items()}
+    assert len(reduced) < len(whole)
+    save_file(reduced, tmp_path / "reduced.safetensors")
+
+    def latents(*options: str | Path) -> torch.Tensor:
+        outcome = dcrafter(
+            "interpolate", *(DC512 / f"interpolate_input{i}.png" for i in range(2)), "-p", "a girl turns her head",
+            "--model-config", toon / "config.json", "--steps", "1", "--seed", "3", "--device", "cpu",
+            "--dtype", "float32", "--save-latents", tmp_path / "latents.safetensors", "--overwrite",
+            "-o", "out.apng", "--frames", "3", *options,
+        )  # fmt: skip
+        assert outcome.status == 0, outcome.stderr
+        return load_file(tmp_path / "latents.safetensors")["final_latents"]
+
+    made = latents("--checkpoint", tmp_path / "reduced.safetensors", "--towers", DC512 / "model.safetensors")
+    assert torch.equal(made, latents("--checkpoint", toon / "model.safetensors"))
+
+
 def test_towers_of_a_model_that_is_here(
     dcrafter: Run,
     latents: Callable[..., torch.Tensor],
