@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dcrafter.config import AutoencoderConfig, ReferenceConfig
 from dcrafter.generators import drain
@@ -71,6 +74,34 @@ def test_queries_in_slices_attend_to_the_same(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(dual_reference, "QUERIES", 4)
     layer(sliced, prepared)
     torch.testing.assert_close(torch.cat(whole), torch.cat(sliced))
+
+
+class Largest(TorchDispatchMode):
+    """The most elements of a tensor that an operation gives."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        outputs = [x for x in (out if isinstance(out, tuple) else (out,)) if isinstance(x, Tensor)]
+        self.elements = max([self.elements, *(x.numel() for x in outputs)])
+        return out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kernels", [[SDPBackend.FLASH_ATTENTION, SDPBackend.MATH], [SDPBackend.MATH]])
+@torch.no_grad()
+def test_the_scores_of_one_slice_of_queries_are_in_memory(
+    monkeypatch: pytest.MonkeyPatch, kernels: list[SDPBackend], dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(dual_reference, "QUERIES", 4)
+    layer = ReferenceAttention(8, 8, MICRO).to(dtype)
+    prepared = layer.prepare(torch.randn(2, 8, 6, 10, dtype=dtype))
+    frames = [torch.randn(1, 8, 6, 10, dtype=dtype) for _ in range(2)]
+    with sdpa_kernel(kernels), Largest() as largest:
+        layer(frames, prepared)
+    queries, keys, heads = 4, 2 * 60, 2
+    assert 0 < largest.elements <= queries * keys * heads < 60 * keys * heads
 
 
 def test_the_middle_frames_are_those_of_a_shorter_clip(autoencoder: DualReferenceAutoencoder) -> None:
