@@ -6,11 +6,12 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from cli.running import CAT, QUICK, Run
 
-from dcrafter.media.video import read_settings
+from dcrafter.media.video import read_settings, read_video
 from dcrafter.weights.lora import save_lora
 
 MODULE = "unet.encoder.0.spatial.blocks.0.attn1.to_q"
@@ -41,6 +42,22 @@ def test_a_result_is_made_again_with_its_lora(dcrafter: Run, lora: Path, tmp_pat
     changed = dcrafter("animate", *SMALL, CAT, "--from", "cat.gif", "-o", "changed.gif")
     assert changed.status == 2
     assert "the LoRA style.safetensors, with which cat.gif was made, is not here" in changed.stderr
+
+
+def test_toon_crafter_takes_a_lora_under_each_memory_plan(
+    dcrafter: Run, lora: Path, toon: Path, tmp_path: Path
+) -> None:
+    made = {}
+    for plan, scale in (("normal", 1), ("min", 1), ("min", 0)):
+        outcome = dcrafter(
+            "interpolate", CAT, CAT, "--checkpoint", toon / "model.safetensors", "--model-config", toon / "config.json",
+            "--steps", "1", "-g", "1", "--seed", "1", "--dtype", "float32", "--device", "cpu", "--memory", plan,
+            "--lora", f"{lora}:{scale}", "--frames", "3", "-o", "out.apng", "--overwrite",
+        )  # fmt: skip
+        assert outcome.status == 0, outcome.stderr
+        made[plan, scale] = read_video(tmp_path / "out.apng")[0]
+    assert np.array_equal(made["normal", 1], made["min", 1])
+    assert not np.array_equal(made["min", 1], made["min", 0])
 
 
 def test_a_batch_with_another_lora_is_another(dcrafter: Run, lora: Path, tmp_path: Path) -> None:
