@@ -20,13 +20,13 @@ def main() -> NoReturn:
     """Run the command line of this process, and exit with its status."""
     started = time.monotonic()
     sys.unraisablehook = _unraisable
-    interrupts.install()
-    for stream in ("stdout", "stderr"):
-        if getattr(sys, stream) is None:  # closed by whoever began the process
-            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115  (as long as the process)
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding.lower() not in ("utf-8", "utf8"):
-        sys.stdout.reconfigure(errors="replace")  # a locale without … still shows its help
     try:
+        interrupts.install()
+        for stream in ("stdout", "stderr"):
+            if getattr(sys, stream) is None:  # closed by whoever began the process
+                setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115  (as long as the process)
+        if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding.lower() not in ("utf-8", "utf8"):
+            sys.stdout.reconfigure(errors="replace")  # a locale without … still shows its help
         from dcrafter.cli.app import main as run
 
         run(started=started)

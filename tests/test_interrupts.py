@@ -45,6 +45,20 @@ def test_it_is_heard_while_the_command_line_starts(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ENDING)
+def test_it_is_heard_from_the_moment_it_is_handled(name: str) -> None:
+    code = (
+        "import signal\n"
+        "import dcrafter.__main__ as entry\n"
+        "install = entry.interrupts.install\n"
+        f"entry.interrupts.install = lambda: (install(), signal.raise_signal(signal.{name}))\n"
+        "entry.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "dcrafter: interrupted\n")
+
+
+@pytest.mark.slow
 def test_a_closed_terminal_is_no_second_error(tmp_path: Path) -> None:
     """What is shown would raise EIO when the terminal is gone."""
     child, terminal = pty.fork()
