@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+from dcrafter import interrupts
 from dcrafter.batch.journal import Record, read_journals
 from dcrafter.batch.store import hash_output
 from dcrafter.media.video import read_video
@@ -25,7 +26,7 @@ Arguments = list[str | Path]
 
 
 def start(arguments: Arguments, folder: Path, room: int | None = None) -> ForkServerProcess:
-    """A command line in a process that has begun to run. No file in it grows beyond `room` bytes."""
+    """A command line in a process that hears signals. No file in it grows beyond `room` bytes."""
     here, there = CONTEXT.Pipe(duplex=False)
     process = CONTEXT.Process(target=_run, args=([*map(str, arguments)], folder, there, room))
     process.start()
@@ -42,10 +43,16 @@ def _run(arguments: list[str], folder: Path, started: Connection, room: int | No
     with open(os.devnull, "w") as nothing:
         os.dup2(nothing.fileno(), 1)
         os.dup2(nothing.fileno(), 2)
-    with contextlib.closing(started):
-        started.send(None)
     if room is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+    install = interrupts.install
+
+    def install_and_report() -> None:
+        install()
+        with contextlib.closing(started):
+            started.send(None)
+
+    interrupts.install = install_and_report  # a signal before the handlers are there would end Python, not the tool
     main()
 
 
@@ -75,10 +82,11 @@ def stop(arguments: Arguments, folder: Path, by: signal.Signals, moments: random
         process.join(0.01)
     process.join(moments.uniform(0, LONGEST))
     if process.is_alive():
-        os.kill(process.pid or 0, by)
-        if by == signal.SIGSTOP:
-            time.sleep(moments.uniform(0, LONGEST))
-            os.kill(process.pid or 0, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+            os.kill(process.pid or 0, by)
+            if by == signal.SIGSTOP:
+                time.sleep(moments.uniform(0, LONGEST))
+                os.kill(process.pid or 0, signal.SIGCONT)
     process.join()
     ends = (0,) if by == signal.SIGSTOP else (-by, 0) if by == signal.SIGKILL else (130, 0)
     assert process.exitcode in ends, process.exitcode
