@@ -15,8 +15,8 @@ from torch import Tensor
 from dcrafter.config import ModelConfig
 from dcrafter.events import Encoding, Event
 from dcrafter.media.image import ImageSource, fit_image, fit_reference, open_image, to_tensor
-from dcrafter.models.clip import is_cut, tokenize
 from dcrafter.models.dynamicrafter import detail_guidance
+from dcrafter.models.tokenizer import is_cut, tokenize
 from dcrafter.runtime.residency import Residency
 from dcrafter.settings import Settings
 

@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dcrafter.events import Step
-from dcrafter.models.clip import clip_pixels, tokenize
+from dcrafter.models.clip import clip_pixels
 from dcrafter.models.dual_reference import DualReferenceAutoencoder
+from dcrafter.models.tokenizer import tokenize
 from dcrafter.pipeline import Pipeline
 from dcrafter.sampling.schedule import timesteps
 from dcrafter.settings import Options, resolve

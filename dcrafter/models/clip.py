@@ -14,9 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcrafter.config import CLIPConfig
-from dcrafter.models.tokenizer import is_cut, tokenize
-
-__all__ = ["ImageEncoder", "TextEncoder", "clip_pixels", "is_cut", "tokenize"]
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -43,7 +40,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """So many blocks."""
+    """Blocks one after another."""
 
     def __init__(self, width: int, layers: int, heads: int, mlp_ratio: float) -> None:
         super().__init__()

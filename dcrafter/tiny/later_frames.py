@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from dcrafter.metrics.pixels import as_input, quantize_uint8
-from dcrafter.models.clip import tokenize
+from dcrafter.models.tokenizer import tokenize
 from dcrafter.sampling.schedule import to_eps_and_x0
 from dcrafter.tiny.clips import ClipSampler, Draws
 from dcrafter.tiny.recipe import TinyRecipe

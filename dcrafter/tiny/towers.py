@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcrafter.metrics.pixels import as_input
-from dcrafter.models.clip import ImageEncoder, TextEncoder, clip_pixels, tokenize
+from dcrafter.models.clip import ImageEncoder, TextEncoder, clip_pixels
+from dcrafter.models.tokenizer import tokenize
 from dcrafter.tiny.clips import Draws
 from dcrafter.tiny.prepared import SPLITS
 from dcrafter.tiny.recipe import TinyRecipe

@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from dcrafter.media.image import fit_image
-from dcrafter.models.clip import MEAN, STD, tokenize
+from dcrafter.models.clip import MEAN, STD
+from dcrafter.models.tokenizer import tokenize
 from dcrafter.pipeline import LoadOptions, Pipeline
 from dcrafter.training.videos import open_track
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dcrafter.metrics.pixels import as_input, quantize_uint8
-from dcrafter.models.clip import tokenize
 from dcrafter.models.dynamicrafter import DynamiCrafter
+from dcrafter.models.tokenizer import tokenize
 from dcrafter.models.unet import UNet3D
 from dcrafter.training.recipe import Conditioning, Recipe
 from dcrafter.training.videos import motion_condition

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from dcrafter.config import MODELS, CLIPConfig, TextConfig, VisionConfig
 from dcrafter.errors import WeightsError
 from dcrafter.models import tokenizer
-from dcrafter.models.clip import ImageEncoder, TextEncoder, is_cut, tokenize
-from dcrafter.models.tokenizer import load_tokenizer
+from dcrafter.models.clip import ImageEncoder, TextEncoder
+from dcrafter.models.tokenizer import is_cut, load_tokenizer, tokenize
 
 SMALL = CLIPConfig(
     embed_dim=10,
