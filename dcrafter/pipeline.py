@@ -21,7 +21,7 @@ from torch import Tensor
 from dcrafter import __version__
 from dcrafter.conditions import ConditionEncoder, Conditions, Keyframes, Noise, seeded_noise
 from dcrafter.config import MODELS, Command
-from dcrafter.errors import InputError, UsageError
+from dcrafter.errors import InputError, UsageError, WeightsError
 from dcrafter.events import Decoding, Done, Event, Part, Step, Video
 from dcrafter.media.image import ImageSource, match_colors, open_image, resize_frames, to_frames
 from dcrafter.models.dynamicrafter import DynamiCrafter, References
@@ -386,7 +386,10 @@ def _initial_latents(noise: Tensor, first: SamplingStep, settings: Settings) -> 
 
 def _read_statistics(path: Path, channels: int) -> LatentStatistics:
     """A file of Analytic-Init, as its authors publish them. Raises InputError where it holds something else."""
-    tensors, _ = read_tensors(path)
+    try:
+        tensors, _ = read_tensors(path)
+    except WeightsError:  # whose advice is for models
+        tensors = {}
     mean, variance = (tensors.get(name, torch.empty(0)).float() for name in ("Expectation_X0", "Tr_Cov_d"))
     if mean.ndim != 5 or mean.shape[:2] != (1, channels) or variance.numel() != 1:
         needed = f"Expectation_X0 (1, {channels}, T, h, w) and Tr_Cov_d"

@@ -376,6 +376,9 @@ def test_sampling_starts_later_from_what_is_known_of_the_data(pipe: Pipeline, ca
     save_file({"Expectation_X0": torch.zeros(1, channels + 1, 1, 4, 4)}, file)
     with pytest.raises(InputError, match="no initial noise for this model"):
         generated(init_noise=file)
+    file.write_bytes(b"\x89PNG")
+    with pytest.raises(InputError, match="holds no initial noise"):
+        generated(init_noise=file)
     with pytest.raises(UsageError, match="--init-noise must be a file that is here"):
         generated(init_noise=tmp_path / "none")
     with pytest.raises(UsageError, match="--steps must be at most 10 with this --start"):
