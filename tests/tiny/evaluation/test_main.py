@@ -51,7 +51,7 @@ def test_the_whole_on_a_random_model(
     assert figure.read_text().count("<rect") == 1 + 7
     assert all(row["metric"] in said.err for row in record["rows"])
     with Image.open(sheet) as picture:
-        assert picture.size == (8 * 32, 9 * 2 * (32 + 14))  # nine sets of two videos
+        assert picture.size == (8 * 32, 13 * 2 * (32 + 14))  # thirteen sets of two videos
 
 
 def test_only_some_and_the_same_again(
