@@ -5,7 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from weights.hub_server import Hub, serving
+
+from dcrafter.weights.checkpoint import Checkpoint, open_checkpoint
 
 
 @pytest.fixture
@@ -22,3 +26,19 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "huggingface" / "token"))
         monkeypatch.setenv("DCRAFTER_CACHE_DIR", str(tmp_path / "cache"))
         yield hub
+
+
+@pytest.fixture(scope="module")
+def published(golden: Path) -> dict[str, torch.Tensor]:
+    """The 512 family's tensors under the published names."""
+    return load_file(golden / "dc512" / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def tree(golden: Path) -> Path:
+    return golden / "dc512" / "config.json"
+
+
+@pytest.fixture(scope="module")
+def reference(golden: Path, tree: Path) -> Checkpoint:
+    return open_checkpoint(golden / "dc512" / "model.safetensors", model_config=tree)

@@ -17,28 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from dcrafter.config import MODELS
 from dcrafter.errors import WeightsError
 from dcrafter.models.dynamicrafter import DynamiCrafter
 from dcrafter.weights.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
-
-
-@pytest.fixture(scope="module")
-def published(golden: Path) -> dict[str, torch.Tensor]:
-    """The 512 family's tensors under the published names."""
-    return load_file(golden / "dc512" / "model.safetensors")
-
-
-@pytest.fixture(scope="module")
-def tree(golden: Path) -> Path:
-    return golden / "dc512" / "config.json"
-
-
-@pytest.fixture(scope="module")
-def reference(golden: Path, tree: Path) -> Checkpoint:
-    return open_checkpoint(golden / "dc512" / "model.safetensors", model_config=tree)
 
 
 def assert_same(opened: Checkpoint, reference: Checkpoint) -> None:

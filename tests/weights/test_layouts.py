@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from dcrafter.config import MODELS
 from dcrafter.errors import WeightsError
@@ -20,21 +20,6 @@ from dcrafter.weights.families import DESCENDANTS
 Tensors = dict[str, torch.Tensor]
 UNET, VAE, PROJECTOR = "model.diffusion_model.", "first_stage_model.", "image_proj_model."
 TEXT, IMAGE = "cond_stage_model.model.", "embedder.model.visual."
-
-
-@pytest.fixture(scope="module")
-def whole(golden: Path) -> Tensors:
-    return load_file(golden / "dc512" / "model.safetensors")
-
-
-@pytest.fixture(scope="module")
-def tree(golden: Path) -> Path:
-    return golden / "dc512" / "config.json"
-
-
-@pytest.fixture(scope="module")
-def reference(golden: Path, tree: Path) -> Checkpoint:
-    return open_checkpoint(golden / "dc512" / "model.safetensors", model_config=tree)
 
 
 def renamed(tensors: Tensors, **prefixes: str) -> Tensors:
@@ -61,16 +46,16 @@ def renamed(tensors: Tensors, **prefixes: str) -> Tensors:
     ],
 )
 def test_keys_tell_the_components(
-    tmp_path: Path, whole: Tensors, tree: Path, reference: Checkpoint, layout: Callable[[Tensors], Tensors]
+    tmp_path: Path, published: Tensors, tree: Path, reference: Checkpoint, layout: Callable[[Tensors], Tensors]
 ) -> None:
-    save_file(layout(whole), tmp_path / "model.safetensors")
+    save_file(layout(published), tmp_path / "model.safetensors")
     opened = open_checkpoint(tmp_path / "model.safetensors", model_config=tree)
     opened.check(DynamiCrafter.on_meta(opened.config))
     assert all(torch.equal(opened.tensors[key], reference.tensors[key]) for key in reference.tensors)
 
 
-def test_openclips_own_file_is_two_towers(tmp_path: Path, whole: Tensors, reference: Checkpoint) -> None:
-    towers = {key: value for key, value in whole.items() if key.startswith((TEXT, IMAGE))}
+def test_openclips_own_file_is_two_towers(tmp_path: Path, published: Tensors, reference: Checkpoint) -> None:
+    towers = {key: value for key, value in published.items() if key.startswith((TEXT, IMAGE))}
     save_file(renamed(towers, text="", image="visual."), tmp_path / "open_clip_model.safetensors")
     opened = open_towers(tmp_path / "open_clip_model.safetensors", reference.config)
     assert {key.partition(".")[0] for key in opened.tensors} == {"text_encoder", "image_encoder"}
@@ -83,15 +68,15 @@ def test_openclips_own_file_is_two_towers(tmp_path: Path, whole: Tensors, refere
         open_checkpoint(tmp_path / "x")
 
 
-def test_two_layouts_in_one_file_are_refused(tmp_path: Path, whole: Tensors, tree: Path) -> None:
+def test_two_layouts_in_one_file_are_refused(tmp_path: Path, published: Tensors, tree: Path) -> None:
     key = f"{UNET}out.2.bias"
-    save_file(whole | {key.replace(UNET, f"{UNET}_orig_mod."): whole[key].clone()}, tmp_path / "x.safetensors")
+    save_file(published | {key.replace(UNET, f"{UNET}_orig_mod."): published[key].clone()}, tmp_path / "x.safetensors")
     with pytest.raises(WeightsError, match="two tensors for one"):
         open_checkpoint(tmp_path / "x.safetensors", model_config=tree)
 
 
-def test_a_copy_without_more_than_towers(tmp_path: Path, whole: Tensors, tree: Path, reference: Checkpoint) -> None:
-    cut = {key: value for key, value in whole.items() if key.startswith((UNET, PROJECTOR))}
+def test_a_copy_without_more_than_towers(tmp_path: Path, published: Tensors, tree: Path, reference: Checkpoint) -> None:
+    cut = {key: value for key, value in published.items() if key.startswith((UNET, PROJECTOR))}
     save_file(cut, tmp_path / "unet.safetensors")
     opened = open_checkpoint(tmp_path / "unet.safetensors", model_config=tree)
     with pytest.raises(WeightsError, match=r"has no text_encoder and no image_encoder and no autoencoder\."):
@@ -101,9 +86,9 @@ def test_a_copy_without_more_than_towers(tmp_path: Path, whole: Tensors, tree: P
 # --- which model ---
 
 
-def few(whole: Tensors, **tables: torch.Tensor) -> Tensors:
+def few(published: Tensors, **tables: torch.Tensor) -> Tensors:
     """A UNet's keys, with few values, and tables."""
-    return {key: value.reshape(-1)[:1].clone() for key, value in whole.items() if key.startswith(UNET)} | tables
+    return {key: value.reshape(-1)[:1].clone() for key, value in published.items() if key.startswith(UNET)} | tables
 
 
 @pytest.mark.parametrize(
@@ -118,10 +103,10 @@ def few(whole: Tensors, **tables: torch.Tensor) -> Tensors:
     ],
 )
 def test_names_decide_where_keys_do_not(
-    tmp_path: Path, whole: Tensors, file: str, command: str, taken: str | None
+    tmp_path: Path, published: Tensors, file: str, command: str, taken: str | None
 ) -> None:
     path = tmp_path / f"{file}.safetensors"
-    save_file(few(whole), path)
+    save_file(few(published), path)
     if taken:
         opened = open_checkpoint(path, command=command)  # type: ignore[arg-type]
         assert opened.config.name == taken
@@ -136,22 +121,24 @@ def test_names_decide_where_keys_do_not(
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-def test_tables_of_another_schedule_are_told(golden: Path, tmp_path: Path, whole: Tensors, dtype: torch.dtype) -> None:
-    tables = {key: value.to(dtype) for key, value in whole.items() if "." not in key}
-    save_file(few(whole, **tables), tmp_path / "m.safetensors")
+def test_tables_of_another_schedule_are_told(
+    golden: Path, tmp_path: Path, published: Tensors, dtype: torch.dtype
+) -> None:
+    tables = {key: value.to(dtype) for key, value in published.items() if "." not in key}
+    save_file(few(published, **tables), tmp_path / "m.safetensors")
     assert open_checkpoint(tmp_path / "m.safetensors").oddity == ""
     older = torch.from_numpy(schedule.alphas_cumprod(MODELS["256"].schedule)).to(dtype)
-    save_file(few(whole, **tables | {"alphas_cumprod": older}), tmp_path / "m.safetensors")
+    save_file(few(published, **tables | {"alphas_cumprod": older}), tmp_path / "m.safetensors")
     said = open_checkpoint(tmp_path / "m.safetensors").oddity
     assert re.search(r"its alphas_cumprod is 0\.\d+ at t = \d+, where [\d.e-]+ is computed and used", said)
 
 
-def test_a_descendant_is_refused_where_its_path_or_digest_tells(tmp_path: Path, whole: Tensors) -> None:
+def test_a_descendant_is_refused_where_its_path_or_digest_tells(tmp_path: Path, published: Tensors) -> None:
     tables = {"scale_arr": torch.linspace(1, 0.3, 400).repeat_interleave(1)}
     folder = tmp_path / "models--Drexubery--ViewCrafter_25"
     folder.mkdir()
     for path in (folder / "model.safetensors", tmp_path / DESCENDANTS[0].sha256[0]):
-        save_file(few(whole, **tables), path)
+        save_file(few(published, **tables), path)
         with pytest.raises(WeightsError, match="is a ViewCrafter model, which takes 16 or 25 renderings"):
             open_checkpoint(path)
     assert open_checkpoint(folder / "model.safetensors", model="1024").config.name == "1024"
@@ -167,9 +154,9 @@ def test_a_descendant_is_refused_where_its_path_or_digest_tells(tmp_path: Path, 
     ],
 )
 def test_shapes_of_other_inputs_are_explained(
-    tmp_path: Path, whole: Tensors, reference: Checkpoint, key: str, shape: tuple[int, ...], said: str
+    tmp_path: Path, published: Tensors, reference: Checkpoint, key: str, shape: tuple[int, ...], said: str
 ) -> None:
-    save_file(whole | {key: torch.zeros(shape)}, tmp_path / "512.safetensors")
+    save_file(published | {key: torch.zeros(shape)}, tmp_path / "512.safetensors")
     opened = open_checkpoint(tmp_path / "512.safetensors")
     with pytest.raises(WeightsError, match=said):
         opened.check(DynamiCrafter.on_meta(reference.config))
