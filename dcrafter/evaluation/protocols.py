@@ -20,6 +20,7 @@ from dcrafter.config import ModelConfig
 from dcrafter.errors import InputError, OutputError
 from dcrafter.evaluation.clips import ClipFile
 from dcrafter.media.video import read_video
+from dcrafter.training.jsonl import write_rows
 from dcrafter.training.videos import motion_condition, open_track
 
 CLIPS, STRIDE, FRAMES = 2048, 3, 16
@@ -111,7 +112,7 @@ def write_protocol(clips: Iterable[ClipFile], folder: Path, config: ModelConfig,
             real.append(row | numbers | {"width": width, "height": height})
             batch.append({"image": image, "prompt": clip.caption, "motion": motion})
         for name, rows in ((REAL, real), (BATCH, batch)):
-            (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+            write_rows(folder / name, rows)
     except OSError as error:
         raise OutputError(f"cannot write into {folder} ({error.strerror})") from error
     return len(real)

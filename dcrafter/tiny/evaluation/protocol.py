@@ -7,7 +7,6 @@ clips and spoiled forms of them, which show what each metric sees.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from dcrafter.evaluation.protocols import write_protocol
 from dcrafter.media.video import write_video
 from dcrafter.settings import WriteOptions
 from dcrafter.tiny.clips import ClipSampler
+from dcrafter.training.jsonl import write_rows
 
 PROGRAM = "dcrafter.tiny.evaluation.protocol"
 MODEL = MODELS["tiny"]
@@ -73,7 +73,7 @@ def spoil(clips: list[ClipFile], folder: Path) -> None:
             path = write_video(change(frames, number).numpy(), folder / kind / clip.name, LOSSLESS, overwrite=True)
             kept.setdefault(kind, []).append(about | {"path": str(path.absolute())})
     for kind, rows in kept.items():
-        (folder / f"{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+        write_rows(folder / f"{kind}.jsonl", rows)
 
 
 def main() -> None:
