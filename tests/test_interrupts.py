@@ -15,6 +15,12 @@ from dcrafter import interrupts
 ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
+def assert_interrupted(code: str) -> None:
+    """Python that runs this is ended as by Ctrl-C, in one line."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "dcrafter: interrupted\n")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "output"), [("SIGTERM", "new/"), ("SIGHUP", "-")])  # Ctrl-C: cli/test_animate.py
 def test_a_generation_that_is_ended_leaves_nothing(tmp_path: Path, name: str, output: str) -> None:
@@ -40,8 +46,7 @@ def test_it_is_heard_while_the_command_line_starts(name: str) -> None:
         "sys.modules['dcrafter.cli.app'] = types.SimpleNamespace(main=run)\n"
         "entry.main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (130, "dcrafter: interrupted\n")
+    assert_interrupted(code)
 
 
 @pytest.mark.slow
@@ -54,8 +59,7 @@ def test_it_is_heard_from_the_moment_it_is_handled(name: str) -> None:
         f"entry.interrupts.install = lambda: (install(), signal.raise_signal(signal.{name}))\n"
         "entry.main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (130, "dcrafter: interrupted\n")
+    assert_interrupted(code)
 
 
 @pytest.mark.slow
