@@ -75,19 +75,26 @@ def say_numbers(config: ModelConfig, settings: Settings, console: Console) -> No
 
 
 def warn_of_training(config: ModelConfig, settings: Sequence[Settings]) -> None:
-    """Warn of sizes and motions that the model was not trained at."""
+    """Warn of sizes and motions that the model was not trained at, and of windows that see neither image."""
     odd = {(s.width, s.height) for s in settings} - {(config.width, config.height), (config.height, config.width)}
     for width, height in sorted(odd)[:1]:
         logger.warning(
             "the %s model was trained at %d×%d; at %d×%d it may do worse",
             config.name, config.width, config.height, width, height,
         )  # fmt: skip
-    motion, least, most = settings[0].motion, config.motion.minimum, config.motion.maximum
+    first = settings[0]
+    motion, least, most = first.motion, config.motion.minimum, config.motion.maximum
     if not least <= motion <= most:
         logger.warning(
             "the %s model was trained at a motion of %d to %d (%s); at %d it may do worse",
             config.name, least, most, config.motion.unit, motion,
         )  # fmt: skip
+    if first.command != "animate" and first.sampled_frames > first.window:
+        logger.warning(
+            "most windows of %d frames see neither the first image nor the last, and invent another scene; "
+            "without --window the video is sampled whole",
+            first.window,
+        )
 
 
 def say_crops(images: Sequence[tuple[str, Settings]], sources: dict[str, Source], console: Console) -> None:

@@ -126,3 +126,10 @@ def test_fast_is_another_sampler(dcrafter: Run) -> None:
     settings = read_settings(Path("cat.apng"))
     assert settings is not None
     assert (settings["sampler"], settings["steps"], settings["eta"]) == ("dpm++", 1, 0.0)  # --steps was given
+
+
+@pytest.mark.parametrize(("options", "warned"), [(("--window", "16"), True), ((), False), (("--window", "41"), False)])
+def test_windows_that_see_neither_image_are_warned_of(dcrafter: Run, options: tuple[str, ...], warned: bool) -> None:
+    outcome = dcrafter("loop", CAT, "-m", "tiny", "--frames", "40", *options, "--dry-run")
+    assert outcome.status == 0
+    assert ("most windows of 16 frames see neither" in outcome.stderr) == warned
