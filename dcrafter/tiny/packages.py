@@ -48,7 +48,7 @@ def debian_files(package: str, work: Path) -> Path:
             )
         part = work / f"{package}.part"
         run(
-            ["dpkg-deb", "-x", str(max(work.glob(f"{package}_*.deb"))), str(part)],
+            ["dpkg-deb", "-x", max(work.glob(f"{package}_*.deb")).name, part.name],
             work,
             "Delete it and try again",
         )

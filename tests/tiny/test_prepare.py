@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
 import tarfile
 import zlib
@@ -14,7 +15,7 @@ from PIL import Image, ImageDraw
 from dcrafter.errors import InputError
 from dcrafter.tiny import cutouts, prepare
 from dcrafter.tiny.clips import ClipSampler
-from dcrafter.tiny.packages import qt_resources
+from dcrafter.tiny.packages import debian_files, qt_resources
 from dcrafter.tiny.prepare import EMOJI_PACKAGES, held_out_images, image_name, normal_code
 from dcrafter.tiny.prepared import PreparedData
 from dcrafter.tiny.splits import fraction, held_out_names
@@ -119,6 +120,17 @@ def test_what_cannot_be_fetched_is_an_input_error(work: Path, tmp_path: Path, mo
     with pytest.raises(InputError, match="npm is not installed"):
         prepare.prepare(tmp_path / "out", work)
     assert not (tmp_path / "out" / "index.json").exists()
+
+
+def test_a_package_is_unpacked_in_a_folder_with_a_relative_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "dpkg-deb"
+    tool.write_text('#!/bin/sh\nmkdir "$3" && cp "$2" "$3/content"\n')
+    tool.chmod(0o755)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/pictures_1_all.deb").write_text("a package")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.chdir(tmp_path)
+    assert (debian_files("pictures", Path("data")) / "content").read_text() == "a package"
 
 
 def test_every_picture_of_the_table_names_its_licence_and_credit() -> None:
