@@ -122,7 +122,9 @@ def test_what_cannot_be_fetched_is_an_input_error(work: Path, tmp_path: Path, mo
     assert not (tmp_path / "out" / "index.json").exists()
 
 
-def test_a_package_is_unpacked_in_a_folder_with_a_relative_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_is_unpacked_in_a_folder_with_a_relative_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tool = tmp_path / "dpkg-deb"
     tool.write_text('#!/bin/sh\nmkdir "$3" && cp "$2" "$3/content"\n')
     tool.chmod(0o755)
