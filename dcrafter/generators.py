@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 Event = TypeVar("Event")
 Result = TypeVar("Result")
+Item = TypeVar("Item")
 
 
 class Returning(Generic[Event, Result]):
@@ -27,3 +29,13 @@ def drain(events: Generator[Event, Any, Result], follow: Callable[[Event], objec
     for event in returning:
         follow(event)
     return returning.value
+
+
+def lag(items: Iterable[Item], count: int) -> Iterator[Item]:
+    """The same items, each after `count` more have been taken from where they come."""
+    taken: deque[Item] = deque()
+    for item in items:
+        taken.append(item)
+        if len(taken) > count:
+            yield taken.popleft()
+    yield from taken

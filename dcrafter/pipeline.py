@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
+from itertools import repeat, tee
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast
 
@@ -25,7 +27,7 @@ from dcrafter.errors import InputError, UsageError, WeightsError
 from dcrafter.events import Decoding, Done, Event, Part, Step, Video
 from dcrafter.media.image import ImageSource, match_colors, open_image, resize_frames, to_frames
 from dcrafter.models.dynamicrafter import DynamiCrafter, References
-from dcrafter.runtime.devices import choose_device, choose_dtype
+from dcrafter.runtime.devices import choose_device, choose_dtype, upload
 from dcrafter.runtime.residency import Residency
 from dcrafter.sampling import load_sampler
 from dcrafter.sampling.ddim import Denoiser
@@ -256,19 +258,25 @@ class Pipeline:
             self.config.schedule, settings.spacing, settings.steps, settings.final_rescale, settings.start
         )
         prediction, still = self.config.schedule.prediction, conditions.still
-        denoiser = self.denoiser(conditions, settings)
-        walk = load_sampler(settings.sampler)(
-            hold(denoiser, still.latents, still.mask, steps, prediction) if still else denoiser,
-            _initial_latents(noise(shape), steps[0], settings).to(self.device),
-            steps,
-            lambda: noise(shape).to(self.device),
-            prediction=prediction,
-            eta=settings.eta,
-        )
+        (draws,) = tee((noise(shape) for _ in repeat(None)), 1)
+
+        def walk() -> Iterator[tuple[Step, Tensor]]:
+            """From the beginning, with the same noise whenever that is."""
+            drawn = copy(draws)
+            denoiser = self.denoiser(conditions, settings)
+            walked = load_sampler(settings.sampler)(
+                hold(denoiser, still.latents, still.mask, steps, prediction) if still else denoiser,
+                upload(_initial_latents(next(drawn), steps[0], settings), self.device),
+                steps,
+                lambda: upload(next(drawn), self.device),
+                prediction=prediction,
+                eta=settings.eta,
+            )
+            for index, sampled in enumerate(walked, start=1):
+                yield Step(index, len(steps), sampled.x0), sampled.x
+
         with self.residency.working_memory():
-            for index, sampled in enumerate(walk, start=1):
-                yield Step(index, len(steps), sampled.x0)
-        latents = sampled.x
+            latents = yield from self.residency.follow_finite(walk, "unet")
         if self.config.keeps_ends and settings.command == "interpolate":
             latents[:, :, [0, -1]] = conditions.concat_latents[:, :, [0, -1]].to(latents)
         if self.config.keeps_ends and settings.command == "loop":
@@ -277,7 +285,9 @@ class Pipeline:
 
     def denoiser(self, conditions: Conditions, settings: Settings) -> Denoiser:
         """The UNet with its conditions and guidance in place, over as many frames as there are. Needs it loaded."""
-        c = conditions
+        c, dtype = conditions, self.model.unet.conv_in.weight.dtype
+        texts = {True: c.text.to(dtype), False: c.uncond_text.to(dtype)}
+        images = {True: c.image.to(dtype), False: c.uncond_image.to(dtype)}
         fs = torch.full((len(c.text),), settings.motion, device=self.device)
         guidance = Guidance(
             settings.guidance, settings.image_guidance, settings.guidance_rescale, settings.last_guidance
@@ -287,13 +297,10 @@ class Pipeline:
 
         def denoise(x: Tensor, t: int, frames: slice) -> Tensor:
             time = torch.full((len(x),), t, device=self.device)
+            given = c.concat_latents[:, :, frames]
 
             def predict(with_text: bool, with_image: bool) -> Tensor:
-                text = c.text if with_text else c.uncond_text
-                image = c.image if with_image else c.uncond_image
-                given = c.concat_latents[:, :, frames]
-                run = lambda: self.model.denoise(x, time, text, image, given, fs)  # noqa: E731
-                return self.residency.run_finite(run, "unet")
+                return self.model.denoise(x, time, texts[with_text], images[with_image], given, fs)
 
             return guidance(predict, place[frames])
 
@@ -308,10 +315,12 @@ class Pipeline:
         Of all frames, or of those kept. With references at the output size, without them as the autoencoder gives them.
         """
         yield from self.residency.ensure_loaded("autoencoder")
-        steps = self.residency.follow_finite(lambda: self.model.decode_clips(latents, kept, references), "autoencoder")
-        for step in steps:
-            yield Decoding(step.done, step.total)
-        return step.output
+
+        def run() -> Iterator[tuple[Decoding, Tensor]]:
+            for step in self.model.decode_clips(latents, kept, references):
+                yield Decoding(step.done, step.total), step.output
+
+        return (yield from self.residency.follow_finite(run, "autoencoder"))
 
 
 def _open_checkpoint(model: str, options: LoadOptions) -> Checkpoint:

@@ -1,18 +1,25 @@
-"""The whole full-size pipeline on CUDA tensors that hold no data.
+"""The whole pipeline on CUDA tensors that hold no data.
 
-Shapes, types and devices are real: a tensor left on the CPU, or in another type, raises.
+Shapes, types and devices are real: a tensor left on the CPU, or in another type, raises, and so does a value that the
+CPU asks for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from golden import run
+from golden import open_golden, run
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from dcrafter.config import MODELS
+from dcrafter.config import MODELS, ModelConfig
+from dcrafter.models import layers
 from dcrafter.models.dynamicrafter import DynamiCrafter, References
 from dcrafter.pipeline import Pipeline
 from dcrafter.runtime.residency import Residency
@@ -28,31 +35,89 @@ CASES = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Without a driver there is no pinned memory; whether values are finite cannot be asked where there are none."""
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
+    monkeypatch.setattr("dcrafter.runtime.residency.begin_download", lambda value: lambda: True)
+    monkeypatch.setattr(Residency, "run_finite", lambda self, compute, *components: compute())
+    with FakeTensorMode():
+        yield
+
+
+def open_empty(config: ModelConfig, dtype: torch.dtype) -> Pipeline:
+    shapes = DynamiCrafter.on_meta(config).state_dict()
+    weights = {key: torch.empty(value.shape, device="cpu") for key, value in shapes.items()}
+    return Pipeline(Checkpoint(Path("none"), config, weights), torch.device("cuda"), dtype)
+
+
 @pytest.mark.parametrize(("name", "dtype", "image_guidance"), CASES, ids=str)
 def test_every_step_of_the_full_size_pipeline(
     name: str, dtype: torch.dtype, image_guidance: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = MODELS[name]
-    # Whether values are finite cannot be asked of values that are not there.
-    for method in ("run_finite", "follow_finite"):
-        monkeypatch.setattr(Residency, method, lambda self, compute, *components: compute())
-    with FakeTensorMode():
-        shapes = DynamiCrafter.on_meta(config).state_dict()
-        weights = {key: torch.empty(value.shape, device="cpu") for key, value in shapes.items()}
-        pipe = Pipeline(Checkpoint(Path("none"), config, weights), torch.device("cuda"), dtype)
-        command = config.commands[0]
-        settings = resolve(config, command, "a cat", 0, {"steps": 1, "image_guidance": image_guidance})
-        keyframes = torch.empty(2 if command == "interpolate" else 1, 3, config.height, config.width)
+    pipe = open_empty(config, dtype)
+    command = config.commands[0]
+    settings = resolve(config, command, "a cat", 0, {"steps": 1, "image_guidance": image_guidance})
+    keyframes = torch.empty(2 if command == "interpolate" else 1, 3, config.height, config.width)
+    attended: list[tuple[Tensor, ...]] = []
+    attend = layers.F.scaled_dot_product_attention
+    monkeypatch.setattr(layers.F, "scaled_dot_product_attention", lambda *qkv: attended.append(qkv) or attend(*qkv))
 
-        _, conditions = run(pipe.encode(keyframes, settings, torch.randn))
-        _, latents = run(pipe.sample(conditions, settings, torch.randn))
-        used = {parameter.dtype for parameter in pipe.model.unet.parameters()}
-        references = References(keyframes[None], (0, 1)[: len(keyframes)])
-        _, frames = run(pipe.decode(latents[:, :, :6], [0, 5], references))
+    _, conditions = run(pipe.encode(keyframes, settings, torch.randn))
+    attended.clear()
+    _, latents = run(pipe.sample(conditions, settings, torch.randn))
+    assert all(has_fused_kernel(*qkv) for qkv in attended)
+    used = {parameter.dtype for parameter in pipe.model.unet.parameters()}
+    references = References(keyframes[None], (0, 1)[: len(keyframes)])
+    _, frames = run(pipe.decode(latents[:, :, :6], [0, 5], references))
 
+    assert attended
     assert {value.device.type for value in vars(conditions).values() if value is not None} == {"cuda"}
     assert used == {dtype}
     assert latents.device.type == "cuda"
     assert latents.shape == (1, 4, 16, config.height // 8, config.width // 8)
     assert frames.shape == (1, 3, 2, config.height, config.width)
     assert frames.device.type == "cpu"
+
+
+def has_fused_kernel(*qkv: Tensor) -> bool:
+    """What FlashAttention asks for: half precision, up to 256 channels a head in eights, one behind the other."""
+    return all(
+        x.dtype in (torch.float16, torch.bfloat16) and x.shape[-1] <= 256 and x.shape[-1] % 8 == 0 and x.stride(-1) == 1
+        for x in qkv
+    )
+
+
+class Waits(TorchDispatchMode):
+    """Records the operators for which the CPU and the GPU wait for each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        devices = {leaf.device.type for leaf in tree_leaves([args, kwargs, out]) if isinstance(leaf, Tensor)}
+        non_blocking = any(value is True for value in (*args[2:], (kwargs or {}).get("non_blocking")))
+        if len(devices) > 1 and not non_blocking:
+            self.seen.append(str(func))
+        return out
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"frames": 24}, {"sampler": "dpm++", "image_guidance": 2.0, "last_guidance": 3.0}]
+)
+def test_sampling_never_waits_for_the_gpu(golden: Path, options: Any) -> None:
+    with torch._subclasses.fake_tensor.unset_fake_temporarily():
+        config = open_golden(golden / "dc512").config
+    pipe = open_empty(config, torch.float16)
+    settings = resolve(config, "animate", "a cat", 0, {"steps": 3, "width": 64, "height": 64, **options})
+    _, conditions = run(pipe.encode(torch.empty(1, 3, 64, 64), settings, torch.randn))
+    run(pipe.residency.ensure_unet_loaded())
+    with Waits() as waits:
+        events, _ = run(pipe.sample(conditions, settings, torch.randn))
+        assert not waits.seen
+        events[-1].x0.to("cpu")
+    assert len(waits.seen) == 1
+    assert len(events) == 3

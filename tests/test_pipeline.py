@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import logging
 import operator
 from collections.abc import Callable, Generator, Iterator
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from golden import open_golden
+from golden import open_golden, run
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -163,6 +164,26 @@ def test_a_component_that_overflows_is_run_once_more_in_float32(
     assert caplog.text.count("going on in float32") == 1
     assert video.frames.std() > 0
     assert {p.dtype for p in pipe.model.autoencoder.parameters()} == {torch.float32}
+
+
+def test_sampling_that_overflows_begins_again_with_the_same_noise(
+    golden: Path, cat: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact, half = (open_golden(golden / "dc256", dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    settings = resolve(exact.config, "animate", "cat", 0, QUICK | {"steps": 3})
+    picture = to_tensor(fit_image(open_image(cat), 64, 64))
+    conditions = returned(exact.encode(picture[None], settings, seeded_noise(0)))
+    denoise, evaluations = half.model.denoise, itertools.count(1)
+
+    def overflowing(*given: torch.Tensor) -> torch.Tensor:
+        in_half = half.model.unet.conv_in.weight.dtype != torch.float32
+        return denoise(*given) * (torch.inf if in_half and next(evaluations) == 2 else 1)
+
+    monkeypatch.setattr(half.model, "denoise", overflowing)
+    expected = returned(exact.sample(conditions, settings, seeded_noise(1)))
+    events, sampled = run(half.sample(conditions, settings, seeded_noise(1)))
+    assert [event.index for event in events if isinstance(event, Step)] == [1, 1, 2, 3]
+    assert sampled.equal(expected)
 
 
 @pytest.mark.parametrize("part", ["encode_text", "encode_image", "encode_frames", "denoise", "autoencoder.decode"])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 
 from dcrafter.errors import UsageError
 from dcrafter.runtime.machine import available_memory, process_memory
@@ -69,3 +72,26 @@ def held_memory(device: torch.device) -> int:
     if device.type == "mps":
         return torch.mps.driver_allocated_memory()
     return process_memory()
+
+
+def upload(value: Tensor, device: torch.device) -> Tensor:
+    """A CPU's tensor on a device. From pinned memory to CUDA, so that the copy waits for nothing and nothing for it."""
+    return value.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else value.to(device)
+
+
+def begin_download(value: Tensor) -> Callable[[], Tensor]:
+    """Begin to copy a tensor to the CPU.
+
+    Returns what gives the copy. On CUDA that waits for what was queued before the copy, not for what came behind it.
+    """
+    if value.device.type != "cuda":
+        return value.cpu
+    copy = torch.empty(value.shape, dtype=value.dtype, pin_memory=True).copy_(value, non_blocking=True)
+    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    arrived.record()
+
+    def wait() -> Tensor:
+        arrived.synchronize()
+        return copy
+
+    return wait

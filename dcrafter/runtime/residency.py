@@ -13,12 +13,12 @@ from torch.utils.hooks import RemovableHandle
 
 from dcrafter.errors import NumericalError, OutOfMemoryError
 from dcrafter.events import Loading, MemoryDowngraded
+from dcrafter.generators import lag
 from dcrafter.models import fast
-from dcrafter.models.autoencoder import DecodingStep
 from dcrafter.models.dynamicrafter import DynamiCrafter
 from dcrafter.runtime import estimate
 from dcrafter.runtime.allocator import keep_freed_memory
-from dcrafter.runtime.devices import free_memory
+from dcrafter.runtime.devices import begin_download, free_memory
 from dcrafter.settings import MEMORY_PLANS, Settings
 from dcrafter.weights.checkpoint import Checkpoint
 
@@ -112,16 +112,24 @@ class Residency:
             out = run()
         return out
 
-    def follow_finite(self, run: Callable[[], Iterator[DecodingStep]], *components: str) -> Iterator[DecodingStep]:
-        """The same of what runs in steps: it begins again after the first whose output is not finite."""
-        for step in run():
-            if not step.output.isfinite().all():
+    def follow_finite(
+        self, run: Callable[[], Iterator[tuple[Event, Tensor]]], *components: str
+    ) -> Generator[Event, None, Tensor]:
+        """Events of what runs in steps, each with a tensor; begins again in float32 after the first not finite.
+
+        A GPU has the next step queued when one is waited for, so that it never idles and the events keep its pace.
+        Returns the last step's tensor.
+        """
+        queued = 1 if self.device.type == "cuda" else 0
+        checked = ((step, begin_download(step[1].isfinite().all())) for step in run())
+        for step, is_finite in lag(checked, queued):
+            if not is_finite():
                 break
-            yield step
+            yield step[0]
         else:
-            return
+            return step[1]
         self._change_to_float32(*components)
-        yield from self.follow_finite(run, *components)
+        return (yield from self.follow_finite(run, *components))
 
     def _change_to_float32(self, *components: str) -> None:
         """Load components once more, in float32. Raises NumericalError where that is what they were in."""

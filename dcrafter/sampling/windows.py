@@ -31,7 +31,7 @@ def fuse(denoiser: WindowDenoiser, windows: Sequence[slice]) -> Denoiser:
             return denoiser(x, t, windows[0])
         total, weights = torch.zeros_like(x), x.new_zeros(x.shape[2], 1, 1)
         for frames in windows:
-            weight = hat(frames.stop - frames.start).to(x)[:, None, None]
+            weight = hat(frames.stop - frames.start, x.device)[:, None, None]
             total[:, :, frames] += weight * denoiser(x[:, :, frames], t, frames)
             weights[frames] += weight
         return total / weights
@@ -39,7 +39,7 @@ def fuse(denoiser: WindowDenoiser, windows: Sequence[slice]) -> Denoiser:
     return denoise
 
 
-def hat(length: int) -> Tensor:
+def hat(length: int, device: torch.device | None = None) -> Tensor:
     """1, 2, 3, … 3, 2, 1."""
-    forward = torch.arange(1, length + 1)
+    forward = torch.arange(1, length + 1, device=device)
     return torch.minimum(forward, forward.flip(0))

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -69,3 +69,17 @@ def test_other_errors_and_the_last_plans_come_through(residency: Residency) -> N
     with pytest.raises(RuntimeError, match="memory"):
         run(residency.retry_with_less(lambda: failing("out of memory")))
     assert residency.plan == "min"
+
+
+def test_a_gpu_has_the_next_step_before_one_is_waited_for(residency: Residency) -> None:
+    made = []
+
+    def steps() -> Iterator[tuple[int, torch.Tensor]]:
+        for number in range(3):
+            made.append(number)
+            yield number, torch.zeros(1)
+
+    for device, lead in (("cpu", [0, 0, 0]), ("cuda", [1, 1, 0])):
+        residency.device = torch.device(device)
+        made.clear()
+        assert [made[-1] - number for number in residency.follow_finite(steps)] == lead
