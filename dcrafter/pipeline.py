@@ -49,10 +49,10 @@ class LoadOptions(TypedDict, total=False):
 
     `checkpoint` is a file to open instead, `model_config` a published YAML or JSON tree that describes one of unusual
     size, `towers` a file with CLIP's towers for one without. `device`: auto, cpu, cuda, cuda:1, mps. `dtype`: auto,
-    float32, float16, bfloat16. `compile` translates the UNet by torch.compile, in the first evaluation. `command` is
-    what it will be used for, which decides the model `auto`. `offline` downloads nothing. `lora` are files to merge
-    into the weights, each FILE or FILE:SCALE. With `plan_only` towers that would be downloaded are not: the model can
-    be looked at, and generates nothing.
+    float32, float16, bfloat16. `compile` translates the UNet's blocks by torch.compile, in the first evaluation.
+    `command` is what it will be used for, which decides the model `auto`. `offline` downloads nothing. `lora` are files
+    to merge into the weights, each FILE or FILE:SCALE. With `plan_only` towers that would be downloaded are not: the
+    model can be looked at, and generates nothing.
     """
 
     checkpoint: str | Path | None
@@ -111,7 +111,7 @@ class Pipeline:
             logger.warning(note)
         pipe = cls(checkpoint, device, dtype)
         if options.get("compile"):
-            pipe.model.unet.compile()
+            pipe.model.unet.compile_blocks()
         return pipe
 
     # Videos

@@ -6,6 +6,7 @@ Everything spatial runs on (F, C, h, w), where F = B·T holds the T frames of ea
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,8 @@ from dcrafter.models.layers import (
     Upsample,
     sinusoidal_embedding,
 )
+
+MAX_KINDS = 64  # of blocks to compile: of residual blocks a full-size UNet has 14, for each size of video
 
 
 class FrameConv(nn.Conv1d):
@@ -267,6 +270,19 @@ class UNet3D(nn.Module):
         for module in self.modules():
             if isinstance(module, FeedForward):
                 module.slices = slices
+
+    def compile_blocks(self, **options: Any) -> None:
+        """Have torch.compile translate residual blocks and transformers, each kind once, in the first evaluation.
+
+        Blocks of one kind and size share the result: some twenty small graphs in place of one of fifty blocks, and
+        whatever loads a block's weights right before it runs stays outside. `options` are torch.compile's.
+        """
+        from torch._dynamo import config  # which takes a second
+
+        config.recompile_limit = max(config.recompile_limit, MAX_KINDS)
+        for module in self.modules():
+            if isinstance(module, ResBlock | SpatialTransformer | TemporalTransformer):
+                module.compile(dynamic=False, **options)
 
     def blocks(self) -> dict[str, nn.Module]:
         """The parts by name that run one after another and hold nearly all weights."""

@@ -93,7 +93,7 @@ class Residency:
     def _pack(self, name: str, dtype: torch.dtype) -> None:
         """Give a loaded part its faster form, where there is one and nothing will compile it."""
         component = self.model.get_submodule(name.split(".")[0])
-        compiled = component._compiled_call_impl is not None
+        compiled = any(module._compiled_call_impl is not None for module in component.modules())
         if name.split(".")[0] in PACKED and fast.supported(self.device, dtype) and not compiled:
             fast.pack(self.model.get_submodule(name))
 

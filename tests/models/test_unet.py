@@ -116,3 +116,17 @@ def test_micro_sizes_reach_everything() -> None:
     unet = UNet3D(config)
     assert unet(x, t, torch.randn(1, 3, 20), torch.randn(1, 8, 20), fs).shape == (1, 3, 4, 4, 6)
     assert len(unet.dual_attentions()) == config.dual_attention_layers
+
+
+@torch.inference_mode()
+def test_blocks_of_a_kind_are_compiled_once() -> None:
+    from torch._dynamo.testing import CompileCounter
+
+    unet = UNet3D(replace(MICRO, channel_mult=(1,), num_res_blocks=2)).eval().requires_grad_(False)
+    exact, counter = unet(*inputs(4)), CompileCounter()
+    unet.compile_blocks(backend=counter, fullgraph=True)
+    for _ in range(2):
+        torch.testing.assert_close(unet(*inputs(4)), exact)
+        assert counter.frame_count == 4  # residual blocks of two widths, a transformer in space and one in time
+        weights = {key: value.clone() for key, value in unet.state_dict().items()}
+        unet.load_state_dict(weights, assign=True)  # as loading a component anew does
