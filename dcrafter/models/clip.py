@@ -11,6 +11,7 @@ from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from dcrafter.config import CLIPConfig
@@ -34,9 +35,16 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, L, width) → the same; `mask` (L, L) is added to the attention scores."""
-        h = self.ln_1(x)
-        x = x + self.attn(h, h, h, attn_mask=mask, need_weights=False)[0]
+        x = x + self.attend(self.ln_1(x), mask)
         return x + self.mlp(self.ln_2(x))
+
+    def attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Self-attention. The module's own forward multiplies a transposed x, and bfloat16 then copies its weights L
+        times."""
+        parts = F.linear(x, self.attn.in_proj_weight, self.attn.in_proj_bias).chunk(3, dim=-1)
+        q, k, v = (rearrange(part, "b l (a d) -> b a l d", a=self.attn.num_heads) for part in parts)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.attn.out_proj(rearrange(out, "b a l d -> b l (a d)"))
 
 
 class Transformer(nn.Module):

@@ -47,9 +47,9 @@ def their_image(config: CLIPConfig) -> VisionTransformer:
 
 
 def close(ours: Tensor, theirs: Tensor) -> None:
-    """To 1e-6 of the largest value."""
+    """To 2e-6 of the largest value: products of other shapes are summed in another order."""
     assert ours.shape == theirs.shape
-    assert float((ours - theirs).abs().max()) <= 1e-6 * float(theirs.abs().max())
+    assert float((ours - theirs).abs().max()) <= 2e-6 * float(theirs.abs().max())
 
 
 @pytest.mark.parametrize("name", CONFIGS)
