@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL.Image import Image
@@ -15,6 +16,7 @@ from torch import Tensor
 from dcrafter.config import ModelConfig
 from dcrafter.events import Encoding, Event
 from dcrafter.media.image import ImageSource, fit_image, fit_reference, open_image, to_tensor
+from dcrafter.media.video import read_drawings
 from dcrafter.models.dynamicrafter import detail_guidance
 from dcrafter.models.tokenizer import is_cut, tokenize
 from dcrafter.runtime.residency import Residency
@@ -80,11 +82,12 @@ class Conditions:
     uncond_image: Tensor  # of a mid-grey image
     concat_latents: Tensor  # (B, C, T, h, w)
     still: Still | None = None
+    sketch: Tensor | None = None  # (B, 1, T, H, W), lines 1 on paper 0
 
     @staticmethod
     def together(conditions: Sequence[Conditions]) -> Conditions:
-        """Those of several videos without masks, to be sampled at once."""
-        names = [each.name for each in fields(Conditions) if each.name != "still"]
+        """Those of several videos without masks and sketches, to be sampled at once."""
+        names = [each.name for each in fields(Conditions) if each.name not in ("still", "sketch")]
         joined: dict[str, Any] = {name: torch.cat([getattr(c, name) for c in conditions]) for name in names}
         return Conditions(**joined)
 
@@ -110,9 +113,14 @@ class ConditionEncoder:
             if settings.image_noise:  # as TimeNoise trains with (arXiv 2406.15735, section 4.2)
                 drawn = noise(tuple(latents[-1].shape)).to(latents[-1])
                 latents[-1] = latents[-1] + settings.image_noise * drawn
+        sketches = [self._sketch(settings) if settings.sketch else None for _, settings, _ in videos]
         return [
-            Conditions(text[:1], text[1:], image[:1], image[1:], detail_guidance(encoded, each.sampled_frames), still)
-            for text, image, encoded, still, (_, each, _) in zip(texts, images, latents, stills, videos, strict=True)
+            Conditions(
+                text[:1], text[1:], image[:1], image[1:], detail_guidance(encoded, each.sampled_frames), still, sketch
+            )
+            for text, image, encoded, still, sketch, (_, each, _) in zip(
+                texts, images, latents, stills, sketches, videos, strict=True
+            )
         ]
 
     def _encode_text(self, prompt: str, negative_prompt: str) -> Generator[Event, None, Tensor]:
@@ -162,3 +170,12 @@ class ConditionEncoder:
         white = (to_tensor(image).mean(dim=0)[None, None, None] + 1) / 2  # (1, 1, 1, H, W)
         mask = F.adaptive_avg_pool3d(white, (1, *latents.shape[2:]))
         return Still(torch.lerp(latents[0][:, None], latents[-1][:, None], share)[None], mask.to(latents))
+
+    def _sketch(self, settings: Settings) -> Tensor:
+        """The line drawings, dark on white, as the encoder takes them; frames without one are empty."""
+        assert settings.sketch is not None
+        sketch = torch.zeros(1, 1, settings.sampled_frames, settings.height, settings.width)
+        for t, drawing in read_drawings(settings.sketch, settings.sampled_frames).items():
+            fitted = fit_image(drawing, settings.width, settings.height, settings.fit).convert("L")
+            sketch[0, 0, t] = 1 - torch.from_numpy(np.array(fitted)) / 255
+        return sketch.to(self.residency.device)

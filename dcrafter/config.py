@@ -215,6 +215,11 @@ class ModelConfig:
         return width * self.output_scale, height * self.output_scale
 
     @property
+    def takes_sketches(self) -> bool:
+        """Whether there is a sketch encoder for it: ToonCrafter's, whose UNet it was trained with."""
+        return self.autoencoder.references is not None
+
+    @property
     def size_multiple(self) -> int:
         """Pixel heights and widths must be divisible by this."""
         return self.autoencoder.downsampling * self.unet.downsampling

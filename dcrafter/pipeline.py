@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat, tee
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast
@@ -18,7 +18,7 @@ from typing import Any, TypedDict, Unpack, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from dcrafter import __version__
 from dcrafter.conditions import ConditionEncoder, Conditions, Keyframes, Noise, seeded_noise
@@ -38,7 +38,14 @@ from dcrafter.sampling.start import LatentStatistics, known_statistics
 from dcrafter.sampling.windows import fuse, windows
 from dcrafter.settings import Options, Settings, resolve, video_size
 from dcrafter.weights import hub
-from dcrafter.weights.checkpoint import Checkpoint, open_checkpoint, read_tensors
+from dcrafter.weights.checkpoint import (
+    SKETCH_ADVICE,
+    SKETCHES,
+    Checkpoint,
+    open_checkpoint,
+    open_sketch_encoder,
+    read_tensors,
+)
 from dcrafter.weights.lora import with_loras
 
 logger = logging.getLogger(__name__)
@@ -48,16 +55,17 @@ class LoadOptions(TypedDict, total=False):
     """How a model is opened, beside its name.
 
     `checkpoint` is a file to open instead, `model_config` a published YAML or JSON tree that describes one of unusual
-    size, `towers` a file with CLIP's towers for one without. `device`: auto, cpu, cuda, cuda:1, mps. `dtype`: auto,
-    float32, float16, bfloat16. `compile` translates the UNet's blocks by torch.compile, in the first evaluation.
-    `command` is what it will be used for, which decides the model `auto`. `offline` downloads nothing. `lora` are files
-    to merge into the weights, each FILE or FILE:SCALE. With `plan_only` towers that would be downloaded are not: the
-    model can be looked at, and generates nothing.
+    size, `towers` a file with CLIP's towers for one without, `sketch_encoder` ToonCrafter's file of it. `device`: auto,
+    cpu, cuda, cuda:1, mps. `dtype`: auto, float32, float16, bfloat16. `compile` translates the UNet's blocks by
+    torch.compile, in the first evaluation. `command` is what it will be used for, which decides the model `auto`.
+    `offline` downloads nothing. `lora` are files to merge into the weights, each FILE or FILE:SCALE. With `plan_only`
+    towers that would be downloaded are not: the model can be looked at, and generates nothing.
     """
 
     checkpoint: str | Path | None
     model_config: str | Path | None
     towers: str | Path | None
+    sketch_encoder: str | Path | None
     device: str
     dtype: str
     compile: bool
@@ -86,6 +94,8 @@ class Pipeline:
         self.device, self.dtype = device, dtype
         self.model = DynamiCrafter.on_meta(self.config)
         checkpoint.check(self.model)
+        if checkpoint.sketches:
+            checkpoint.sketches.check(nn.ModuleDict({SKETCHES: self.model.add_sketch_encoder()}))
         self.residency = Residency(self.model, checkpoint, device, dtype)
         self.encoder = ConditionEncoder(self.residency)
 
@@ -107,6 +117,9 @@ class Pipeline:
         device = choose_device(options.get("device", "auto"))
         dtype = choose_dtype(options.get("dtype", "auto"), device)
         checkpoint = with_loras(_open_checkpoint(model, options), options.get("lora", ()))
+        if sketch_encoder := options.get("sketch_encoder"):
+            opened = open_sketch_encoder(Path(sketch_encoder), checkpoint.config)
+            checkpoint = replace(checkpoint, sketches=opened)
         for note in filter(None, [checkpoint.assumption, checkpoint.oddity]):
             logger.warning(note)
         pipe = cls(checkpoint, device, dtype)
@@ -196,6 +209,10 @@ class Pipeline:
             InputError: An image cannot be read.
             NumericalError: A component gives NaN or infinite values in float32 too.
         """
+        if settings.sketch and not self.checkpoint.sketches:
+            raise UsageError("a sketch needs the sketch encoder, --sketch-encoder FILE", SKETCH_ADVICE)
+        if settings.sketch and len(images) > 2:
+            raise UsageError("a sketch is of one interpolation", f"Give two images, not {len(images)}")
         keyframes = prepared.keyframes if prepared else Keyframes.open(images, settings, self.config)
         noise = prepared.noise if prepared else noise or seeded_noise(settings.seed)
         kept = kept_frames(settings)
@@ -234,9 +251,11 @@ class Pipeline:
 
     def _record(self, settings: Settings, names: Sequence[str]) -> dict[str, Any]:
         """What made a video, as plain values."""
+        sketches = self.checkpoint.sketches
         return settings.to_dict() | {
             "images": [*names],
             "checkpoint": self.checkpoint.fingerprint,
+            **({"sketch_encoder": sketches.fingerprint} if settings.sketch and sketches else {}),
             **({"lora": [lora.record() for lora in self.checkpoint.loras]} if self.checkpoint.loras else {}),
             "dtype": str(self.dtype).removeprefix("torch."),
             "version": __version__,
@@ -251,7 +270,8 @@ class Pipeline:
     @torch.inference_mode()
     def sample(self, conditions: Conditions, settings: Settings, noise: Noise) -> Generator[Event, None, Tensor]:
         """Conditions of B videos → latents (B, C, T, h, w), as the generator's return value."""
-        yield from self.residency.ensure_unet_loaded()
+        others = [] if conditions.sketch is None else [SKETCHES]
+        yield from self.residency.ensure_unet_loaded(*others)
         self.model.unet.set_context_scale(settings.context_scale)
         shape = tuple(conditions.concat_latents.shape)
         steps = sampling_steps(
@@ -276,7 +296,7 @@ class Pipeline:
                 yield Step(index, len(steps), sampled.x0), sampled.x
 
         with self.residency.working_memory():
-            latents = yield from self.residency.follow_finite(walk, "unet")
+            latents = yield from self.residency.follow_finite(walk, "unet", *others)
         if self.config.keeps_ends and settings.command == "interpolate":
             latents[:, :, [0, -1]] = conditions.concat_latents[:, :, [0, -1]].to(latents)
         if self.config.keeps_ends and settings.command == "loop":
@@ -300,7 +320,12 @@ class Pipeline:
             given = c.concat_latents[:, :, frames]
 
             def predict(with_text: bool, with_image: bool) -> Tensor:
-                return self.model.denoise(x, time, texts[with_text], images[with_image], given, fs)
+                text, image = texts[with_text], images[with_image]
+                residuals: Sequence[Tensor] = ()
+                if c.sketch is not None:
+                    drawn = c.sketch[:, :, frames]
+                    residuals = self.model.follow_sketch(x, time, text, image, drawn, settings.sketch_scale)
+                return self.model.denoise(x, time, text, image, given, fs, residuals)
 
             return guidance(predict, place[frames])
 

@@ -153,7 +153,8 @@ class Settings:
 
     `motion` is the model's raw condition fs; `image_guidance`, if not None, a guidance scale of its own for the image
     (multi-condition guidance); `context_scale` λ's multiplier, one per dual cross-attention layer; `start` M/T of
-    arXiv 2406.15735, and `image_noise` the standard deviation of what is added to the image's latent.
+    arXiv 2406.15735, `image_noise` the standard deviation of what is added to the image's latent, and `sketch` line
+    drawings: a video, or a folder of numbered PNGs.
     """
 
     command: Command
@@ -294,6 +295,16 @@ class Settings:
         maximum=1,
         command="interpolate",
     )
+    sketch: Path | None = option(
+        "Line drawings that toon follows: a video, or a folder of PNGs numbered as frames.",
+        MOTION,
+        metavar="<path>",
+        default_help="none",
+        command="interpolate",
+    )
+    sketch_scale: float = option(
+        "How closely to follow them.", MOTION, default=0.6, minimum=0, maximum=2, command="interpolate"
+    )
     color_match: bool = option("Keep the image's colors from drifting.", MOTION, default=False)
 
     @property
@@ -318,7 +329,8 @@ class Options(TypedDict, total=False):
     played; `trim_keyframes` leaves out the frame where two interpolations meet; `first_image_weight` weighs the first
     image against the last; `color_match` holds the colors of what is made to those of its image; `size` as-input scales
     the video to the image's size; `mask` is an image of what may move; `start` is where sampling starts, `init_noise` a
-    file of what it starts from, `image_noise` how much noise the image gets; `last_guidance` the last frame's guidance.
+    file of what it starts from, `image_noise` how much noise the image gets; `last_guidance` the last frame's guidance;
+    `sketch` are line drawings, a video or a folder, and `sketch_scale` is how closely to follow them.
     """
 
     negative_prompt: str
@@ -348,6 +360,8 @@ class Options(TypedDict, total=False):
     repeat: int
     trim_keyframes: bool
     first_image_weight: float
+    sketch: str | Path | None
+    sketch_scale: float
     color_match: bool
 
 
@@ -366,6 +380,9 @@ class ModelOptions:
     checkpoint: Path | None = option("Weights: .ckpt or .safetensors.", MODEL, default_help=False)
     model_config: Path | None = option("Its YAML or JSON tree, if its size is unusual.", MODEL, default_help=False)
     towers: Path | None = option("A file with CLIP's towers, for weights without.", MODEL, default_help=False)
+    sketch_encoder: Path | None = option(
+        "ToonCrafter's file of what reads line drawings.", MODEL, default_help=False, command="interpolate"
+    )
     lora: tuple[str, ...] = option(
         "LoRA file, with its scale; may be repeated.",
         MODEL,
@@ -459,7 +476,10 @@ def resolve(
         "context_scale": _context_scale(config, values["context_scale"]),
     }
     for name, value in values.items():
-        _require(not isinstance(value, Path) or value.is_file(), name, "a file that is here", value)
+        is_missing = isinstance(value, Path) and not (value.is_file() or (name == "sketch" and value.is_dir()))
+        _require(not is_missing, name, "a file that is here", value)
+    if values["sketch"] and not config.takes_sketches:
+        raise UsageError(f"the {config.name} model follows no sketch", "Leave it out, or take toon")
     settings = Settings(
         command=command,
         model=config.name,

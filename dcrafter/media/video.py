@@ -27,6 +27,7 @@ from dcrafter.media.containers import CODECS
 from dcrafter.media.encoding import EncoderError, Encoding, Frames
 from dcrafter.media.fetch import is_url
 from dcrafter.media.formats import FORMATS, format_of
+from dcrafter.media.image import open_image
 from dcrafter.settings import WriteOptions
 from dcrafter.text import error_text
 
@@ -241,6 +242,30 @@ def read_video(path: str | Path) -> tuple[Frames, float]:
     shortest = min(seconds for _, seconds in stored)
     frames = np.stack([frame for frame, seconds in stored for _ in range(round(seconds / shortest))])
     return frames, round(len(frames) / sum(seconds for _, seconds in stored), 3)
+
+
+def read_drawings(path: str | Path, frames: int) -> dict[int, Image.Image]:
+    """Read line drawings of some of a clip's frames, by the frame's number from 0 on.
+
+    Args:
+        path: a folder of PNGs that are numbered as the frames are, 1 the first; or a video, whose frames are spread
+            evenly over the clip.
+        frames: of the clip.
+
+    Raises:
+        InputError: it cannot be read, or holds none that fits.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = {int(file.stem) - 1: file for file in _numbered(path)}
+        if not files or not files.keys() <= {*range(frames)}:
+            raise InputError(f"{path} holds no drawings of a clip", f"It must have PNGs called 1.png to {frames}.png")
+        return {number: open_image(file) for number, file in files.items()}
+    drawn, _ = read_video(path)
+    if len(drawn) < 2:
+        raise InputError(f"{path} is one drawing", "Put it into a folder, named after its frame: 8.png")
+    last = len(drawn) - 1
+    return {t: Image.fromarray(drawn[round(t * last / (frames - 1))]) for t in range(frames)}
 
 
 def read_settings(path: str | Path) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from dcrafter.models.clip import ImageEncoder, TextEncoder, clip_pixels
 from dcrafter.models.dual_reference import DualReferenceAutoencoder
 from dcrafter.models.projector import QueryTransformer
 from dcrafter.models.reference_decoder import Reference, compose
+from dcrafter.models.sketch_encoder import SketchEncoder
 from dcrafter.models.unet import UNet3D
 
 
@@ -45,7 +46,8 @@ class _Uninitialized(TorchFunctionMode):
 class DynamiCrafter(nn.Module):
     """A model whole (paper, figure 1). Its children are the components; a checkpoint may fill them singly.
 
-    Each step runs in the type and on the device of the component that it needs, and returns float32.
+    There may be a sketch encoder beside them. Each step runs in the type and on the device of the component that it
+    needs, and returns float32.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -57,12 +59,19 @@ class DynamiCrafter(nn.Module):
         kind = AutoencoderKL if config.autoencoder.references is None else DualReferenceAutoencoder
         self.autoencoder: AutoencoderKL = kind(config.autoencoder)
         self.unet = UNet3D(config.unet)
+        self.sketch_encoder: SketchEncoder | None = None
 
     @classmethod
     def on_meta(cls, config: ModelConfig) -> DynamiCrafter:
         """The structure without any memory for weights."""
         with torch.device("meta"), _Uninitialized():
             return cls(config).eval().requires_grad_(False)
+
+    def add_sketch_encoder(self) -> SketchEncoder:
+        """Give it the structure of a sketch encoder, without any memory for weights."""
+        with torch.device("meta"), _Uninitialized():
+            self.sketch_encoder = SketchEncoder(self.config.unet).eval().requires_grad_(False)
+        return self.sketch_encoder
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """(B, L) token ids → text context (B, L, D). Uses text_encoder."""
@@ -81,10 +90,25 @@ class DynamiCrafter(nn.Module):
         return self.autoencoder.encode(pixels, noise)
 
     def denoise(
-        self, x_t: Tensor, t: Tensor, text: Tensor, image: Tensor, concat_latents: Tensor, fs: Tensor
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        text: Tensor,
+        image: Tensor,
+        concat_latents: Tensor,
+        fs: Tensor,
+        residuals: Sequence[Tensor] = (),
     ) -> Tensor:
         """One evaluation: x_t and concat_latents (B, C, T, h, w), t and fs (B,) → eps or v. Uses unet."""
-        return self.unet(torch.cat([x_t, concat_latents], dim=1), t, text, image, fs).float()
+        return self.unet(torch.cat([x_t, concat_latents], dim=1), t, text, image, fs, residuals).float()
+
+    def follow_sketch(
+        self, x_t: Tensor, t: Tensor, text: Tensor, image: Tensor, sketch: Tensor, scale: float
+    ) -> list[Tensor]:
+        """`denoise`'s residuals for a sketch (B, 1, T, H, W), of lines 1 on paper 0. Uses sketch_encoder."""
+        assert self.sketch_encoder is not None
+        added = self.sketch_encoder(x_t, t, torch.cat([text, image], dim=1), sketch)
+        return [scale * each for each in added]
 
     def decode(self, latents: Tensor) -> Tensor:
         """(n, C, h, w) → pixels (n, 3, H, W), clamped to [-1, 1]. Uses autoencoder."""

@@ -91,6 +91,14 @@ class FrameAttention(Attention):
         return self.to_out(rearrange(out, "(b n) t c -> b t n c", b=len(x)).contiguous())
 
 
+class CrossAttention(Attention):
+    """Attention to a context."""
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:  # type: ignore[override]
+        """x (F, N, dim), context (B, L, context_dim), where B divides F → (F, N, dim)."""
+        return self.to_out(attention(self.to_q(x), self.to_k(context), self.to_v(context), self.heads))
+
+
 class DualCrossAttention(Attention):
     """Text and image attended with the same queries and separate keys and values (paper, equation 2).
 

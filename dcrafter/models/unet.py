@@ -5,7 +5,7 @@ Everything spatial runs on (F, C, h, w), where F = B·T holds the T frames of ea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -60,8 +60,8 @@ class TemporalConv(nn.Module):
         return x + rearrange(h, "b c t (h w) -> (b t) c h w", h=height)
 
 
-class ResBlock(nn.Module):
-    """Two 3×3 convolutions with the time embedding between them, then the temporal convolutions."""
+class SpatialResBlock(nn.Module):
+    """Two 3×3 convolutions with the time embedding between them."""
 
     def __init__(self, in_channels: int, out_channels: int, embed_dim: int, groups: int) -> None:
         super().__init__()
@@ -72,40 +72,55 @@ class ResBlock(nn.Module):
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         same = in_channels == out_channels
         self.skip = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
-        self.temporal_conv = TemporalConv(out_channels, groups)
 
     def forward(self, x: Tensor, emb: Tensor, frames: int) -> Tensor:
         """x (F, C, h, w), emb (B, E) → (F, C', h, w)."""
         h = self.conv1(F.silu(self.norm1(x)))
         h = h + self.embed(F.silu(emb)).repeat_interleave(frames, 0)[:, :, None, None]  # (F, C', 1, 1)
         h = self.conv2(F.silu(self.norm2(h)))
-        return self.temporal_conv(self.skip(x) + h, frames)
+        return self.skip(x) + h
+
+
+class ResBlock(SpatialResBlock):
+    """Two 3×3 convolutions with the time embedding between them, then the temporal convolutions."""
+
+    def __init__(self, in_channels: int, out_channels: int, embed_dim: int, groups: int) -> None:
+        super().__init__(in_channels, out_channels, embed_dim, groups)
+        self.temporal_conv = TemporalConv(out_channels, groups)
+
+    def forward(self, x: Tensor, emb: Tensor, frames: int) -> Tensor:
+        """x (F, C, h, w), emb (B, E) → (F, C', h, w)."""
+        return self.temporal_conv(super().forward(x, emb, frames), frames)
+
+
+def dual_attention(channels: int, config: UNetConfig) -> DualCrossAttention:
+    """To text and image, of a layer of so many channels."""
+    d = config.head_channels
+    return DualCrossAttention(channels, channels // d, d, config.context_dim, config.learnable_image_scale)
 
 
 class SpatialTransformer(nn.Module):
-    """Attention among the positions of each frame, and to the text and image contexts."""
+    """Attention among the positions of each frame, and to the contexts: of text and image, or of another kind."""
 
-    def __init__(self, channels: int, config: UNetConfig) -> None:
+    def __init__(
+        self, channels: int, config: UNetConfig, to_context: Callable[[int, UNetConfig], Attention] = dual_attention
+    ) -> None:
         super().__init__()
         heads, d = channels // config.head_channels, config.head_channels
         self.norm = nn.GroupNorm(config.norm_groups, channels, eps=1e-6)
         self.proj_in = nn.Linear(channels, channels)
         self.blocks = nn.ModuleList(
-            TransformerBlock(
-                channels,
-                Attention(channels, heads, d),
-                DualCrossAttention(channels, heads, d, config.context_dim, config.learnable_image_scale),
-            )
+            TransformerBlock(channels, Attention(channels, heads, d), to_context(channels, config))
             for _ in range(config.transformer_depth)
         )
         self.proj_out = nn.Linear(channels, channels)
 
-    def forward(self, x: Tensor, text: Tensor, image: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *contexts: Tensor) -> Tensor:
         """x (F, C, h, w), text (B, L, D), image (B or F, M, D) → (F, C, h, w)."""
         # Contiguous, here and below: a linear layer takes a strided view apart into slices.
         h = self.proj_in(rearrange(self.norm(x), "f c h w -> f (h w) c").contiguous())
         for block in self.blocks:
-            h = block(h, text, image)
+            h = block(h, *contexts)
         return x + rearrange(self.proj_out(h), "f (h w) c -> f c h w", h=x.shape[-2])
 
 
@@ -178,6 +193,11 @@ class Middle(nn.Module):
         return self.res(self.stage(x, emb, text, image, frames), emb, frames)
 
 
+def embedding(channels: int, width: int) -> nn.Sequential:
+    """From a sinusoidal embedding to what residual blocks take."""
+    return nn.Sequential(nn.Linear(channels, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width))
+
+
 class UNet3D(nn.Module):
     """Predicts the noise, or v, in a noisy latent video (paper, equation 1)."""
 
@@ -185,8 +205,8 @@ class UNet3D(nn.Module):
         super().__init__()
         self.config = config
         width = config.model_channels
-        self.time_embed = self._embedding(config.embedding_channels, width)
-        self.fs_embed = self._embedding(config.embedding_channels, width)
+        self.time_embed = embedding(config.embedding_channels, width)
+        self.fs_embed = embedding(config.embedding_channels, width)
         self.conv_in = nn.Conv2d(config.in_channels, width, 3, padding=1)
         self.init_attn = TemporalTransformer(width, config.init_attn_heads, config)
 
@@ -214,11 +234,9 @@ class UNet3D(nn.Module):
         self.norm_out = nn.GroupNorm(config.norm_groups, width)
         self.conv_out = nn.Conv2d(width, config.out_channels, 3, padding=1)
 
-    @staticmethod
-    def _embedding(channels: int, width: int) -> nn.Sequential:
-        return nn.Sequential(nn.Linear(channels, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width))
-
-    def forward(self, x: Tensor, t: Tensor, text: Tensor, image: Tensor, fs: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, text: Tensor, image: Tensor, fs: Tensor, residuals: Sequence[Tensor] = ()
+    ) -> Tensor:
         """One evaluation.
 
         Args:
@@ -226,6 +244,7 @@ class UNet3D(nn.Module):
             t: (B,) timesteps, 0…999. fs: (B,) the motion condition.
             text: (B, L, D). image: (B, M, D); where M is `image_tokens_per_frame`·T each frame sees its own
                 tokens, else every frame sees all of them.
+            residuals: what is added to each skip connection, and last to the middle's output, if anything.
 
         Returns:
             (B, C_out, T, h, w): the prediction, eps or v.
@@ -245,6 +264,10 @@ class UNet3D(nn.Module):
             h = block(h) if isinstance(block, Downsample) else block(h, emb, text, image, frames)
             skips.append(h)
         h = self.middle(h, emb, text, image, frames)
+        if residuals:
+            *added, middle = residuals
+            skips = [skip + each for skip, each in zip(skips, added, strict=True)]
+            h = h + middle
         for block in self.decoder:
             h = block(torch.cat([h, skips.pop()], dim=1), emb, text, image, frames)
         h = self.conv_out(F.silu(self.norm_out(h)))

@@ -36,6 +36,8 @@ def memory(model: DynamiCrafter, settings: Settings, dtype: torch.dtype, plan: s
     if plan == "min":
         blocks = [size(block) for block in model.unet.blocks().values()]
         unet += max(blocks) - sum(blocks)
+    if settings.sketch and model.sketch_encoder is not None:
+        unet += size(model.sketch_encoder)
     unet += UNET_TENSORS[plan] * settings.window * positions * config.unet.model_channels
     tensors = DECODER_TENSORS + (CLIP_TENSORS * settings.sampled_frames if config.autoencoder.references else 0)
     decoding = tensors * settings.width * settings.height * config.autoencoder.decoder_channels

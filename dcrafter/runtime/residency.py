@@ -24,7 +24,7 @@ from dcrafter.weights.checkpoint import Checkpoint
 
 logger = logging.getLogger(__name__)
 
-PACKED = ("unet", "autoencoder")  # the components that run long enough to be worth it
+PACKED = ("unet", "sketch_encoder", "autoencoder")  # the components that run long enough to be worth it
 SLICES = 8  # of feed-forward layers where memory is scarce
 
 Event = TypeVar("Event")
@@ -66,9 +66,9 @@ class Residency:
                 self._stream(f"{name}.{path}", block, dtype)
         self._loaded = (components, dtype, self.plan)
 
-    def ensure_unet_loaded(self) -> Iterator[Loading]:
-        """Load the UNet, and beside it the autoencoder where that is to stay."""
-        return self.ensure_loaded("unet", *(["autoencoder"] if self.keep_decoder else []))
+    def ensure_unet_loaded(self, *others: str) -> Iterator[Loading]:
+        """Load the UNet and others, and beside them the autoencoder where that is to stay."""
+        return self.ensure_loaded("unet", *others, *(["autoencoder"] if self.keep_decoder else []))
 
     def release(self) -> None:
         """Give back the memory of all weights."""

@@ -44,6 +44,9 @@ from dcrafter.weights.trees import read_tree
 if TYPE_CHECKING:
     from dcrafter.weights.lora import LoRA
 
+SKETCHES = "sketch_encoder"  # a component that comes in a file of its own
+SKETCH_MARK = "input_hint_block.0.weight"
+SKETCH_ADVICE = "Give ToonCrafter's: sketch_encoder.ckpt of https://huggingface.co/Doubiiu/ToonCrafter"
 MAX_NAMES_IN_ERROR = 3
 MAX_NAME = 120  # characters of each
 MAX_SHARED = 4  # tensors may share storage: this many times the size of the file, all together
@@ -64,6 +67,7 @@ class Checkpoint:
         towers: the file that CLIP's towers are taken from, where that is another.
         names_towers: this file says by their digest which towers those are.
         awaits_towers: they are to be downloaded before anything is loaded.
+        sketches: the file of the sketch encoder, where there is one; `tensors` are without it.
         loras: merged into what is loaded; `tensors` are without them.
     """
 
@@ -77,6 +81,7 @@ class Checkpoint:
     towers: Checkpoint | None = None
     names_towers: bool = False
     awaits_towers: bool = False
+    sketches: Checkpoint | None = None
     loras: tuple[LoRA, ...] = ()
 
     @property
@@ -166,6 +171,9 @@ class Checkpoint:
         if self.towers and component.partition(".")[0] in TOWERS:
             towers = replace(self.towers, loras=self.loras)
             yield from towers.load(model, component, device=device, dtype=dtype, leave_out=leave_out)
+            return
+        if self.sketches and component == SKETCHES:
+            yield from self.sketches.load(model, component, device=device, dtype=dtype)
             return
         module = model.get_submodule(component)
         prefixes = tuple(f"{part}." for part in leave_out)
@@ -278,6 +286,20 @@ def open_towers(path: Path, config: ModelConfig) -> Checkpoint:
     if opened.lacks_towers:
         raise WeightsError(f"{path} does not hold both towers of CLIP", "Name a whole checkpoint, or OpenCLIP's file")
     return opened
+
+
+def open_sketch_encoder(path: Path, config: ModelConfig) -> Checkpoint:
+    """Open ToonCrafter's sketch encoder: a file of its own, as published or within other modules.
+
+    Raises WeightsError where the file cannot be read, or holds none. `Checkpoint.check` looks at keys and shapes.
+    """
+    raw, _ = read_tensors(path)
+    prefix = next((key.removesuffix(SKETCH_MARK) for key in raw if key.endswith(SKETCH_MARK)), None)
+    if prefix is None:
+        raise WeightsError(f"{path} holds no sketch encoder", SKETCH_ADVICE)
+    own = {key.removeprefix(prefix): value for key, value in raw.items() if key.startswith(prefix)}
+    tensors = rename(path, {f"{SKETCHES}.{key}": value for key, value in own.items()})
+    return Checkpoint(path, config, tensors, is_published=True, size=path.stat().st_size)
 
 
 def _renamed(path: Path, raw: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
@@ -411,6 +433,8 @@ def _config_from_header(path: Path, text: str) -> ModelConfig:
 
 def _advice(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> str:
     """What to do about a checkpoint of other shapes than its model's."""
+    if any(key.startswith(f"{SKETCHES}.") for key in shapes):
+        return SKETCH_ADVICE
     queries = shapes.get("projector.queries", ())
     frames = queries[1] // config.projector.queries_per_frame if len(queries) == 3 else config.frames
     kernel = shapes.get("unet.conv_in.weight", ())

@@ -53,6 +53,17 @@ RULES = [
     ("unet.output_blocks.{n}.2.", "unet.decoder.{n}.temporal."),
     ("unet.out.0.", "unet.norm_out."),
     ("unet.out.2.", "unet.conv_out."),
+    # the sketch encoder, a file of its own
+    ("sketch_encoder.input_hint_block.", "sketch_encoder.hint."),
+    ("sketch_encoder.input_blocks.0.0.", "sketch_encoder.conv_in."),
+    ("sketch_encoder.input_blocks.{n+1}.0.op.", "sketch_encoder.encoder.{n}.conv."),
+    ("sketch_encoder.input_blocks.{n+1}.0.", "sketch_encoder.encoder.{n}.res."),
+    ("sketch_encoder.input_blocks.{n+1}.1.", "sketch_encoder.encoder.{n}.spatial."),
+    ("sketch_encoder.middle_block.0.", "sketch_encoder.middle.stage.res."),
+    ("sketch_encoder.middle_block.1.", "sketch_encoder.middle.stage.spatial."),
+    ("sketch_encoder.middle_block.2.", "sketch_encoder.middle.res."),
+    ("sketch_encoder.middle_block_out.0.", "sketch_encoder.middle_output."),
+    ("sketch_encoder.zero_convs.{n}.0.", "sketch_encoder.outputs.{n}."),
     # inside a residual block
     (".res.in_layers.0.", ".res.norm1."),
     (".res.in_layers.2.", ".res.conv1."),

@@ -34,7 +34,7 @@ SHOWN_BY = {
 # What is shown by the command alone that has the option.
 GUARDED = {
     ("weights/hub.py", "Give --checkpoint FILE, or fetch one with dcrafter download MODEL (MODEL)"): GENERATING,
-    ("settings.py", "For a longer video, use --segments"): ("animate",),
+    ("pipeline.py", "a sketch needs the sketch encoder, --sketch-encoder FILE"): ("interpolate", "batch"),
 }
 
 

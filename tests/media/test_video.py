@@ -16,7 +16,7 @@ from PIL import Image
 from dcrafter.errors import InputError, OutputError, UsageError, WriteError
 from dcrafter.media import video
 from dcrafter.media.formats import FORMATS, format_of
-from dcrafter.media.video import check_output, encode_video, read_settings, read_video, write_video
+from dcrafter.media.video import check_output, encode_video, read_drawings, read_settings, read_video, write_video
 from dcrafter.settings import WriteOptions
 
 SETTINGS = {
@@ -442,3 +442,17 @@ def test_a_folder_must_hold_frames_of_one_size(tmp_path: Path) -> None:
         Image.new("RGB", (8, 8 * number)).save(tmp_path / f"{number}.png")
     with pytest.raises(InputError, match="several sizes"):
         read_video(tmp_path)
+
+
+def test_drawings_are_those_of_frames_by_number_or_spread_over_a_clip(tmp_path: Path) -> None:
+    gray = [np.full((4, 6, 3), value, np.uint8) for value in (0, 100, 200)]
+    (tmp_path / "some").mkdir()
+    for number, pixels in zip((1, 5, 16), gray, strict=True):
+        Image.fromarray(pixels).save(tmp_path / "some" / f"{number:03}.png")
+    drawn = read_drawings(tmp_path / "some", 16)
+    assert {t: np.asarray(image)[0, 0, 0] for t, image in drawn.items()} == {0: 0, 4: 100, 15: 200}
+    with pytest.raises(InputError, match=r"1\.png to 15\.png"):
+        read_drawings(tmp_path / "some", 15)
+    write_video(np.stack(gray), tmp_path / "all.apng")
+    spread = read_drawings(tmp_path / "all.apng", 5)
+    assert [np.asarray(spread[t])[0, 0, 0] for t in range(5)] == [0, 0, 100, 200, 200]
