@@ -62,7 +62,12 @@ def test_every_step_of_the_full_size_pipeline(
     keyframes = torch.empty(2 if command == "interpolate" else 1, 3, config.height, config.width)
     attended: list[tuple[Tensor, ...]] = []
     attend = layers.F.scaled_dot_product_attention
-    monkeypatch.setattr(layers.F, "scaled_dot_product_attention", lambda *qkv: attended.append(qkv) or attend(*qkv))
+
+    def record(*qkv: Tensor, **options: Any) -> Tensor:
+        attended.append(qkv)
+        return attend(*qkv, **options)
+
+    monkeypatch.setattr(layers.F, "scaled_dot_product_attention", record)
 
     _, conditions = run(pipe.encode(keyframes, settings, torch.randn))
     attended.clear()
