@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dcrafter.config import AutoencoderConfig
-from dcrafter.models.layers import Upsample, attention
+from dcrafter.models.layers import Upsample, attention, plus, silu
 
 
 def group_norm(channels: int, config: AutoencoderConfig) -> nn.GroupNorm:
@@ -29,8 +29,8 @@ class ResnetBlock(nn.Module):
         self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        return self.shortcut(x) + self.conv2(F.silu(self.norm2(h)))
+        h = self.conv1(silu(self.norm1(x)))
+        return plus(self.shortcut(x), self.conv2, silu(self.norm2(h)))
 
 
 class AttentionBlock(nn.Module):
@@ -43,8 +43,9 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = rearrange(self.norm(x), "b c h w -> b (h w) c").contiguous()
-        h = self.proj_out(attention(self.q(h), self.k(h), self.v(h), heads=1))
-        return x + rearrange(h, "b (h w) c -> b c h w", h=x.shape[-2])
+        h = attention(self.q(h), self.k(h), self.v(h), heads=1)
+        out = plus(rearrange(x, "b c h w -> b (h w) c"), self.proj_out, h)
+        return rearrange(out, "b (h w) c -> b c h w", h=x.shape[-2])
 
 
 class Downsample(nn.Module):
@@ -105,7 +106,7 @@ class Encoder(nn.Module):
         h = self.conv_in(F.pixel_unshuffle(x, self.fold))
         for level in self.levels:
             h = level(h)
-        return self.conv_out(F.silu(self.norm_out(self.middle(h))))
+        return self.conv_out(silu(self.norm_out(self.middle(h))))
 
 
 class Decoder(nn.Module):
@@ -129,7 +130,7 @@ class Decoder(nn.Module):
         h = self.middle(self.conv_in(z))
         for level in reversed(self.levels):
             h = level(h)
-        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.fold)
+        return F.pixel_shuffle(self.conv_out(silu(self.norm_out(h))), self.fold)
 
 
 class DecodingStep(NamedTuple):

@@ -21,10 +21,17 @@ from dcrafter.models.layers import (
     FrameAttention,
     TransformerBlock,
     Upsample,
+    plus,
+    silu,
     sinusoidal_embedding,
 )
 
 MAX_KINDS = 64  # of blocks to compile: of residual blocks a full-size UNet has 14, for each size of video
+
+
+def clips(x: Tensor, frames: int) -> Tensor:
+    """(F, C, h, w) → (B, C, T, h·w), without a copy: what is channels-last stays so, also where B is 1."""
+    return rearrange(x, "(b t) c h w -> b t c (h w)", t=frames).transpose(1, 2)
 
 
 class FrameConv(nn.Conv1d):
@@ -54,10 +61,11 @@ class TemporalConv(nn.Module):
         if not self.enabled:
             return x
         height = x.shape[-2]
-        h = rearrange(x, "(b t) c h w -> b c t (h w)", t=frames)
-        for norm, conv in zip(self.norms, self.convs, strict=True):
-            h = conv(F.silu(norm(h)))
-        return x + rearrange(h, "b c t (h w) -> (b t) c h w", h=height)
+        h = x = clips(x, frames)
+        for norm, conv in zip(self.norms[:-1], self.convs[:-1], strict=True):
+            h = conv(silu(norm(h)))
+        h = plus(x, self.convs[-1], silu(self.norms[-1](h)))
+        return rearrange(h, "b c t (h w) -> (b t) c h w", h=height)
 
 
 class SpatialResBlock(nn.Module):
@@ -75,10 +83,9 @@ class SpatialResBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor, frames: int) -> Tensor:
         """x (F, C, h, w), emb (B, E) → (F, C', h, w)."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = h + self.embed(F.silu(emb)).repeat_interleave(frames, 0)[:, :, None, None]  # (F, C', 1, 1)
-        h = self.conv2(F.silu(self.norm2(h)))
-        return self.skip(x) + h
+        h = self.conv1(silu(self.norm1(x)))
+        h += self.embed(F.silu(emb)).repeat_interleave(frames, 0)[:, :, None, None]  # (F, C', 1, 1)
+        return plus(self.skip(x), self.conv2, silu(self.norm2(h)))
 
 
 class ResBlock(SpatialResBlock):
@@ -121,7 +128,8 @@ class SpatialTransformer(nn.Module):
         h = self.proj_in(rearrange(self.norm(x), "f c h w -> f (h w) c").contiguous())
         for block in self.blocks:
             h = block(h, *contexts)
-        return x + rearrange(self.proj_out(h), "f (h w) c -> f c h w", h=x.shape[-2])
+        out = plus(rearrange(x, "f c h w -> f (h w) c"), self.proj_out, h)
+        return rearrange(out, "f (h w) c -> f c h w", h=x.shape[-2])
 
 
 class TemporalTransformer(nn.Module):
@@ -144,11 +152,11 @@ class TemporalTransformer(nn.Module):
         """(F, C, h, w) → (F, C, h, w)."""
         if not self.enabled:
             return x
-        h = self.norm(rearrange(x, "(b t) c h w -> b c t (h w)", t=frames))
-        h = self.proj_in(rearrange(h, "b c t n -> b t n c").contiguous())
+        h = self.proj_in(rearrange(self.norm(clips(x, frames)), "b c t n -> b t n c").contiguous())
         for block in self.blocks:
             h = block(h)
-        return x + rearrange(self.proj_out(h), "b t (h w) c -> (b t) c h w", h=x.shape[-2])
+        out = plus(rearrange(x, "(b t) c h w -> b t (h w) c", t=frames), self.proj_out, h)
+        return rearrange(out, "b t (h w) c -> (b t) c h w", h=x.shape[-2])
 
 
 class Downsample(nn.Module):
@@ -270,7 +278,7 @@ class UNet3D(nn.Module):
             h = h + middle
         for block in self.decoder:
             h = block(torch.cat([h, skips.pop()], dim=1), emb, text, image, frames)
-        h = self.conv_out(F.silu(self.norm_out(h)))
+        h = self.conv_out(silu(self.norm_out(h)))
         return rearrange(h, "(b t) c h w -> b c t h w", t=frames)
 
     def dual_attentions(self) -> list[DualCrossAttention]:

@@ -53,16 +53,52 @@ def test_in_bfloat16_they_are_as_near_to_float32_as_the_plain_ones() -> None:
 
 
 @torch.inference_mode()
-def test_packed_layers_hold_no_weights_of_their_own_and_can_be_loaded_anew() -> None:
+def test_packed_layers_hold_no_weights_of_their_own_and_can_be_loaded_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast, "WIDE", 1)
     unet, given = parts()["unet"]
     weights = {key: value.clone() for key, value in unet.state_dict().items()}
     expected = unet(*given)
     fast.pack(unet)
     assert unet.encoder[0].res.embed.weight.is_meta
+    assert unet.encoder[0].res.conv1.weight.is_meta
     assert unet.state_dict().keys() == weights.keys()
     fast.unpack(unet)
     unet.load_state_dict(weights, assign=True)
     assert torch.equal(unet(*given), expected)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 5, 100])
+@torch.inference_mode()
+def test_feed_forward_is_the_plain_one_however_it_is_sliced(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast, "HIDDEN", 32 * rows)
+    plain, x = layers.FeedForward(8), torch.randn(2, 5, 8)
+    packed = copy.deepcopy(plain)
+    fast.pack(packed)
+    torch.testing.assert_close(layers.plus(x, packed, 2 * x), x + plain(2 * x))
+    torch.testing.assert_close(packed(x), plain(x))
+
+
+@torch.inference_mode()
+def test_a_packed_layer_adds_what_is_in_another_layout() -> None:
+    x = torch.randn(2, 3, 4, 5)
+    plain = nn.Linear(5, 5)
+    packed = nn.Sequential(copy.deepcopy(plain))
+    fast.pack(packed)
+    added = torch.randn(2, 4, 3, 5).transpose(1, 2)
+    torch.testing.assert_close(layers.plus(added, packed[0], x), added + plain(x))
+
+
+@pytest.mark.parametrize("amx", [False, True])
+@torch.inference_mode()
+def test_without_matrix_units_attention_in_bfloat16_is_by_products(amx: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = []
+    monkeypatch.setattr(layers, "has_amx", lambda: amx)
+    for form in (attention_by_products, fused_attention):
+        monkeypatch.setattr(layers, form.__name__, lambda *qkv, form=form: used.append(form) or form(*qkv))
+    q = torch.randn(2, 4, 16, dtype=torch.bfloat16)
+    layers.attention(q, q, q, heads=2)
+    layers.attention(*3 * [q.float()], heads=2)
+    assert used == [fused_attention if amx else attention_by_products, fused_attention]
 
 
 @pytest.mark.parametrize("limit", [1, 40, 10**6])

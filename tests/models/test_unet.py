@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dcrafter.config import MODELS, UNetConfig
-from dcrafter.models.unet import Downsample, FrameConv, TemporalConv, UNet3D
+from dcrafter.models.unet import Downsample, FrameConv, TemporalConv, UNet3D, clips
 
 MICRO = UNetConfig(
     in_channels=6,
@@ -96,6 +96,15 @@ def test_temporal_convolution_normalises_each_video_over_all_its_frames() -> Non
     together = layer(torch.cat([one, other]), frames=3)
     torch.testing.assert_close(together[:3], layer(one, frames=3))
     assert not torch.allclose(layer(one, frames=3)[0], layer(one[:1], frames=1)[0])
+
+
+@pytest.mark.parametrize("videos", [1, 2])
+def test_norms_over_a_clip_keep_frames_channels_last(videos: int) -> None:
+    x = torch.randn(3 * videos, 8, 2, 2).to(memory_format=torch.channels_last)
+    seen = clips(x, frames=3)
+    assert torch.equal(seen[0, :, 1], x[1].flatten(1))
+    assert seen.data_ptr() == x.data_ptr()
+    assert nn.functional.group_norm(seen, 2).stride() == seen.stride()
 
 
 def test_published_structure() -> None:
