@@ -16,13 +16,26 @@ from dcrafter.metrics import METRICS
 
 COLORS = ("#4a7fb5", "#d1833f", "#5a9b5d", "#a05195", "#c0504d", "#8c7b5a")
 BAR, GAP, LABEL = 16, 14, 110  # pixels, of the chart
-STYLE = """
+HEAD = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>Evaluation</title>
+<style>
 body { font: 15px/1.4 system-ui, sans-serif; margin: 2rem; color: #222; background: #fff }
 table { border-collapse: collapse } td, th { padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: right }
 td:first-child, th:first-child { text-align: left } caption { text-align: left; font-weight: bold }
 .case { margin: 1.5rem 0; display: flex; gap: 1rem; flex-wrap: wrap } .case h3 { flex-basis: 100%; margin: 0 }
 figure { margin: 0; max-width: 30% } video, img { max-width: 100%; display: block } figcaption { font-size: 12px }
-"""
+</style>
+<h1>Evaluation</h1>"""
+SCRIPT = """<script>
+for (const image of document.querySelectorAll("[data-frames]")) {
+  const frames = JSON.parse(image.dataset.frames);
+  let number = 0;
+  setInterval(() => { image.src = frames[++number % frames.length]; }, 125);
+}
+</script>"""
 
 
 def shown(value: float | None) -> str:
@@ -108,29 +121,24 @@ def page(scored: Sequence[Scores], metrics: Sequence[str], extraction: Extractio
             figures = [(name, values[number]) for name, values in scores.values.items()]
             text = ", ".join(f"{name} {shown(value)}" for name, value in figures if value is not None)
             label = f"<b>{html.escape(scores.name)}</b> {text}"
-            video = player(_relative(clip.path, path.parent), clip.path.suffix)
+            video = player(clip.path, path.parent)
             cases.setdefault(clip.name, []).append(f"<figure>{video}<figcaption>{label}</figcaption></figure>")
             captions[clip.name] = captions.get(clip.name) or clip.caption
     for name, figures_of_case in cases.items():
         head = html.escape(f"{name}: {captions[name]}" if captions[name] else name)
         body.append(f'<div class="case"><h3>{head}</h3>{"".join(figures_of_case)}</div>')
-    return document("Evaluation", STYLE, "\n".join(body))
+    return "\n".join([HEAD, *body, SCRIPT]) + "\n"
 
 
-def player(address: str, suffix: str) -> str:
-    """An element that plays a video or shows an animation."""
-    address = html.escape(address)
-    if suffix.lower() in (".gif", ".webp", ".png", ".apng"):
+def player(file: Path, folder: Path) -> str:
+    """An element of a page in `folder` that plays a video, an animation or a folder of frames."""
+    if file.is_dir():
+        frames = [_relative(frame, folder) for frame in sorted(file.glob("*.png"))]
+        return f'<img src="{frames[0]}" data-frames="{html.escape(json.dumps(frames))}" alt="">'
+    address = html.escape(_relative(file, folder))
+    if file.suffix.lower() in (".gif", ".webp", ".png", ".apng"):
         return f'<img src="{address}" alt="">'
     return f'<video src="{address}" autoplay loop muted playsinline controls preload="metadata"></video>'
-
-
-def document(title: str, style: str, body: str) -> str:
-    """A whole HTML document."""
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{style}</style></head><body>\n<h1>{html.escape(title)}</h1>\n{body}\n</body></html>\n"
-    )
 
 
 def _relative(file: Path, folder: Path) -> str:

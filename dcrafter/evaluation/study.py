@@ -153,9 +153,7 @@ def serve(study: Study, host: str, port: int) -> ThreadingHTTPServer:
             url = urlsplit(self.path)
             address = url.path.lstrip("/")
             if not address:
-                self._answer(
-                    files("dcrafter.evaluation").joinpath("study.html").read_bytes(), "text/html; charset=utf-8"
-                )
+                self._answer(PAGE.read_bytes(), "text/html; charset=utf-8")
             elif address == "trials":
                 participant = parse_qs(url.query).get("participant", [""])[0][:100]
                 self._answer(json.dumps(study.for_participant(participant)).encode(), "application/json")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import open_clip
@@ -19,6 +22,7 @@ from dcrafter.evaluation.extraction import Extraction
 from dcrafter.evaluation.videos import named
 from dcrafter.media.video import write_video
 from dcrafter.metrics import METRICS
+from dcrafter.settings import WriteOptions
 
 CLIPS, SIZE = 4, 64
 
@@ -40,6 +44,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_video(scene(number, 3), folder / "near" / name, settings=settings)
         noise = rng.integers(0, 256, (8, SIZE, SIZE, 3)).astype(np.uint8)
         write_video(noise, folder / "noise" / name, settings=settings)
+    write_video(scene(0, 2), folder / "frames" / "scene 0", WriteOptions(format="frames"))
     return folder
 
 
@@ -80,6 +85,16 @@ def test_without_real_videos_there_are_no_distances_to_them(
             run(monkeypatch, runs / "near", "--only", only)
         assert left.value.code == 2
         assert problem in capsys.readouterr().err
+
+
+def test_a_page_plays_folders_of_frames(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "page" / "o.html"
+    page.parent.mkdir()
+    run(monkeypatch, runs / "frames", "--only", "flicker", "--html", page)
+    (frames,) = re.findall(r'data-frames="([^"]*)"', page.read_text())
+    addresses = json.loads(html.unescape(frames))
+    assert len(addresses) == 8
+    assert all((page.parent / unquote(address)).is_file() for address in addresses)
 
 
 def test_videos_that_cannot_be_read_are_left_out(
