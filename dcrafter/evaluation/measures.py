@@ -112,35 +112,35 @@ def conformity(studio: Studio, name: str, count: int) -> float:
 
 
 def streams(studio: Studio, count: int, names: Sequence[str] = STREAMS) -> list[Row]:
-    """What each stream of the image, and the text, are for: videos with all of them, and without each (table 4).
+    """What each stream of the image, and the text, are for: videos with all of them, and without each (table 4)."""
+    few = min(count, FEW)
+    labels = zip(("all", *STREAMS[1:]), names, strict=True)
+    return [row for label, name in labels for row in against_data(studio, few, name, label)]
+
+
+def against_data(studio: Studio, count: int, name: str, label: str) -> list[Row]:
+    """A set of videos against the data's own clips, their images and their captions.
 
     Features and perceptual distance are by the model's own image tower.
     """
-    few = min(count, FEW)
-    towers, cases = Towers(studio.pipe), studio.cases(names[0], few)
-    real = [embedding_features(towers.embed_frames(case.frames)) for case in cases]
-    rows = []
-    for label, name in zip(("all", *STREAMS[1:]), names, strict=True):
-        values: dict[str, list[float]] = {}
-        features = []
-        for case, video in zip(cases, studio.videos(name, few), strict=True):
-            embeddings = towers.embed_frames(torch.cat([case.frames[:1], video]))
-            features.append(embedding_features(embeddings[1:]))
-            distances = 1 - F.cosine_similarity(embeddings[:1], embeddings[1:], dim=-1)
-            found = {
-                "PIC": perceptual_input_conformity(distances),
-                "motion": motion_magnitude(video),
-                "direction": motion_as_prompted(video, case.caption),
-            }
-            for metric, value in found.items():
-                values.setdefault(metric, []).extend([] if value is None else [value])
-        if few > 1:
-            distance = frechet_distance(stack_features(features), stack_features(real))
-            rows.append(Row(f"{label}, FVD", distance, "", few))
-        rows += [
-            Row(f"{label}, {metric}", sum(each) / len(each), "", len(each)) for metric, each in values.items() if each
-        ]
-    return rows
+    towers, cases = Towers(studio.pipe), studio.cases(name, count)
+    values: dict[str, list[float]] = {"PIC": [], "PSNR": [], "motion": [], "direction": []}
+    real, features = [], []
+    for case, video in zip(cases, studio.videos(name, count), strict=True):
+        embeddings = towers.embed_frames(torch.cat([case.frames, video]))
+        of_data, of_video = embeddings.split([len(case.frames), len(video)])
+        real.append(embedding_features(of_data))
+        features.append(embedding_features(of_video))
+        values["PIC"].append(perceptual_input_conformity(1 - F.cosine_similarity(of_data[:1], of_video, dim=-1)))
+        values["PSNR"].append(psnr(as_input(video), as_input(case.frames)))
+        values["motion"].append(motion_magnitude(video))
+        caption = case.direction or case.caption
+        values["direction"] += [right for right in [motion_as_prompted(video, caption)] if right is not None]
+    rows = [Row(f"{label}, {metric}", sum(each) / len(each), "", len(each)) for metric, each in values.items() if each]
+    if count == 1:
+        return rows
+    distance = frechet_distance(stack_features(features), stack_features(real))
+    return [Row(f"{label}, FVD", distance, "", count), *rows]
 
 
 MEASURES: dict[str, Measure] = {
