@@ -61,7 +61,17 @@ class Transformer(nn.Module):
         return x
 
 
-class TextEncoder(nn.Module):
+class Tower(nn.Module):
+    """What both towers have."""
+
+    transformer: Transformer
+
+    def blocks(self) -> dict[str, nn.Module]:
+        """The parts by name that run one after another and hold nearly all weights."""
+        return {f"transformer.resblocks.{i}": block for i, block in enumerate(self.transformer.resblocks)}
+
+
+class TextEncoder(Tower):
     """Tokens (B, L) → penultimate features with the final layer norm, (B, L, width)."""
 
     def __init__(self, config: CLIPConfig) -> None:
@@ -105,7 +115,7 @@ class TextEncoder(nn.Module):
         return self.transformer(x, mask, layers=layers)
 
 
-class ImageEncoder(nn.Module):
+class ImageEncoder(Tower):
     """CLIP pixels (B, 3, S, S) → all tokens behind the last block, class token first, (B, K+1, width)."""
 
     def __init__(self, config: CLIPConfig) -> None:

@@ -316,7 +316,9 @@ class UNet3D(nn.Module):
                 module.compile(dynamic=False, **options)
 
     def blocks(self) -> dict[str, nn.Module]:
-        """The parts by name that run one after another and hold nearly all weights."""
-        halves = {"encoder": self.encoder, "decoder": self.decoder}
-        inside = {f"{name}.{i}": block for name, half in halves.items() for i, block in enumerate(half)}
-        return {**inside, "middle": self.middle}
+        """The parts by name that run one after another, in this order, and hold nearly all weights."""
+        encoder, decoder = (
+            {f"{name}.{i}": block for i, block in enumerate(half)}
+            for name, half in (("encoder", self.encoder), ("decoder", self.decoder))
+        )
+        return {**encoder, "middle": self.middle, **decoder}

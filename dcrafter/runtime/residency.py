@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import TypeVar
+from typing import Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from dcrafter.errors import NumericalError, OutOfMemoryError
 from dcrafter.events import Loading, MemoryDowngraded
@@ -17,8 +16,9 @@ from dcrafter.generators import lag
 from dcrafter.models import fast
 from dcrafter.models.dynamicrafter import DynamiCrafter
 from dcrafter.runtime import estimate
-from dcrafter.runtime.allocator import keep_freed_memory
+from dcrafter.runtime.allocator import keep_freed_memory, return_freed_memory
 from dcrafter.runtime.devices import begin_download, free_memory
+from dcrafter.runtime.streaming import Streaming
 from dcrafter.settings import MEMORY_PLANS, Settings
 from dcrafter.weights.checkpoint import Checkpoint
 
@@ -27,6 +27,13 @@ logger = logging.getLogger(__name__)
 PACKED = ("unet", "sketch_encoder", "autoencoder")  # the components that run long enough to be worth it
 SLICES = 8  # of feed-forward layers where memory is scarce
 
+
+class Blocks(Protocol):
+    """A component that runs block by block."""
+
+    def blocks(self) -> dict[str, nn.Module]: ...
+
+
 Event = TypeVar("Event")
 Result = TypeVar("Result")
 
@@ -34,8 +41,8 @@ Result = TypeVar("Result")
 class Residency:
     """Loads the components of a model when they are needed and releases the others: the peak is the largest one.
 
-    Memory plans, each slower and smaller: `normal`; `low` computes feed-forward layers in slices; `min` also loads the
-    UNet block by block, in every evaluation anew.
+    Memory plans, each slower and smaller: `normal`; `low` computes feed-forward layers in slices and has every second
+    block of the UNet in memory only while it runs, `min` every block of it and of CLIP's towers.
     """
 
     def __init__(self, model: DynamiCrafter, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
@@ -45,7 +52,7 @@ class Residency:
         self.keep_decoder = False  # beside the UNet, so that one video after the other swaps nothing
         self._least = "normal"  # the first plan that did not run out of memory
         self._loaded: tuple[tuple[str, ...], torch.dtype, str] = ((), dtype, "")  # components, type, plan
-        self._streaming: list[RemovableHandle] = []
+        self._streaming: list[Streaming] = []
 
     # Components
 
@@ -56,14 +63,17 @@ class Residency:
         if set(components) <= set(loaded) and how == [dtype, self.plan]:
             return
         self.release()
-        for name in components:
-            streamed = self.model.unet.blocks() if (name, self.plan) == ("unet", "min") else {}
-            steps = self.checkpoint.load(self.model, name, device=self.device, dtype=dtype, leave_out=tuple(streamed))
-            for done, total in steps:
-                yield Loading(name, done, total)
-            self._pack(name, dtype)
-            for path, block in streamed.items():
-                self._stream(f"{name}.{path}", block, dtype)
+        with self._exact_memory():
+            for name in components:
+                streamed = streamed_blocks(self.model, name, self.plan)
+                steps = self.checkpoint.load(
+                    self.model, name, device=self.device, dtype=dtype, leave_out=tuple(streamed)
+                )
+                for done, total in steps:
+                    yield Loading(name, done, total)
+                self._pack(name, dtype)
+                if streamed:
+                    self._streaming.append(self._stream(name, streamed, dtype))
         self._loaded = (components, dtype, self.plan)
 
     def ensure_unet_loaded(self, *others: str) -> Iterator[Loading]:
@@ -73,22 +83,20 @@ class Residency:
     def release(self) -> None:
         """Give back the memory of all weights."""
         self._loaded = ((), self.dtype, "")
-        for handle in self._streaming:
-            handle.remove()
-        self._streaming.clear()
+        while self._streaming:
+            self._streaming.pop().close()
         for module in self.model.children():
             _to_meta(module)
 
-    def _stream(self, name: str, block: nn.Module, dtype: torch.dtype) -> None:
-        """Load a block's weights before its forward, free them after."""
+    def _stream(self, name: str, blocks: dict[str, nn.Module], dtype: torch.dtype) -> Streaming:
+        """Load the blocks of a component when they run."""
 
-        def load(*_: object) -> None:
-            for _ in self.checkpoint.load(self.model, name, device=self.device, dtype=dtype):
+        def load(path: str) -> None:
+            for _ in self.checkpoint.load(self.model, f"{name}.{path}", device=self.device, dtype=dtype):
                 pass
-            self._pack(name, dtype)
+            self._pack(f"{name}.{path}", dtype)
 
-        self._streaming.append(block.register_forward_pre_hook(load))
-        self._streaming.append(block.register_forward_hook(lambda *_: _to_meta(block)))
+        return Streaming(blocks, load, _to_meta, self.device)
 
     def _pack(self, name: str, dtype: torch.dtype) -> None:
         """Give a loaded part its faster form, where there is one and nothing will compile it."""
@@ -99,7 +107,10 @@ class Residency:
 
     def working_memory(self) -> AbstractContextManager[None]:
         """What evaluations of a loaded component run in: with memory to spare, a CPU keeps what tensors give back."""
-        return keep_freed_memory() if self.device.type == "cpu" and self.plan == "normal" else nullcontext()
+        return keep_freed_memory() if self.device.type == "cpu" and self.plan == "normal" else self._exact_memory()
+
+    def _exact_memory(self) -> AbstractContextManager[None]:
+        return return_freed_memory() if self.device.type == "cpu" else nullcontext()
 
     def run_finite(self, run: Callable[[], Tensor], *components: str) -> Tensor:
         """The result of `run`; run it again with its components in float32 if that is not finite.
@@ -186,6 +197,15 @@ class Residency:
     def _follow(self, plan: str) -> None:
         self.plan = plan
         self.model.unet.set_slices(1 if plan == "normal" else SLICES)
+
+
+def streamed_blocks(model: DynamiCrafter, component: str, plan: str) -> dict[str, nn.Module]:
+    """The blocks of a component that a memory plan loads only while they run, by name, in the order of running."""
+    if (component, plan) == ("unet", "low"):
+        return dict(list(model.unet.blocks().items())[1::2])  # what is read meanwhile has a block's time for it
+    if component in ("unet", "text_encoder", "image_encoder") and plan == "min":
+        return cast(Blocks, model.get_submodule(component)).blocks()
+    return {}
 
 
 def _to_meta(module: nn.Module) -> None:

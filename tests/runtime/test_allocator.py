@@ -41,3 +41,31 @@ def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(allocator, "_glibc", lambda: None)
     with keep_freed_memory():
         torch.ones(2)
+
+
+COUNT_HOLES = """
+import torch
+from dcrafter.runtime.allocator import return_freed_memory
+from dcrafter.runtime.machine import process_memory
+
+def holes():
+    "Bytes held for 64 tensors of 2 MB that are gone, between smaller ones that stay."
+    pairs = [(torch.ones(500_000), torch.ones(10_000)) for _ in range(64)]
+    kept = [small for _, small in pairs]
+    before = process_memory()
+    del pairs
+    return 128_000_000 - (before - process_memory())
+
+for size in (31_000_000 // 4, 8):  # the first raises glibc's threshold
+    torch.ones(size)
+with return_freed_memory():
+    inside = holes()
+print(holes(), inside)
+"""
+
+
+@pytest.mark.skipif(allocator._glibc() is None, reason="not glibc")
+def test_large_tensors_leave_no_holes() -> None:
+    done = subprocess.run([sys.executable, "-c", COUNT_HOLES], capture_output=True, text=True, check=True)
+    outside, inside = map(int, done.stdout.split())
+    assert inside < 10_000_000 < outside
