@@ -107,7 +107,7 @@ class Output:
         """Writes one black frame somewhere temporary: codec and options that do not work fail now, not at the end."""
         frame = np.zeros((1, settings.height, settings.width, 3), np.uint8)
         with TemporaryDirectory() as folder:
-            write_video(frame, Path(folder) / "trial", self.options, fps=settings.fps)
+            write_video(frame, Path(folder) / "trial", self.options, fps=settings.fps, sync=False)
 
     def encode(self, video: Video) -> bytes:
         """A video as the bytes of a file."""

@@ -47,6 +47,7 @@ def write_video(
     fps: float = 8.0,
     settings: dict[str, Any] | None = None,
     overwrite: bool = False,
+    sync: bool = True,
 ) -> Path:
     """Write frames to a video file, which appears under its name once it is complete and has been read back.
 
@@ -61,6 +62,7 @@ def write_video(
         fps: frames per second.
         settings: anything that JSON can hold, embedded in the file (in each file of a folder) as metadata.
         overwrite: replace what is at `path`, if it is of the same kind.
+        sync: wait for the disk, which a busy one takes a second for; not for a file that is deleted at once.
 
     Returns:
         `path`.
@@ -82,7 +84,7 @@ def write_video(
     height, width = frames.shape[1:3]
     bottom, right = -height % kind.size_multiple, -width % kind.size_multiple
     frames = np.pad(frames, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="edge")
-    with _replacing(path, name, overwrite) as temporary:
+    with _replacing(path, name, overwrite, sync) as temporary:
         try:
             kind.write(frames, temporary, encoding)
         except EncoderError as error:
@@ -164,11 +166,11 @@ def encode_video(frames: Frames, options: WriteOptions, **more: Any) -> bytes:
     if options.format and FORMATS[options.format].is_folder:
         raise UsageError("a folder of frames cannot go to a pipe", "Choose another format with -f")
     with TemporaryDirectory() as folder:
-        return write_video(frames, Path(folder) / "video", options, **more).read_bytes()
+        return write_video(frames, Path(folder) / "video", options, sync=False, **more).read_bytes()
 
 
 @contextmanager
-def _replacing(path: Path, format: str, overwrite: bool) -> Iterator[Path]:
+def _replacing(path: Path, format: str, overwrite: bool, sync: bool) -> Iterator[Path]:
     """Yield a temporary name beside `path`, which is renamed to `path` if the block succeeds, else removed."""
     temporary, aside = (path.with_name(f".dcrafter-{secrets.token_hex(8)}.{use}") for use in ("tmp", "old"))
     made = [parent for parent in path.absolute().parents if not os.path.exists(parent)]  # nearest first
@@ -177,7 +179,8 @@ def _replacing(path: Path, format: str, overwrite: bool) -> Iterator[Path]:
             check_output(path, format, overwrite)
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-            _sync(temporary)
+            if sync:
+                _sync(temporary)
             check_output(path, format, overwrite)  # again: another process may have been faster
             if path.is_dir():  # a folder cannot be renamed over another
                 path.rename(aside)

@@ -1,8 +1,10 @@
 """From Enter to the file: python tests/benchmarks/start_time.py [OTHER TREE] [--runs 9]
 
 Runs `dcrafter animate` with the built-in model in this tree and, turn by turn, in another one (a git worktree of an
-earlier commit), as whole processes. Prints medians of the wall clock and of the processor's time, beside what the
-command cannot do without: Python with torch, and the generation as the command measures it. The aim is 1.5 times that.
+earlier commit), as whole processes, and Python with `import torch` alone between them. Prints, as medians of the wall
+clock, the whole beside its parts: what the command cannot do without, torch and the generation as the command measures
+it, and the rest. The ratio is the whole over the first two, and the aim 1.5. The processor's time says how busy the
+machine was: where it is well below the wall clock, others had it.
 """
 
 from __future__ import annotations
@@ -52,14 +54,21 @@ def main() -> None:
                     generations[name].append(sum(json.loads(stdout)["timings"].values()))
             wall, processor, _ = measure([sys.executable, "-c", "import torch"], folder, HERE)
             times[torch_alone].append((wall, processor))
-    for name, values in times.items():
-        walls, processors = zip(*values, strict=True)
-        line = f"{name:24} {statistics.median(walls):6.2f} s, processor {statistics.median(processors):.2f} s"
-        if name in generations:
-            generation = statistics.median(generations[name])
-            least = generation + statistics.median(wall for wall, _ in times[torch_alone])
-            line += f"; generation {generation:.2f} s, {statistics.median(walls) / least:.2f} × torch and generation"
-        print(line)
+    torch_wall, torch_processor = medians(times[torch_alone])
+    print("| | Enter to file | python + import torch | generation | the rest | ratio | processor |")
+    print("|---|---|---|---|---|---|---|")
+    for name in trees:
+        wall, processor = medians(times[name])
+        generation = statistics.median(generations[name])
+        rest, ratio = wall - torch_wall - generation, wall / (torch_wall + generation)
+        parts = f"{torch_wall:.2f} s | {generation:.2f} s | {rest:.2f} s"
+        print(f"| {name} | {wall:.2f} s | {parts} | {ratio:.2f} | {processor:.2f} s |")
+    print(f"| {torch_alone} | {torch_wall:.2f} s | | | | | {torch_processor:.2f} s |")
+
+
+def medians(pairs: list[tuple[float, float]]) -> list[float]:
+    """Of the first of all pairs, and of the second."""
+    return [statistics.median(values) for values in zip(*pairs, strict=True)]
 
 
 if __name__ == "__main__":

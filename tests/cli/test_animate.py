@@ -20,6 +20,7 @@ from cli.running import CAT, CHECKPOINT, CONFIG, MODEL, QUICK, Outcome, Run, sta
 from PIL import Image
 from safetensors.torch import save_file
 
+from dcrafter.media import video
 from dcrafter.media.video import read_settings
 
 
@@ -584,3 +585,12 @@ def test_frames_that_no_machine_can_make_are_refused_at_once(dcrafter: Run) -> N
     outcome = dcrafter("animate", CAT, "-m", "tiny", "--width", "16384", "--height", "8192", "--dry-run")
     assert outcome.status == 2
     assert "at most 16 megapixels" in outcome.stderr
+
+
+def test_only_the_result_waits_for_the_disk(dcrafter: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(video, "_sync", synced.append)
+    assert dcrafter("animate", CAT, *QUICK, "-o", "cat.apng").status == 0
+    assert [path.parent for path in synced] == [Path()]
+    assert dcrafter("animate", CAT, *QUICK, "-o", "-", "-f", "apng").stdout
+    assert len(synced) == 1
