@@ -15,7 +15,7 @@ from dcrafter.evaluation.scores import Scores
 from dcrafter.metrics import METRICS
 
 COLORS = ("#4a7fb5", "#d1833f", "#5a9b5d", "#a05195", "#c0504d", "#8c7b5a")
-BAR, GAP, LABEL = 16, 14, 110  # pixels, of the chart
+BAR, GAP, LETTER = 16, 14, 7  # pixels, of the chart
 HEAD = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -87,21 +87,23 @@ def as_json(scored: Sequence[Scores], metrics: Sequence[str], extraction: Extrac
 def chart(scored: Sequence[Scores], metrics: Sequence[str], extraction: Extraction) -> str:
     """Bars of each metric, as an SVG: every metric on a scale of its own that begins at zero."""
     top, parts = 24, []
+    left = 20 + LETTER * max(len(scores.name) for scores in scored)
     for name, head in heads(metrics, extraction).items():
-        parts.append(f'<text x="8" y="{top}" font-weight="bold">{html.escape(head)}, {METRICS[name].better}</text>')
+        parts.append(
+            f'<text x="8" y="{top}" font-weight="bold">{html.escape(head)}; better: {METRICS[name].better}</text>'
+        )
         most = max((abs(scores.mean(name) or 0) for scores in scored), default=0) or 1
         for number, scores in enumerate(scored):
             value = scores.mean(name)
             y, width = top + 6 + number * (BAR + 2), 400 * max(value or 0, 0) / most
             parts += [
-                f'<text x="{LABEL - 6}" y="{y + 12}" text-anchor="end">{html.escape(scores.name)}</text>',
-                f'<rect x="{LABEL}" y="{y}" width="{width:.1f}" height="{BAR}" fill="{COLORS[number % len(COLORS)]}"/>',
-                f'<text x="{LABEL + width + 6:.1f}" y="{y + 12}">{shown(value)}</text>',
+                f'<text x="{left - 6}" y="{y + 12}" text-anchor="end">{html.escape(scores.name)}</text>',
+                f'<rect x="{left}" y="{y}" width="{width:.1f}" height="{BAR}" fill="{COLORS[number % len(COLORS)]}"/>',
+                f'<text x="{left + width + 6:.1f}" y="{y + 12}">{shown(value)}</text>',
             ]
         top += 6 + len(scored) * (BAR + 2) + GAP + 12
-    head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="600" height="{top}" font-family="sans-serif" font-size="12">'
-    )
+    size = f'width="{left + 490}" height="{top}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">'
     return "\n".join([head, '<rect width="100%" height="100%" fill="white"/>', *parts, "</svg>"]) + "\n"
 
 
@@ -112,7 +114,7 @@ def page(scored: Sequence[Scores], metrics: Sequence[str], extraction: Extractio
     lines = ["".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) for tag, row in cells]
     body = [
         "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>",
-        *(f"<p>{html.escape(problem)}</p>" for scores in scored for problem in scores.problems),
+        *(f"<p>Left out: {html.escape(problem)}</p>" for scores in scored for problem in scores.problems),
     ]
     cases: dict[str, list[str]] = {}
     captions: dict[str, str] = {}
@@ -120,7 +122,7 @@ def page(scored: Sequence[Scores], metrics: Sequence[str], extraction: Extractio
         for number, clip in enumerate(scores.clips):
             figures = [(name, values[number]) for name, values in scores.values.items()]
             text = ", ".join(f"{name} {shown(value)}" for name, value in figures if value is not None)
-            label = f"<b>{html.escape(scores.name)}</b> {text}"
+            label = f"<b>{html.escape(scores.name)}</b><br>{text}"
             video = player(clip.path, path.parent)
             cases.setdefault(clip.name, []).append(f"<figure>{video}<figcaption>{label}</figcaption></figure>")
             captions[clip.name] = captions.get(clip.name) or clip.caption

@@ -96,7 +96,8 @@ class Study:
         runs = {side: run for side, (run, _) in zip(SIDES, self.sides(participant, number), strict=True)}
         row = {"participant": participant, "trial": number, "case": self.trials[number].case, **runs}
         row |= {question: runs[side] for question, side in preferred.items()}
-        row[SELECTION] = [runs[side] for side in SIDES if side in selected]
+        if self.trials[number].image:  # else there is nothing to conform to
+            row[SELECTION] = [runs[side] for side in SIDES if side in selected]
         with self._lock:
             append_row(self.choices, row)
 
@@ -138,9 +139,10 @@ def results(choices: Sequence[Mapping[str, Any]]) -> str:
     lines = ["| run | motion quality | temporal coherence | input conformity | trials |", "|---|---|---|---|---|"]
     for run in runs:
         own = [row for row in choices if run in (row["left"], row["right"])]
-        chosen = [sum(row[question] == run for row in own) for question in QUESTIONS]
-        chosen.append(sum(run in row[SELECTION] for row in own))
-        lines.append(f"| {run} | {' | '.join(f'{100 * n / len(own):.1f} %' for n in chosen)} | {len(own)} |")
+        chosen = [[row[question] == run for row in own] for question in QUESTIONS]
+        chosen.append([run in row[SELECTION] for row in own if SELECTION in row])
+        shares = (f"{100 * sum(each) / len(each):.1f} %" if each else "–" for each in chosen)
+        lines.append(f"| {run} | {' | '.join(shares)} | {len(own)} |")
     people = len({row["participant"] for row in choices})
     return "\n".join([*lines, "", f"{people} participants"])
 

@@ -7,6 +7,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 
 from dcrafter.errors import InputError
 from dcrafter.evaluation.__main__ import main
-from dcrafter.evaluation.study import Study, make_trials, read_choices, serve
+from dcrafter.evaluation.study import Study, make_trials, read_choices, results, serve
 from dcrafter.media.video import write_video
 
 RUNS = ("ours", "theirs")
@@ -34,7 +35,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def study(runs: dict[str, Path], tmp_path: Path) -> Study:
-    return Study(make_trials(runs), tmp_path / "choices.jsonl")
+    image = tmp_path / "image.png"
+    image.write_bytes(b"an image")
+    return Study([replace(trial, image=image) for trial in make_trials(runs)], tmp_path / "choices.jsonl")
 
 
 @pytest.fixture
@@ -114,6 +117,13 @@ def test_nothing_but_the_studys_files_is_served(address: str, study: Study) -> N
     (trial, *_) = json.loads(fetch(f"{address}/trials?participant=p"))
     whole = fetch(f"{address}/{trial['left']['address']}")
     assert fetch(f"{address}/{trial['left']['address']}", Range="bytes=2-9") == whole[2:10]  # as Safari asks
+
+
+def test_nothing_conforms_to_an_image_that_is_not_there(runs: dict[str, Path], tmp_path: Path) -> None:
+    study = Study(make_trials(runs), tmp_path / "choices.jsonl")
+    study.record(choice("p", {"id": 0}, "left"))
+    for line in results(read_choices(study.choices)).splitlines()[2:4]:
+        assert line.endswith(" % | – | 1 |")
 
 
 def test_every_pair_of_runs_is_a_trial(runs: dict[str, Path], tmp_path: Path) -> None:
