@@ -89,7 +89,7 @@ def take_over(values: dict[str, Any], flags: set[str], command: Command) -> None
     for name, value in found.items():
         if name in values and name not in flags:
             values[name] = value
-    for name in FILES & found.keys() - flags:
+    for name in FILES & values.keys() & found.keys() - flags:
         values[name] = found[name] and _find_file(path, found[name], name)
     if "images" in values and not values["images"]:
         values["images"] = [_find(path, image) for image in earlier.get("images", [])]
