@@ -8,6 +8,7 @@ encoder → autoencoder → UNet → autoencoder: the peak is the largest one, n
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Generator, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
@@ -27,12 +28,14 @@ from dcrafter.errors import InputError, UsageError, WeightsError
 from dcrafter.events import Decoding, Done, Event, Part, Step, Video
 from dcrafter.media.image import ImageSource, match_colors, open_image, resize_frames, to_frames
 from dcrafter.models.dynamicrafter import DynamiCrafter, References
+from dcrafter.models.unet import DeepFeatures
 from dcrafter.runtime.devices import choose_device, choose_dtype, upload
 from dcrafter.runtime.residency import Residency
 from dcrafter.sampling import load_sampler
 from dcrafter.sampling.ddim import Denoiser
 from dcrafter.sampling.guidance import Guidance
 from dcrafter.sampling.mask import hold
+from dcrafter.sampling.reuse import Distances, plan_work
 from dcrafter.sampling.schedule import SamplingStep, sampling_steps
 from dcrafter.sampling.start import LatentStatistics, known_statistics
 from dcrafter.sampling.windows import fuse, windows
@@ -283,7 +286,7 @@ class Pipeline:
         def walk() -> Iterator[tuple[Step, Tensor]]:
             """From the beginning, with the same noise whenever that is."""
             drawn = copy(draws)
-            denoiser = self.denoiser(conditions, settings)
+            denoiser = self.denoiser(conditions, settings, steps)
             walked = load_sampler(settings.sampler)(
                 hold(denoiser, still.latents, still.mask, steps, prediction) if still else denoiser,
                 upload(_initial_latents(next(drawn), steps[0], settings), self.device),
@@ -303,8 +306,11 @@ class Pipeline:
             latents[:, :, [0, -1]] = latents[:, :, [0, -1]].mean(dim=2, keepdim=True)
         return latents
 
-    def denoiser(self, conditions: Conditions, settings: Settings) -> Denoiser:
-        """The UNet with its conditions and guidance in place, over as many frames as there are. Needs it loaded."""
+    def denoiser(self, conditions: Conditions, settings: Settings, steps: Sequence[SamplingStep]) -> Denoiser:
+        """The UNet with its conditions and guidance in place, over as many frames as there are. Needs it loaded.
+
+        It is for these steps, in their order: it keeps what they save.
+        """
         c, dtype = conditions, self.model.unet.conv_in.weight.dtype
         texts = {True: c.text.to(dtype), False: c.uncond_text.to(dtype)}
         images = {True: c.image.to(dtype), False: c.uncond_image.to(dtype)}
@@ -314,9 +320,13 @@ class Pipeline:
         )
         length = c.concat_latents.shape[2]
         place = torch.linspace(0, 1, length, device=self.device)
+        works = plan_work(steps, self.config.schedule.num_timesteps, **settings.savings())
+        work_at = dict(zip((step.t for step in steps), works, strict=True))
+        distances: defaultdict[int, Distances] = defaultdict(Distances)  # of each window
+        features: defaultdict[tuple[int, bool, bool], DeepFeatures] = defaultdict(DeepFeatures)  # and each branch
 
         def denoise(x: Tensor, t: int, frames: slice) -> Tensor:
-            time = torch.full((len(x),), t, device=self.device)
+            time, work = torch.full((len(x),), t, device=self.device), work_at[t]
             given = c.concat_latents[:, :, frames]
 
             def predict(with_text: bool, with_image: bool) -> Tensor:
@@ -325,9 +335,15 @@ class Pipeline:
                 if c.sketch is not None:
                     drawn = c.sketch[:, :, frames]
                     residuals = self.model.follow_sketch(x, time, text, image, drawn, settings.sketch_scale)
-                return self.model.denoise(x, time, text, image, given, fs, residuals)
+                deep = None
+                if settings.deep_every > 1:
+                    deep = features[frames.start, with_text, with_image]
+                    deep.anew = work.deep
+                return self.model.denoise(x, time, text, image, given, fs, residuals, deep)
 
-            return guidance(predict, place[frames])
+            if not work.guided:
+                return predict(True, True)
+            return guidance(distances[frames.start].keep(predict, anew=work.unconditional), place[frames])
 
         return fuse(denoise, windows(length, settings.window, settings.overlap))
 

@@ -199,6 +199,23 @@ class Settings:
     last_guidance: float | None = option(
         "Of the last frame, --guidance being the first's.", SAMPLING, minimum=0, maximum=1000, default_help="the same"
     )
+    guidance_interval: str = option(
+        "Shares of the timesteps that have guidance, such as 0.2-0.9.", SAMPLING, default="0-1", metavar="<from-to>"
+    )
+    guidance_every: int = option(
+        "Steps that share an evaluation without the prompt: 2 saves a quarter.",
+        SAMPLING,
+        default=1,
+        minimum=1,
+        maximum=1000,
+    )
+    deep_every: int = option(
+        "Steps that share an evaluation of deep layers: 2 saves over a third.",
+        SAMPLING,
+        default=1,
+        minimum=1,
+        maximum=1000,
+    )
     image_guidance: float | None = option(
         "A guidance scale of its own for the image.", SAMPLING, minimum=0, maximum=1000, default_help="none"
     )
@@ -312,6 +329,13 @@ class Settings:
         """Of each part of the video. A loop's last one repeats its first, and is not shown."""
         return max(self.window, self.frames + (self.command == "loop"))
 
+    def savings(self) -> dict[str, Any]:
+        """What `sampling.reuse.plan_work` takes of them."""
+        interval = _interval(self.guidance_interval)
+        return {
+            "guidance_interval": interval, "guidance_every": self.guidance_every, "deep_every": self.deep_every,
+        }  # fmt: skip
+
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists. The context scale is 1 where it is 1 everywhere; of a file, its name."""
         values = {name: value.name if isinstance(value, Path) else value for name, value in asdict(self).items()}
@@ -330,7 +354,9 @@ class Options(TypedDict, total=False):
     image against the last; `color_match` holds the colors of what is made to those of its image; `size` as-input scales
     the video to the image's size; `mask` is an image of what may move; `start` is where sampling starts, `init_noise` a
     file of what it starts from, `image_noise` how much noise the image gets; `last_guidance` the last frame's guidance;
-    `sketch` are line drawings, a video or a folder, and `sketch_scale` is how closely to follow them.
+    `sketch` are line drawings, a video or a folder, and `sketch_scale` is how closely to follow them;
+    `guidance_interval`, such as `0.2-0.9`, where guidance is, `guidance_every` and `deep_every` the steps that share an
+    evaluation without the prompt, and of the deep layers.
     """
 
     negative_prompt: str
@@ -338,6 +364,9 @@ class Options(TypedDict, total=False):
     guidance: float | None
     image_guidance: float | None
     last_guidance: float | None
+    guidance_interval: str | None
+    guidance_every: int
+    deep_every: int
     start: float
     init_noise: str | Path | None
     image_noise: float
@@ -489,6 +518,7 @@ def resolve(
         **values,
     )
     _require(0 <= settings.seed < 2**63, "seed", "0 to 2⁶³ − 1", settings.seed)
+    _interval(settings.guidance_interval)
     timesteps = round(settings.start * config.schedule.num_timesteps)
     _require(settings.steps <= timesteps, "steps", f"at most {timesteps} with this --start", settings.steps)
     least = 2 if command == "interpolate" or settings.segments > 1 else 1  # clips meet in a frame that both have
@@ -586,6 +616,14 @@ def _motion(config: ModelConfig, motion: str | int) -> int:
         motion,
     )
     return int(motion)
+
+
+def _interval(text: str) -> tuple[float, float]:
+    """`0.2-0.9` → (0.2, 0.9)."""
+    match = re.fullmatch(r"(\d*\.?\d+)-(\d*\.?\d+)", text.strip())
+    low, high = map(float, match.groups()) if match else (1.0, 0.0)
+    _require(0 <= low < high <= 1, "guidance-interval", "two numbers from 0 to 1, the lower first, as in 0.2-0.9", text)
+    return low, high
 
 
 def _context_scale(config: ModelConfig, scale: str | float) -> tuple[float, ...]:

@@ -487,3 +487,44 @@ def test_a_video_as_large_as_its_image(pipe: Pipeline) -> None:
     video = pipe.animate(picture, "", **options)
     assert video.frames.shape == (2, 50, 90, 3)
     assert (video.settings["width"], video.settings["height"], video.settings["size"]) == (80, 48, "as-input")
+
+
+def test_kept_outputs_save_evaluations(pipe: Pipeline, cat: Path) -> None:
+    counted: list[str] = []
+    for name, layer in {"whole": pipe.model.unet.middle, "any": pipe.model.unet.conv_in}.items():
+        layer.register_forward_pre_hook(lambda *_, name=name: counted.append(name))
+
+    def evaluated(**options: Any) -> tuple[int, int, float]:
+        counted.clear()
+        asked = QUICK | {"steps": 4, "guidance": 2.0, "window": 4} | options
+        settings = pipe.animate(cat, "cat", **asked).settings  # type: ignore[arg-type]
+        assert settings["guidance_interval"] == options.get("guidance_interval", "0-1")
+        estimated = estimate.evaluations(pipe.config, resolve(pipe.config, "animate", "cat", 0, asked))  # type: ignore[arg-type]
+        return counted.count("any"), counted.count("whole"), estimated
+
+    assert evaluated() == (8, 8, 8)
+    assert evaluated(guidance_every=2) == (6, 6, 6)
+    assert evaluated(guidance_interval="0.7-1") == (5, 5, 5)
+    calls, whole, estimated = evaluated(deep_every=2)
+    assert (calls, whole) == (8, 4)
+    assert 4 < estimated < 6
+    assert evaluated(deep_every=3, guidance_every=2)[:2] == (6, 3)  # deep: both in step 1, one in step 4
+    assert evaluated(image_guidance=1.5, guidance_every=4)[0] == 6
+
+
+def test_deep_features_of_a_failed_evaluation_are_not_kept(golden: Path, cat: Path) -> None:
+    pipe = open_golden(golden / "dc256")
+    pipe.dtype = pipe.residency.dtype = torch.float16
+    broken: list[torch.Tensor] = []
+
+    def overflow(module: torch.nn.Module, args: Any, out: torch.Tensor) -> torch.Tensor:
+        if out.dtype == torch.float32:
+            return out
+        broken.append(out)
+        return out * torch.inf
+
+    pipe.model.unet.middle.register_forward_hook(overflow)
+    options = QUICK | {"steps": 2, "deep_every": 2}
+    latents = pipe.animate(cat, "cat", **options).latents  # type: ignore[arg-type]
+    assert len(broken) == 1
+    assert latents.isfinite().all()

@@ -71,6 +71,10 @@ def test_context_scale_by_layers(scale: Any, expected: list[float]) -> None:
         {"context_scale": "7-19:0.8"},
         {"context_scale": "9-7:0.8"},
         {"context_scale": "much"},
+        {"guidance_interval": "0.9-0.2"},
+        {"guidance_interval": "0-1.5"},
+        {"guidance_interval": "0.5"},
+        {"deep_every": 0},
     ],
 )
 def test_values_without_a_meaning_name_their_option(options: Any) -> None:

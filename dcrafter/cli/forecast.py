@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dcrafter.cli.console import Console
-from dcrafter.cli.options import FAST_STEPS, Request
+from dcrafter.cli.options import FAST, Request
 from dcrafter.cli.sources import Source, title_of
 from dcrafter.config import Command, ModelConfig
 from dcrafter.errors import WeightsError
@@ -158,6 +159,7 @@ def say_time(
         console.say(f"about {long} a video")
     if minutes > 60 * HOURS:
         quicker = "a smaller model, or a smaller --width and --height"
-        if settings.steps > 2 * FAST_STEPS:
-            quicker = f"--fast ({settings.steps / FAST_STEPS:.1f} times), {quicker}"
+        now, fast = (estimate.evaluations(model.config, each) for each in (settings, replace(settings, **FAST)))
+        if now > 2 * fast:
+            quicker = f"--fast ({now / fast:.1f} times), {quicker}"
         console.say(f"quicker: {quicker}")

@@ -36,7 +36,8 @@ from dcrafter.settings import (
     options_of,
 )
 
-FAST_STEPS = 15
+# What --fast is short for. An odd number of steps, so that the last is one with the deep layers.
+FAST: dict[str, Any] = {"sampler": "dpm++", "steps": 13, "guidance_every": 2, "deep_every": 2}
 BATCH = "batch"  # the command that does what each of the others does
 SOURCES = ("DEFAULT", "DEFAULT_MAP", "ENVIRONMENT", "COMMANDLINE")  # of a value; the last wins
 
@@ -65,7 +66,9 @@ class Request:
     captioner: str = option(
         "Captioning model: on the hub, or a folder.", default="", metavar="<name>", default_help="BLIP base"
     )
-    fast: bool = option(f"Short for --sampler dpm++ --steps {FAST_STEPS}.", SAMPLING, default=False)
+    fast: bool = option(
+        f"Short for {' '.join(f'{flag(name)} {value}' for name, value in FAST.items())}.", SAMPLING, default=False
+    )
     overwrite: bool = option("Replace files that exist.", WRITING, default=False)
     dry_run: bool = option("Say what would be done, and stop.", MESSAGES, default=False)
     preview: bool = option("Show the video in the terminal as it forms.", MESSAGES, default=False)
@@ -183,7 +186,7 @@ def _decide(values: dict[str, Any], contraries: dict[str, str], context: typer.C
         if values.pop(contrary):
             values[name], levels[name] = False, levels[contrary]
     if values["fast"]:
-        for name, value in (("steps", FAST_STEPS), ("sampler", "dpm++")):
+        for name, value in FAST.items():
             if levels[name] < levels["fast"]:
                 values[name], levels[name] = value, levels["fast"]
     _fit_format(values, levels)

@@ -19,7 +19,7 @@ from dcrafter.models.dual_reference import DualReferenceAutoencoder
 from dcrafter.models.projector import QueryTransformer
 from dcrafter.models.reference_decoder import Reference, compose
 from dcrafter.models.sketch_encoder import SketchEncoder
-from dcrafter.models.unet import UNet3D
+from dcrafter.models.unet import DeepFeatures, UNet3D
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,9 +98,10 @@ class DynamiCrafter(nn.Module):
         concat_latents: Tensor,
         fs: Tensor,
         residuals: Sequence[Tensor] = (),
+        deep: DeepFeatures | None = None,
     ) -> Tensor:
         """One evaluation: x_t and concat_latents (B, C, T, h, w), t and fs (B,) → eps or v. Uses unet."""
-        return self.unet(torch.cat([x_t, concat_latents], dim=1), t, text, image, fs, residuals).float()
+        return self.unet(torch.cat([x_t, concat_latents], dim=1), t, text, image, fs, residuals, deep).float()
 
     def follow_sketch(
         self, x_t: Tensor, t: Tensor, text: Tensor, image: Tensor, sketch: Tensor, scale: float

@@ -6,6 +6,7 @@ Everything spatial runs on (F, C, h, w), where F = B·T holds the T frames of ea
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -206,6 +207,14 @@ def embedding(channels: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(channels, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width))
 
 
+@dataclass(eq=False)
+class DeepFeatures:
+    """What comes up from the UNet's deep blocks, kept from one evaluation for others (arXiv 2312.00858)."""
+
+    anew: bool = True  # the deep blocks are to be evaluated, whatever is kept
+    features: Tensor | None = None  # (F, C, h, w)
+
+
 class UNet3D(nn.Module):
     """Predicts the noise, or v, in a noisy latent video (paper, equation 1)."""
 
@@ -243,7 +252,14 @@ class UNet3D(nn.Module):
         self.conv_out = nn.Conv2d(width, config.out_channels, 3, padding=1)
 
     def forward(
-        self, x: Tensor, t: Tensor, text: Tensor, image: Tensor, fs: Tensor, residuals: Sequence[Tensor] = ()
+        self,
+        x: Tensor,
+        t: Tensor,
+        text: Tensor,
+        image: Tensor,
+        fs: Tensor,
+        residuals: Sequence[Tensor] = (),
+        deep: DeepFeatures | None = None,
     ) -> Tensor:
         """One evaluation.
 
@@ -253,6 +269,8 @@ class UNet3D(nn.Module):
             text: (B, L, D). image: (B, M, D); where M is `image_tokens_per_frame`·T each frame sees its own
                 tokens, else every frame sees all of them.
             residuals: what is added to each skip connection, and last to the middle's output, if anything.
+            deep: what an earlier evaluation kept of its deep blocks, or where this one is to keep it. All but the
+                decoder's last `num_res_blocks` blocks, and those whose skips they take, are deep.
 
         Returns:
             (B, C_out, T, h, w): the prediction, eps or v.
@@ -267,16 +285,25 @@ class UNet3D(nn.Module):
 
         h = self.conv_in(rearrange(x.to(dtype), "b c t h w -> (b t) c h w"))
         h = self.init_attn(h, frames)
+        near = self.config.num_res_blocks
+        kept = None if deep is None or deep.anew else deep.features
         skips = [h]
-        for block in self.encoder:
+        for block in self.encoder if kept is None else self.encoder[: near - 1]:
             h = block(h) if isinstance(block, Downsample) else block(h, emb, text, image, frames)
             skips.append(h)
-        h = self.middle(h, emb, text, image, frames)
         if residuals:
-            *added, middle = residuals
-            skips = [skip + each for skip, each in zip(skips, added, strict=True)]
-            h = h + middle
-        for block in self.decoder:
+            skips = [skip + each for skip, each in zip(skips, residuals[:-1], strict=kept is None)]
+        if kept is None:
+            h = self.middle(h, emb, text, image, frames)
+            if residuals:
+                h = h + residuals[-1]
+            for block in self.decoder[:-near]:
+                h = block(torch.cat([h, skips.pop()], dim=1), emb, text, image, frames)
+            if deep is not None:
+                deep.features = h
+        else:
+            h = kept.to(dtype)
+        for block in self.decoder[-near:]:
             h = block(torch.cat([h, skips.pop()], dim=1), emb, text, image, frames)
         h = self.conv_out(silu(self.norm_out(h)))
         return rearrange(h, "(b t) c h w -> b c t h w", t=frames)

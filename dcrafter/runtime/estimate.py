@@ -11,7 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dcrafter.config import ModelConfig
 from dcrafter.models.dynamicrafter import DynamiCrafter
+from dcrafter.models.unet import DeepFeatures
 from dcrafter.sampling.guidance import Guidance
+from dcrafter.sampling.reuse import plan_work
+from dcrafter.sampling.schedule import sampling_steps
 from dcrafter.sampling.windows import windows
 from dcrafter.settings import MEMORY_PLANS, Settings
 
@@ -54,23 +57,39 @@ def plan_for(model: DynamiCrafter, settings: Settings, dtype: torch.dtype, room:
 
 def sampling_seconds(model: DynamiCrafter, settings: Settings, device: torch.device, dtype: torch.dtype) -> float:
     """How long sampling will take, a part, from the UNet's operations and how fast the device multiplies."""
-    guidance = Guidance(settings.guidance, settings.image_guidance, last_scale=settings.last_guidance)
-    evaluations = guidance.evaluations * settings.steps
-    evaluations *= len(windows(settings.sampled_frames, settings.window, settings.overlap))
     each = operations(model.config, settings.width, settings.height, settings.window)
-    return OVERHEAD * evaluations * each / speed(device, dtype)
+    evaluated = evaluations(model.config, settings) * len(
+        windows(settings.sampled_frames, settings.window, settings.overlap)
+    )
+    return OVERHEAD * evaluated * each / speed(device, dtype)
+
+
+def evaluations(config: ModelConfig, settings: Settings) -> float:
+    """Evaluations of the UNet that a window takes; those that reuse its deep features count by their operations."""
+    guidance = Guidance(settings.guidance, settings.image_guidance, last_scale=settings.last_guidance)
+    numbers = settings.width, settings.height, settings.window
+    shallow = (
+        operations(config, *numbers, shallow=True) / operations(config, *numbers) if settings.deep_every > 1 else 0
+    )
+    steps = sampling_steps(config.schedule, settings.spacing, settings.steps, start=settings.start)
+    works = plan_work(steps, config.schedule.num_timesteps, **settings.savings())
+    return sum((guidance.evaluations if work.unconditional else 1) * (1 if work.deep else shallow) for work in works)
 
 
 @cache
-def operations(config: ModelConfig, width: int, height: int, frames: int) -> int:
-    """Floating-point operations of one evaluation of the UNet."""
+def operations(config: ModelConfig, width: int, height: int, frames: int, *, shallow: bool = False) -> int:
+    """Floating-point operations of one evaluation of the UNet, or of one that reuses its deep features."""
     unet = DynamiCrafter.on_meta(config).unet
     factor = config.autoencoder.downsampling
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+    with torch.device("meta"):
         latents = torch.empty(1, config.unet.in_channels, frames, height // factor, width // factor)
         text = torch.empty(1, config.clip.text.context_length, config.unet.context_dim)
         image = torch.empty(1, config.projector.queries_per_frame * config.projector.frames, config.unet.context_dim)
-        unet(latents, torch.ones(1), text, image, torch.ones(1))
+        deep = DeepFeatures()
+        for anew in (True, False) if shallow else (True,):
+            deep.anew = anew
+            with FlopCounterMode(display=False) as counter:
+                unet(latents, torch.ones(1), text, image, torch.ones(1), deep=deep)
     return counter.get_total_flops()
 
 

@@ -560,10 +560,10 @@ def test_hours_are_told_before_they_begin(dcrafter: Run, monkeypatch: pytest.Mon
 
     time, hint = told("animate", CAT, "-m", "1024")
     assert re.fullmatch(r"about \d\.\d hours a video", time)
-    assert hint == "quicker: --fast (3.3 times), a smaller model, or a smaller --width and --height"
+    assert hint == "quicker: --fast (6.4 times), a smaller model, or a smaller --width and --height"
     hours = float(time.split()[1])
-    time, hint = told("animate", CAT, "-m", "1024", "--fast", "--segments", "4")
-    assert float(time.split()[1]) == pytest.approx(4 * hours * 15 / 50, abs=0.2)
+    time, hint = told("animate", CAT, "-m", "1024", "--fast", "--segments", "8")
+    assert float(time.split()[1]) == pytest.approx(8 * hours / 6.4, abs=0.2)
     assert "--fast" not in hint
     several, two = (told("interpolate", *pictures, "-m", "512-interp") for pictures in ([CAT] * 4, [CAT] * 2))
     minutes = [float(line[0].split()[1]) * (60 if "hours" in line[0] else 1) for line in (several, two)]

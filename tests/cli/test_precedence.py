@@ -127,11 +127,13 @@ def test_short_forms_stand_where_they_are_said(dcrafter: Run, home: Path, monkey
         return found["sampler"], found["steps"], found["eta"]
 
     assert chosen() == ("ddim", 40, 1.0)
-    assert chosen("--fast") == ("dpm++", 15, 0.0)  # a flag wins over a file
+    assert chosen("--fast") == ("dpm++", 13, 0.0)  # a flag wins over a file
     assert chosen("--fast", "--steps", "20") == ("dpm++", 20, 0.0)  # what is said outright wins over a short form
+    kept = settings(dcrafter, "--fast", "--deep-every", "3")
+    assert (kept["guidance_every"], kept["deep_every"]) == (2, 3)
     path.write_text("fast = true\n")
-    assert chosen() == ("dpm++", 15, 0.0)
-    assert chosen("--sampler", "ddim") == ("ddim", 15, 1.0)
+    assert chosen() == ("dpm++", 13, 0.0)
+    assert chosen("--sampler", "ddim") == ("ddim", 13, 1.0)
     assert chosen("--no-fast") == ("ddim", 50, 1.0)
     monkeypatch.setenv("DCRAFTER_STEPS", "30")
     assert chosen() == ("dpm++", 30, 0.0)  # the environment wins over a file

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dcrafter.config import MODELS, UNetConfig
-from dcrafter.models.unet import Downsample, FrameConv, TemporalConv, UNet3D, clips
+from dcrafter.models.unet import DeepFeatures, Downsample, FrameConv, TemporalConv, UNet3D, clips
 
 MICRO = UNetConfig(
     in_channels=6,
@@ -116,6 +116,24 @@ def test_published_structure() -> None:
     assert len(full.decoder) == 12
     assert [block.up is not None for block in full.decoder] == [False, False, True] * 3 + [False] * 3
     assert [block.spatial is not None for block in full.decoder] == [False] * 3 + [True] * 9
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_deep_features_stand_for_the_deep_blocks(blocks: int) -> None:
+    torch.manual_seed(0)
+    unet = UNet3D(replace(MICRO, num_res_blocks=blocks)).eval().requires_grad_(False)
+    used: list[nn.Module] = []
+    for block in (*unet.encoder, unet.middle, *unet.decoder):
+        block.register_forward_pre_hook(lambda module, args: used.append(module))
+    x, *conditions = inputs(4)
+    deep = DeepFeatures()
+    whole = unet(x, *conditions, deep=deep)
+    assert whole.equal(unet(x, *conditions))
+    used.clear()
+    deep.anew = False
+    assert unet(x, *conditions, deep=deep).equal(whole)
+    assert used == [*unet.encoder[: blocks - 1], *unet.decoder[-blocks:]]
+    assert not unet(x + 1, *conditions, deep=deep).equal(whole)
 
 
 def test_micro_sizes_reach_everything() -> None:
