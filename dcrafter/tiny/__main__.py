@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def load_stages() -> Stages:
     """The stages that the built-in model goes through, by their names in recipes."""
     from dcrafter.tiny.autoencoder import AutoencoderStage
-    from dcrafter.tiny.denoiser import TinyDenoiserStage
+    from dcrafter.tiny.denoiser import TinyDenoiserStage, TinyDistillationStage
     from dcrafter.tiny.later_frames import LaterFramesStage
     from dcrafter.tiny.towers import TowersStage
     from dcrafter.training.parts import STAGES
@@ -23,6 +23,7 @@ def load_stages() -> Stages:
         "autoencoder": AutoencoderStage,
         "towers": TowersStage,
         **dict.fromkeys(STAGES, TinyDenoiserStage),
+        "distillation": TinyDistillationStage,
         "later frames": LaterFramesStage,
     }
 

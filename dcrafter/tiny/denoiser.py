@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from dcrafter.tiny.clips import ClipSampler
 from dcrafter.training.denoiser import DenoiserStage
+from dcrafter.training.distillation import DistillationStage
 from dcrafter.training.inputs import Items
 
 
@@ -22,3 +23,7 @@ class TinyDenoiserStage(DenoiserStage):
                         frames=self.config.frames, clips=recipe.clips)  # fmt: skip
         loops = 0.0 if held_out else recipe.conditioning.loop_share
         return Items(partial(sampler.clip, recipe.seed), recipe, length, loops=loops)
+
+
+class TinyDistillationStage(DistillationStage, TinyDenoiserStage):
+    """Distills the denoiser on the same data."""

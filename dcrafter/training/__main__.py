@@ -12,11 +12,12 @@ if TYPE_CHECKING:
 
 
 def load_stages() -> Stages:
-    """The paper's stages, and the text-to-video one before them."""
+    """The paper's stages, the text-to-video one before them, and distillation."""
     from dcrafter.training.denoiser import DenoiserStage
+    from dcrafter.training.distillation import DistillationStage
     from dcrafter.training.parts import STAGES
 
-    return dict.fromkeys(STAGES, DenoiserStage)
+    return {**dict.fromkeys(STAGES, DenoiserStage), "distillation": DistillationStage}
 
 
 COMMAND = TrainingCommand("dcrafter.training", RECIPES, Recipe, load_stages)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -33,6 +34,21 @@ def add_lora(model: DynamiCrafter, options: LoRA) -> None:
     model.requires_grad_(False)
     is_planned = model.unet.conv_in.weight.is_meta
     inject_adapter_in_model(config, model.unet, adapter_name=ADAPTER, low_cpu_mem_usage=is_planned)
+
+
+@contextmanager
+def without_lora(module: nn.Module) -> Iterator[None]:
+    """Context in which the factors that peft put into a module change nothing."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [layer for layer in module.modules() if isinstance(layer, BaseTunerLayer)]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
 
 
 def export_lora(weights: Mapping[str, Tensor], options: LoRA, path: Path, *, model: str) -> None:

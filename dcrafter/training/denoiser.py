@@ -77,7 +77,10 @@ class DenoiserStage(TrainingStage):
             add_dropout(self.unet, self.options.dropout)
         if self.options.checkpointing and not plan_only:
             self._checkpoint_activations()
-        self.process = Process(self.config.schedule)
+        schedule = self.config.schedule
+        self.process = Process(schedule)
+        self.guidance = Guidance(self.config.guidance, rescale=self.config.guidance_rescale)
+        self.steps, self.eta = sampling_steps(schedule, schedule.spacing, STEPS), 1.0
         has_detail = self.parts.detail and self.options.detail
         self.inputs = InputEncoder(self.model, context=self.has_context, detail=has_detail)
         self.only_ends = "animate" not in self.config.commands or self.options.interpolation == 1
@@ -245,18 +248,15 @@ class DenoiserStage(TrainingStage):
         nothing = replace(plain, text=~plain.text, image=~plain.image)
         without = replace(self.inputs(batch, nothing, generator, single=single), concat_latents=inputs.concat_latents)
 
-        guidance = Guidance(self.config.guidance, rescale=self.config.guidance_rescale)
-
         def denoiser(x: Tensor, t: int) -> Tensor:
             times = torch.full((clips,), t, device=x.device)
-            return guidance(lambda text, image: (inputs if text else without).denoise(self.unet, x, times))
+            return self.guidance(lambda text, image: (inputs if text else without).denoise(self.unet, x, times))
 
         def noise() -> Tensor:
             return torch.randn(inputs.latents.shape, generator=generator).to(inputs.latents)
 
-        schedule = self.config.schedule
-        steps = sampling_steps(schedule, schedule.spacing, STEPS)
-        for sampled in ddim(denoiser, noise(), steps, noise, prediction=schedule.prediction):
+        prediction = self.config.schedule.prediction
+        for sampled in ddim(denoiser, noise(), self.steps, noise, prediction=prediction, eta=self.eta):
             latents = sampled.x
         generated = self.inputs.decode_frames(latents)
         return batch["frames"][:, : generated.shape[1]], generated

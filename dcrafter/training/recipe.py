@@ -116,6 +116,19 @@ class LoRA:
 
 
 @dataclass(frozen=True)
+class Distillation:
+    """Of the stage "distillation": how few steps a model learns to take."""
+
+    steps: int = 4
+    teacher_steps: int = 4  # for one of them
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for numbers out of range."""
+        if min(self.steps, self.teacher_steps) < 1:
+            raise ValueError("distillation needs steps and teacher_steps of at least 1")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """`model` names the registry's configuration, in which `config` changes fields.
 
@@ -132,6 +145,7 @@ class Recipe:
     config: dict[str, Any] = field(default_factory=dict)
     conditioning: Conditioning = Conditioning()
     lora: LoRA | None = None
+    distillation: Distillation = Distillation()
     videos: VideoData = field(default_factory=VideoData)
 
     @property
