@@ -74,6 +74,8 @@ def test_every_step_of_the_full_size_pipeline(
     _, latents = run(pipe.sample(conditions, settings, torch.randn))
     assert all(has_fused_kernel(*qkv) for qkv in attended)
     used = {parameter.dtype for parameter in pipe.model.unet.parameters()}
+    kernels = [layer.weight for layer in pipe.model.unet.modules() if isinstance(layer, torch.nn.Conv2d)]
+    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
     references = References(keyframes[None], (0, 1)[: len(keyframes)])
     _, frames = run(pipe.decode(latents[:, :, :6], [0, 5], references))
 

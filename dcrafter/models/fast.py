@@ -49,6 +49,14 @@ def pack(module: nn.Module) -> None:
             _replace(layer, PackedConv(layer))
 
 
+def order_channels_last(module: nn.Module) -> None:
+    """Lay out the convolutions' kernels as a GPU's tensor cores take them, and not anew in every call."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            ordered = layer.weight.detach().contiguous(memory_format=torch.channels_last)
+            layer.weight = nn.Parameter(ordered, requires_grad=False)
+
+
 def unpack(module: nn.Module) -> None:
     """Give the packed layers in a module their plain forms back, without weights."""
     for layer in module.modules():

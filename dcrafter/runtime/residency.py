@@ -99,11 +99,15 @@ class Residency:
         return Streaming(blocks, load, _to_meta, self.device)
 
     def _pack(self, name: str, dtype: torch.dtype) -> None:
-        """Give a loaded part its faster form, where there is one and nothing will compile it."""
-        component = self.model.get_submodule(name.split(".")[0])
+        """Give a loaded part its faster form, where there is one; a CPU's has nothing left to compile."""
+        part, component = self.model.get_submodule(name), self.model.get_submodule(name.split(".")[0])
         compiled = any(module._compiled_call_impl is not None for module in component.modules())
-        if name.split(".")[0] in PACKED and fast.supported(self.device, dtype) and not compiled:
-            fast.pack(self.model.get_submodule(name))
+        if name.split(".")[0] not in PACKED:
+            return
+        if self.device.type == "cuda":
+            fast.order_channels_last(part)
+        elif fast.supported(self.device, dtype) and not compiled:
+            fast.pack(part)
 
     def working_memory(self) -> AbstractContextManager[None]:
         """What evaluations of a loaded component run in: with memory to spare, a CPU keeps what tensors give back."""
