@@ -19,7 +19,7 @@ from dcrafter.sampling.windows import windows
 from dcrafter.settings import MEMORY_PLANS, Settings
 
 # How many tensors of the UNet's full size and width are alive at its peak: measured at 256×256, see
-# tests/benchmarks/full_size.py.
+# python -m tests.benchmarks --full.
 UNET_TENSORS = {"normal": 48, "low": 36, "min": 36}
 DECODER_TENSORS = 8  # the same of the decoder, for one frame
 CLIP_TENSORS = 2  # and for each further frame, where frames are decoded together

@@ -1,7 +1,4 @@
-"""Relative errors of every golden case in float32, bfloat16 and float16, on this machine's CPU.
-
-python tests/benchmarks/fidelity.py [DEVICE]
-"""
+"""Relative errors of every golden case in each type: python tests/benchmarks/fidelity.py [DEVICE]"""
 
 from __future__ import annotations
 
@@ -9,8 +6,6 @@ import sys
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -26,15 +21,25 @@ GROUPS = {
 }
 
 
+def errors(family: str, case: str, dtype: torch.dtype, device: str) -> dict[str, float]:
+    """The largest ‖computed − recorded‖ / ‖recorded‖ of each group of tensors."""
+    recorded = load_file(GOLDEN / family / f"{case}.safetensors")
+    computed = run_case(GOLDEN / family, case, dtype=dtype, device=device)
+    return {
+        group: max(relative_error(computed[name], recorded[name]) for name in names) for group, names in GROUPS.items()
+    }
+
+
 def main() -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     device = sys.argv[1] if len(sys.argv) > 1 else "cpu"
     table = Table("case", "type", *GROUPS, title="‖computed − recorded‖ / ‖recorded‖, the largest of each group")
     for family, case in CASES:
-        recorded = load_file(GOLDEN / family / f"{case}.safetensors")
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
-            computed = run_case(GOLDEN / family, case, dtype=dtype, device=device)
-            errors = [max(relative_error(computed[n], recorded[n]) for n in names) for names in GROUPS.values()]
-            table.add_row(f"{family} {case}", str(dtype)[6:], *(f"{error:.1e}" for error in errors))
+            found = errors(family, case, dtype, device)
+            table.add_row(f"{family} {case}", str(dtype)[6:], *(f"{error:.1e}" for error in found.values()))
     Console(width=140).print(table)
 
 

@@ -16,8 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from full_size import write
 from PIL import Image
+from weights_cost import write
 
 from dcrafter.settings import MEMORY_PLANS
 

@@ -12,7 +12,7 @@ import sys
 import time
 
 import torch
-from full_size import Peak
+from weights_cost import Peak
 
 from dcrafter.config import MODELS
 from dcrafter.models.dual_reference import DualReferenceAutoencoder

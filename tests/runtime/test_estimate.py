@@ -15,7 +15,7 @@ def test_the_published_models_take_what_was_measured() -> None:
     config = MODELS["256"]
     model = DynamiCrafter.on_meta(config)
     settings = resolve(config, "animate", "", 0, {})
-    # 3.35 GB at the peak of an evaluation in bfloat16, and 4.7 TFLOP: tests/benchmarks/full_size.py
+    # 3.35 GB at the peak of an evaluation in bfloat16, and 4.7 TFLOP: python -m tests.benchmarks --full
     assert estimate.memory(model, settings, torch.bfloat16, "normal") == pytest.approx(3.35e9, rel=0.1)
     assert estimate.operations(config, settings.width, settings.height, 16) == pytest.approx(4.7e12, rel=0.1)
     needs = [estimate.memory(model, settings, torch.bfloat16, plan) for plan in ("normal", "low", "min")]
