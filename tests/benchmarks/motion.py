@@ -3,8 +3,9 @@
     python tests/benchmarks/motion.py IMAGE… -m tiny -p "pan left" --try start=1 --try start=0.94 --try segments=3
 
 A row each, means over the images: the step between neighboring frames in gray levels, the largest step over the median
-(a seam), the first frame against the image in dB (by the model's own decoder, no detail laid over it), what the last
-frame has of the first's edges and how far its mean color is from it, in gray levels, and the CPU seconds it took.
+(a seam), the first frame against the image in dB and its contrast over the image's (by the model's own decoder, no
+detail laid over it), what the last frame has of the first's edges and how far its mean color is from it, in gray
+levels, and the CPU seconds it took.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from dcrafter.metrics.pixels import psnr
 from dcrafter.pipeline import Pipeline
 
 HEADER = (
-    "| options | motion | seam | first frame | edges kept | color drift | CPU seconds |\n|---|---|---|---|---|---|---|"
+    "| options | motion | seam | first frame | contrast | edges kept | color drift | CPU seconds |\n"
+    "|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -38,8 +40,9 @@ def main() -> None:
     for options in arguments.tries:
         given = dict(each.split("=") for each in options.split(",") if each)
         rows = [measure(pipe, image, arguments.prompt, seed, given) for seed, image in enumerate(arguments.images)]
-        motion, seam, first, edges, color, seconds = torch.tensor(rows).mean(dim=0).tolist()
-        figures = f"{motion:.2f} | {seam:.1f} | {first:.1f} dB | {100 * edges:.0f} % | {color:.1f} | {seconds:.1f}"
+        motion, seam, first, contrast, edges, color, seconds = torch.tensor(rows).mean(dim=0).tolist()
+        frame = f"{first:.2f} dB | {100 * contrast:.1f} %"
+        figures = f"{motion:.2f} | {seam:.1f} | {frame} | {100 * edges:.0f} % | {color:.1f} | {seconds:.1f}"
         print(f"| {options or 'none'} | {figures} |", flush=True)
 
 
@@ -52,15 +55,16 @@ def measure(pipe: Pipeline, image: str, prompt: str, seed: int, options: dict[st
     kept = edges(frames[-1]) / edges(frames[0])
     color = (frames[-1].mean(dim=(0, 1)) - frames[0].mean(dim=(0, 1))).abs().mean()
     seam = steps.max() / steps.median().clamp_min(1e-6)
-    return [float(steps.mean()), float(seam), first_frame(pipe, video, image), float(kept), float(color), seconds]
+    return [float(steps.mean()), float(seam), *first_frame(pipe, video, image), float(kept), float(color), seconds]
 
 
 @torch.inference_mode()
-def first_frame(pipe: Pipeline, video: Video, image: str) -> float:
-    """PSNR against the image as the model saw it."""
+def first_frame(pipe: Pipeline, video: Video, image: str) -> tuple[float, float]:
+    """PSNR against the image as the model saw it, and the ratio of their standard deviations."""
     size = video.settings["width"], video.settings["height"]
     seen = to_tensor(fit_image(open_image(image), *size, video.settings["fit"]))
-    return psnr(drain(pipe.decode(video.latents[:1, :, :1]))[:, :, 0], seen[None])
+    shown = drain(pipe.decode(video.latents[:1, :, :1]))[:, :, 0]
+    return psnr(shown, seen[None]), float(shown.std() / seen.std())
 
 
 def edges(frame: Tensor) -> Tensor:
