@@ -356,6 +356,7 @@ class Pipeline:
         Of all frames, or of those kept. With references at the output size, without them as the autoencoder gives them.
         """
         yield from self.residency.ensure_loaded("autoencoder")
+        self.model.autoencoder.frames_at_once = self.residency.frames_at_once(latents)
 
         def run() -> Iterator[tuple[Decoding, Tensor]]:
             for step in self.model.decode_clips(latents, kept, references):

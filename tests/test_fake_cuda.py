@@ -113,7 +113,12 @@ class Waits(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"frames": 24}, {"sampler": "dpm++", "image_guidance": 2.0, "last_guidance": 3.0}]
+    "options",
+    [
+        {},
+        {"frames": 24},
+        {"sampler": "dpm++", "image_guidance": 2.0, "last_guidance": 3.0, "guidance_every": 2, "deep_every": 2},
+    ],
 )
 def test_sampling_never_waits_for_the_gpu(golden: Path, options: Any) -> None:
     with torch._subclasses.fake_tensor.unset_fake_temporarily():

@@ -147,6 +147,7 @@ class AutoencoderKL(nn.Module):
     def __init__(self, config: AutoencoderConfig, decoder: Decoder | None = None) -> None:
         super().__init__()
         self.config = config
+        self.frames_at_once = 1
         self.encoder = Encoder(config)
         self.decoder = decoder or Decoder(config)
         self.quant_conv = nn.Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
@@ -173,7 +174,7 @@ class AutoencoderKL(nn.Module):
     def decode_clips(
         self, latents: Tensor, kept: Sequence[int], references: Tensor | None = None
     ) -> Iterator[DecodingStep]:
-        """Decode videos, here frame by frame.
+        """Decode videos, here `frames_at_once` by `frames_at_once`.
 
         Args:
             latents: scaled, (B, C, T, h, w).
@@ -183,9 +184,10 @@ class AutoencoderKL(nn.Module):
         Yields:
             Each step; the output of the last is (B, 3, n, H, W), about [-1, 1], float32 on the CPU.
         """
-        frames = []
-        for number in kept:
-            frames.append(self.decode(latents[:, :, number]).float().cpu())
+        frames: list[Tensor] = []
+        for start in range(0, len(kept), self.frames_at_once):
+            some = [latents[:, :, number] for number in kept[start : start + self.frames_at_once]]
+            frames += self.decode(torch.cat(some)).float().cpu().chunk(len(some))
             if len(frames) < len(kept):
                 yield DecodingStep(len(frames), len(kept), frames[-1])
         yield DecodingStep(len(kept), len(kept), torch.stack(frames, dim=2))

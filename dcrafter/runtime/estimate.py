@@ -23,6 +23,7 @@ from dcrafter.settings import MEMORY_PLANS, Settings
 UNET_TENSORS = {"normal": 48, "low": 36, "min": 36}
 DECODER_TENSORS = 8  # the same of the decoder, for one frame
 CLIP_TENSORS = 2  # and for each further frame, where frames are decoded together
+MAX_IMAGES = 8  # decoded together: these fill a GPU, and tensors stay below 2³¹ values, which some kernels ask for
 OVERHEAD = 1.5  # a real evaluation's time over that of its products alone
 PROBE = 1024  # side of the matrices that a device's speed is measured with
 
@@ -47,6 +48,15 @@ def memory(model: DynamiCrafter, settings: Settings, dtype: torch.dtype, plan: s
     decoding //= config.autoencoder.fold**2
     encoders = size(model.text_encoder), size(model.image_encoder) + size(model.projector)
     return dtype.itemsize * max(unet, size(model.autoencoder) + decoding, *encoders)
+
+
+def images_at_once(model: DynamiCrafter, positions: int) -> int:
+    """How many images, each of so many latent positions, are decoded together in the memory that sampling took."""
+    config = model.config
+    sampling = size(model.unet) + UNET_TENSORS["normal"] * config.frames * positions * config.unet.model_channels
+    factor = config.autoencoder.downsampling // config.autoencoder.fold
+    each = DECODER_TENSORS * positions * factor**2 * config.autoencoder.decoder_channels
+    return min(MAX_IMAGES, max(1, (sampling - size(model.autoencoder)) // each))
 
 
 def plan_for(model: DynamiCrafter, settings: Settings, dtype: torch.dtype, room: int) -> str:

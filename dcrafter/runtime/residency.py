@@ -171,6 +171,13 @@ class Residency:
             plan = estimate.plan_for(self.model, settings, self.dtype, room)
         self._follow(max(plan, self._least, key=MEMORY_PLANS.index))
 
+    def frames_at_once(self, latents: Tensor) -> int:
+        """How many frames to decode together: on a GPU what takes no more memory than sampling, elsewhere one."""
+        if self.device.type != "cuda" or self.plan != "normal":
+            return 1
+        videos, _, _, height, width = latents.shape
+        return max(1, estimate.images_at_once(self.model, height * width) // videos)
+
     def downgrade_plan(self) -> bool:
         """Release everything and follow the next smaller plan. False if there is none."""
         self.keep_decoder = False

@@ -35,6 +35,17 @@ def test_sizes_follow_the_configuration_in_every_type(config: AutoencoderConfig,
     assert pixels.dtype == dtype
 
 
+@torch.no_grad()
+def test_frames_decoded_together_are_those_decoded_singly() -> None:
+    autoencoder, latents, kept = AutoencoderKL(MICRO), torch.randn(2, 3, 6, 4, 4), [0, 1, 3, 4, 5]
+    *_, singly = autoencoder.decode_clips(latents, kept)
+    autoencoder.frames_at_once = 2
+    steps = [*autoencoder.decode_clips(latents, kept)]
+    assert [step.done for step in steps] == [2, 4, 5]
+    assert steps[-1].output.shape == (2, 3, 5, 8, 8)
+    torch.testing.assert_close(steps[-1].output, singly.output)
+
+
 def test_encoding_draws_from_the_posterior_and_scales() -> None:
     autoencoder = AutoencoderKL(MICRO).requires_grad_(False)
     x, noise = torch.rand(1, 3, 8, 8), torch.randn(1, 3, 4, 4)

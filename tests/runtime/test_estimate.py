@@ -23,6 +23,12 @@ def test_the_published_models_take_what_was_measured() -> None:
     assert needs[2] < 1.5e9
 
 
+def test_as_many_images_are_decoded_together_as_sampling_left_room_for() -> None:
+    model = DynamiCrafter.on_meta(MODELS["512"])
+    fitting = [estimate.images_at_once(model, 8 * 8 * side) for side in (1, 144, 1000)]
+    assert fitting[0] == estimate.MAX_IMAGES > fitting[1] > fitting[2] >= 1
+
+
 def test_time_counts_branches_and_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     config = MODELS["tiny"]
     model = DynamiCrafter.on_meta(config)
