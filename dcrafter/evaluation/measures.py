@@ -134,8 +134,8 @@ def against_data(studio: Studio, count: int, name: str, label: str) -> list[Row]
         values["PIC"].append(perceptual_input_conformity(1 - F.cosine_similarity(of_data[:1], of_video, dim=-1)))
         values["PSNR"].append(psnr(as_input(video), as_input(case.frames)))
         values["motion"].append(motion_magnitude(video))
-        caption = case.direction or case.caption
-        values["direction"] += [right for right in [motion_as_prompted(video, caption)] if right is not None]
+        right = motion_as_prompted(video, case.caption)
+        values["direction"] += [] if right is None else [right]
     rows = [Row(f"{label}, {metric}", sum(each) / len(each), "", len(each)) for metric, each in values.items() if each]
     if count == 1:
         return rows

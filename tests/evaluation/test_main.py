@@ -21,12 +21,13 @@ def test_a_model_is_measured_on_a_persons_videos(
     run(monkeypatch, "--data", videos, "--checkpoint", checkpoint, "--out", out, "--sheet", sheet)
     table = capsys.readouterr().out.splitlines()
     rows = json.loads(out.read_text())["rows"]
-    assert len(table) == 2 + len(rows) == 2 + 22
+    assert len(table) == 2 + len(rows) == 2 + 26
     assert {row["metric"] for row in rows} >= {
         "autoencoder on images, PSNR",
         "videos, difference of neighboring frames over the data's",
         "loops of which it is at most 1",
         "no context, PIC",
+        "no context, PSNR",
     }
     assert sheet.exists()
 
