@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 from dcrafter.cli.arguments import STDIO
 from dcrafter.config import MODELS, Command, ModelConfig
 from dcrafter.errors import DCrafterError, InputError
-from dcrafter.media.fetch import is_url
+from dcrafter.media.fetch import is_url, public_name
 from dcrafter.settings import DTYPES, LONGEST_TEXT, Options, Settings, flag, options_of, resolve
 from dcrafter.validation import build
 
@@ -69,11 +69,7 @@ def take_over(values: dict[str, Any], flags: set[str], command: Command) -> None
         _check_here(model, path)
     sampler = values["sampler"] if "sampler" in flags else found["sampler"]
     other = (model, command, sampler) != (earlier["model"], found["command"], found["sampler"])
-    if other or any(values.get(name) for name in ARGUMENTS):
-        config = MODELS.get(earlier["model"])
-        turned = config and {found.get("width"), found.get("height")} == {config.width, config.height}
-        if turned or found.get("size") == "as-input":
-            found = {name: value for name, value in found.items() if name not in ("width", "height")}  # as images lie
+    found = _without_size(found, earlier, values, model, flags)
     if other:
         found = _asked_for(found, earlier["model"], model)
     else:
@@ -93,6 +89,24 @@ def take_over(values: dict[str, Any], flags: set[str], command: Command) -> None
         values[name] = found[name] and _find_file(path, found[name], name)
     if "images" in values and not values["images"]:
         values["images"] = [_find(path, image) for image in earlier.get("images", [])]
+
+
+def _without_size(
+    found: dict[str, Any], earlier: dict[str, Any], values: dict[str, Any], model: str, flags: set[str]
+) -> dict[str, Any]:
+    """Settings without a size that follows from a model, images or a --size that are others now."""
+    named = [public_name(image) for argument in ARGUMENTS for image in values.get(argument) or ()]
+    config, size = MODELS.get(earlier["model"]), found.get("size", "model")
+    other = model != earlier["model"]
+    if size == "as-input":
+        follows = other or (bool(named) and named != earlier.get("images"))
+    else:
+        turned = config and {found.get("width"), found.get("height")} == {config.width, config.height}
+        follows = bool(turned and (other or named))
+    resized = "size" in flags and values["size"] != size
+    left_out = {"width", "height"} if follows or resized else set()
+    left_out |= {"fit"} if resized and size == "as-input" else set()  # it was stretched for that
+    return {name: value for name, value in found.items() if name not in left_out}
 
 
 def _as_options(found: dict[str, Any]) -> dict[str, Any]:

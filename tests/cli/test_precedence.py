@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from cli.running import CAT, MODEL, QUICK, Run
 from loopback import Reply, files, served
+from PIL import Image
 from safetensors.torch import load_file
 
 from dcrafter.config import MODELS, Command
@@ -54,6 +55,31 @@ def test_each_wins_over_the_next(dcrafter: Run, home: Path, monkeypatch: pytest.
     assert [earlier[name] for name in ("steps", "seed", "frames", "prompt")] == [1, 8, 2, "from the file"]
     again = settings(dcrafter, "--from", "cat.gif", "--steps", "10", "-p", "another")
     assert [again[name] for name in ("steps", "seed", "prompt")] == [10, 8, "another"]
+
+
+SIZE = ("width", "height", "fit", "size")
+
+
+def made_with(found: dict[str, Any]) -> Path:
+    """A video that says of itself that it was made of the cat with such settings."""
+    about = found | {"images": [Path(CAT).name]}
+    return write_video(np.zeros((1, 8, 8, 3), np.uint8), "earlier.gif", settings=about, overwrite=True)
+
+
+def test_a_video_of_its_images_size_is_replayed(dcrafter: Run) -> None:
+    first = settings(dcrafter, "--size", "as-input", "--width", "64", "--height", "32", "--seed", "8")
+    assert settings(dcrafter, "--from", made_with(first)) == first  # settings() names the image
+    Image.new("RGB", (100, 100)).save("square.png")
+    outcome = dcrafter("animate", "square.png", *MODEL, "--dry-run", "--json", "--from", "earlier.gif")
+    other = json.loads(outcome.lines[0])["settings"]
+    assert (other["width"], other["height"]) == (64, 64)
+
+
+def test_another_size_is_not_that_of_the_earlier_video(dcrafter: Run) -> None:
+    for before, now in (("as-input", "model"), ("model", "as-input")):
+        earlier = made_with(settings(dcrafter, "--size", before, "--seed", "8"))
+        fresh, replayed = (settings(dcrafter, "--size", now, *more) for more in ((), ("--from", earlier)))
+        assert [replayed[name] for name in SIZE] == [fresh[name] for name in SIZE]
 
 
 @pytest.mark.parametrize(
