@@ -15,7 +15,12 @@ for event in pipe.stream("animate", "cat.png", "cat yawning", seed=1, steps=30):
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, Unpack
+
+# Else huggingface_hub, which reads this at import, tells the hub about the machine, and asks it for a list of programs
+# to tell of, even where a file is only looked up on the disk.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from dcrafter.errors import (

@@ -11,7 +11,7 @@ import time
 from typing import NoReturn
 
 from dcrafter import interrupts
-from dcrafter.errors import INTERRUPTED
+from dcrafter.errors import INTERRUPTED, UNREAD
 
 AGAIN = 0.01  # seconds until an interrupt that was lost comes again
 
@@ -42,7 +42,9 @@ def _leave(status: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except (OSError, ValueError):  # a reader that went away
+        except BrokenPipeError:
+            status = status or UNREAD
+        except (OSError, ValueError):
             status = status or 1
     os._exit(status)
 

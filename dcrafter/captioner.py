@@ -6,9 +6,10 @@ import gc
 import logging
 import os
 import socket
+import threading
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,15 +114,24 @@ def _check_reachable(name: str) -> None:
     """Raises WeightsError soon where no connection to the hub is to be had."""
     if urllib.request.getproxies():  # then the proxy decides
         return
-    hub = urlsplit(os.environ.get("HF_ENDPOINT", HUB))
-    try:
-        port = hub.port or (80 if hub.scheme == "http" else 443)
-        socket.create_connection((hub.hostname or "", port), REACH_SECONDS).close()
-    except (OSError, ValueError) as error:
+    address = os.environ.get("HF_ENDPOINT") or HUB
+    reached = threading.Event()
+
+    def connect() -> None:
+        with suppress(OSError, ValueError):  # an address may be none
+            hub = urlsplit(address)
+            port = hub.port or (80 if hub.scheme == "http" else 443)
+            socket.create_connection((hub.hostname or "", port), REACH_SECONDS).close()
+            reached.set()
+
+    connecting = threading.Thread(target=connect, daemon=True)  # resolving a name has no time limit of its own
+    connecting.start()
+    connecting.join(REACH_SECONDS)
+    if not reached.is_set():
         raise WeightsError(
-            f"the captioner {name} is not on this machine, and {hub.hostname} cannot be reached",
+            f"the captioner {name} is not on this machine, and {address} cannot be reached",
             f"Try again where there is a network, or {WITHOUT}",
-        ) from error
+        )
 
 
 def _options(name: str, local: bool) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dcrafter.text import printable
 
 INTERRUPTED = 130  # the exit status behind Ctrl-C
+UNREAD = 141  # that of what writes to a pipe whose reader has gone, as behind `| head -1`
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 

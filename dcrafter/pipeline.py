@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from dcrafter import __version__
 from dcrafter.conditions import ConditionEncoder, Conditions, Keyframes, Noise, seeded_noise
-from dcrafter.config import MODELS, Command
+from dcrafter.config import MODELS, Command, ModelConfig
 from dcrafter.errors import InputError, UsageError, WeightsError
 from dcrafter.events import Decoding, Done, Event, Part, Step, Video
 from dcrafter.media.image import ImageSource, match_colors, open_image, resize_frames, to_frames
@@ -216,6 +216,7 @@ class Pipeline:
             raise UsageError("a sketch needs the sketch encoder, --sketch-encoder FILE", SKETCH_ADVICE)
         if settings.sketch and len(images) > 2:
             raise UsageError("a sketch is of one interpolation", f"Give two images, not {len(images)}")
+        check_files(settings, self.config)
         keyframes = prepared.keyframes if prepared else Keyframes.open(images, settings, self.config)
         noise = prepared.noise if prepared else noise or seeded_noise(settings.seed)
         kept = kept_frames(settings)
@@ -429,13 +430,21 @@ def _references(keyframes: Keyframes, command: Command, part: int, last: Tensor 
 def _initial_latents(noise: Tensor, first: SamplingStep, settings: Settings) -> Tensor:
     """What sampling begins with: noise (B, C, T, h, w) itself, or shaped by what is known of the data's latents."""
     if settings.init_noise is not None:
-        return _read_statistics(settings.init_noise, noise.shape[1]).initial_latents(noise, first)
+        return read_statistics(settings.init_noise, noise.shape[1]).initial_latents(noise, first)
     if settings.start < 1:
         return known_statistics(noise.shape[1]).initial_latents(noise, first)
     return noise
 
 
-def _read_statistics(path: Path, channels: int) -> LatentStatistics:
+def check_files(settings: Settings, config: ModelConfig) -> None:
+    """Read the files that settings name, before weights are loaded for them. Raises InputError."""
+    if settings.init_noise is not None:
+        read_statistics(settings.init_noise, config.autoencoder.latent_channels)
+    if settings.mask is not None:
+        open_image(settings.mask)
+
+
+def read_statistics(path: Path, channels: int) -> LatentStatistics:
     """A file of Analytic-Init, as its authors publish them. Raises InputError where it holds something else."""
     try:
         tensors, _ = read_tensors(path)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import dcrafter  # noqa: F401  (before huggingface_hub, for which it sets the environment)
+
 # Two test processes on two cores: torch's threads of both would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

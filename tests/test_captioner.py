@@ -4,7 +4,9 @@ import gc
 import json
 import shutil
 import socket
+import threading
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from transformers import (
 )
 from transformers.models.blip import BlipImageProcessor
 
+from dcrafter import captioner
 from dcrafter.captioner import DEFAULT, MAX_TOKENS, caption, is_here
 from dcrafter.errors import DCrafterError, InputError, WeightsError
 
@@ -149,11 +152,28 @@ def test_without_a_network_that_is_said_at_once(picture: Image.Image, monkeypatc
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_ENDPOINT", "https://hub.invalid")
+    monkeypatch.setattr("huggingface_hub.utils._detect_agent._registry", None, raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.AGENT_HARNESSES_PATH", "nowhere", raising=False)
     with pytest.raises(WeightsError, match=r"hub\.invalid cannot be reached") as caught:
         caption(picture, "nobody/nothing")
     assert len(attempts) == 1
     assert "-p in place of --auto-prompt" in caught.value.advice
     assert "blip" not in str(caught.value)  # the very model that cannot be had
+
+
+def test_a_name_that_takes_long_to_resolve_is_given_up(picture: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+
+    def wait(*_: object) -> None:
+        ended.wait()
+        raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "create_connection", wait)
+    monkeypatch.setattr(captioner, "REACH_SECONDS", 0.01)
+    monkeypatch.setattr(urllib.request, "getproxies", dict)
+    with pytest.raises(WeightsError, match="cannot be reached"):
+        caption(picture, "nobody/nothing")
+    ended.set()
 
 
 def test_the_default_captioner_is_one_commit(picture: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from dcrafter.cli import animate, batch, console, download, interpolate, loop
 from dcrafter.cli.arguments import ToolCommand, ToolGroup
 from dcrafter.cli.config_file import where_from
 from dcrafter.cli.console import logger
-from dcrafter.errors import INTERRUPTED, format_error, to_dcrafter_error
+from dcrafter.errors import INTERRUPTED, UNREAD, format_error, to_dcrafter_error
 from dcrafter.validation import refused
 
 STATUSES = """
@@ -97,6 +97,8 @@ def main(arguments: list[str] | None = None, started: float | None = None) -> No
         if parameter and (wrong := refused(error.__cause__)):
             problem = f"{parameter.opts[-1]} {wrong}"
         print(format_error("dcrafter", f"{source}: {problem}" if source else problem, advice), file=sys.stderr)
+    except SystemExit as end:  # typer's, where whoever reads along has gone, as behind `| head -1`
+        status = UNREAD if isinstance(end.__context__, BrokenPipeError) else end.code
     except Exception as error:
         if logger.isEnabledFor(logging.DEBUG):
             traceback.print_exc()

@@ -15,7 +15,7 @@ import numpy as np
 
 from dcrafter.cli.arguments import STDIO
 from dcrafter.cli.options import Request
-from dcrafter.errors import OutputError, UsageError
+from dcrafter.errors import UsageError, WriteError
 from dcrafter.media.formats import DEFAULT_FORMAT, FORMATS, format_of, is_folder, named_format
 from dcrafter.media.video import check_output, encode_video, holds_frames, is_at, places_of, write_video
 from dcrafter.settings import Settings, WriteOptions
@@ -137,5 +137,5 @@ def _claim(path: Path, folder: bool) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        raise OutputError(f"cannot write {path} ({error.strerror})", "Write elsewhere with -o") from error
+        raise WriteError(f"cannot write {path} ({error.strerror})", "Write elsewhere with -o") from error
     return True

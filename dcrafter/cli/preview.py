@@ -18,7 +18,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.segment import Segment
 from rich.style import Style
 
-from dcrafter.errors import OutputError, UsageError
+from dcrafter.errors import OutputError, UsageError, WriteError
+from dcrafter.media.video import check_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -134,14 +135,14 @@ def save(strip: Image.Image, path: Path, width: int) -> None:
     """Write a strip as PNG or JPEG of a width in pixels, by renaming: readers of `path` always see a whole image.
 
     Raises:
-        OutputError: the file cannot be written.
+        WriteError: the file cannot be written.
     """
     temporary = path.with_name(f".dcrafter-{secrets.token_hex(8)}.tmp")
     try:
         _enlarged(strip, width).save(temporary, SUFFIXES[path.suffix.lower()])
         os.replace(temporary, path)
     except OSError as error:
-        raise OutputError(
+        raise WriteError(
             f"cannot write {path} ({error.strerror})", "Choose another place with --save-preview"
         ) from error
     finally:
@@ -159,8 +160,7 @@ def _check(path: Path, overwrite: bool) -> None:
         raise UsageError(f"the preview {path} is neither PNG nor JPEG", f"Give it a suffix of {', '.join(SUFFIXES)}")
     if path.is_dir() or (path.exists() and not overwrite):
         raise OutputError(f"{path} already exists", "Choose another name with --save-preview, or pass --overwrite")
-    if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
-        raise OutputError(f"{path.absolute().parent} is not a writable folder", "Choose another")
+    check_folder(path.absolute().parent, "--save-preview")
 
 
 def _cells(strip: Image.Image, columns: int, lines: int) -> tuple[int, int]:

@@ -21,8 +21,9 @@ from dcrafter.cli.progress import follow
 from dcrafter.cli.sources import Source, open_sources, prompts_of, read_stdin, stem_of, title_of
 from dcrafter.cli.transfer import acquire, acquire_towers
 from dcrafter.config import Command, ModelConfig
-from dcrafter.errors import InputError, OutputError, UsageError
+from dcrafter.errors import InputError, UsageError
 from dcrafter.media.fetch import public_name
+from dcrafter.media.video import check_folder
 from dcrafter.runtime.machine import PeakMemory
 from dcrafter.settings import Settings, resolve, video_size
 
@@ -107,8 +108,8 @@ def _check_usage(command: Command, images: list[str], request: Request) -> None:
         raise UsageError("an interpolation needs two images", "Name the first and the last")
     if request.noise and not request.noise.is_file():
         raise InputError(f"there is no file {request.noise}", "--noise takes a recorded case")
-    if request.save_latents and not request.save_latents.absolute().parent.is_dir():
-        raise OutputError(f"there is no folder for {request.save_latents}", "Make it, or choose another")
+    if request.save_latents:
+        check_folder(request.save_latents.absolute().parent, "--save-latents")
 
 
 def _jobs(takes: list[list[str]], request: Request, output: Output) -> list[Job]:
@@ -159,6 +160,7 @@ def _plan(
     pipe: Pipeline | None,
 ) -> Plan:
     """Settle each job's numbers, and try what would fail at the end."""
+    from dcrafter.pipeline import check_files
     from dcrafter.weights import hub
 
     config = pipe.config if pipe else hub.config(model)
@@ -173,6 +175,7 @@ def _plan(
         )
         for job in jobs
     ]
+    check_files(settings[0], config)
     forecast.warn_of_training(config, settings)
     output.try_encoding(settings[0])
     return Plan(command, request, output, jobs, sources, model, config, settings, _preview(config, request))

@@ -14,11 +14,12 @@ import shutil
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.video.reformatter import Interpolation
 from PIL import ExifTags, Image
 
@@ -33,6 +34,8 @@ from dcrafter.text import error_text
 
 MAX_SETTINGS = 1_000_000  # characters
 READABLE_IMAGES = ("GIF", "PNG", "WEBP")
+# FFmpeg's names of what holds its own pictures and sound.
+CONTAINERS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,h264,hevc,ivf,nut,mxf,gif,apng"
 _PILLOW_MAGIC = re.compile(rb"GIF8|\x89PNG|RIFF....WEBP", re.DOTALL)
 _FRAME_NAME = re.compile(r"\d+\.png")
 # The faster conversion to RGB is darker by one or two in 255.
@@ -71,6 +74,7 @@ def write_video(
         InputError: `frames` has another type or shape.
         UsageError: the options make no sense for the format.
         OutputError: `path` exists, or cannot be written.
+        WriteError: Writing began and failed.
     """
     path = Path(path)
     name, codec, crf = format_of(path, options.format), options.codec, options.crf
@@ -138,8 +142,7 @@ def check_output(path: Path, format: str, overwrite: bool = False, kept: Collect
         raise OutputError(f"{path} would overwrite the input image", "Choose another name")
     with _writing(path):
         ancestor = next(parent for parent in path.absolute().parents if os.path.exists(parent))
-        if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
-            raise OutputError(f"{ancestor} is not a writable folder", "Choose another with -o")
+        check_folder(ancestor, "-o")
         if not path.exists():
             return
         if not overwrite:
@@ -150,6 +153,16 @@ def check_output(path: Path, format: str, overwrite: bool = False, kept: Collect
             raise OutputError(f"{path} is not a {'folder' if is_folder else 'file'}", "Choose another name with -o")
         if path.is_dir() and not holds_frames(path):
             raise OutputError(f"{path} contains more than numbered PNGs", "Choose another folder with -o")
+
+
+def check_folder(folder: Path, option: str) -> None:
+    """Raises OutputError where no file can be made in a folder that `option` names, whatever its permissions say."""
+    try:
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        if WriteError.means(error):
+            raise
+        raise OutputError(f"{folder} is not a writable folder", f"Choose another with {option}") from error
 
 
 def holds_frames(folder: Path) -> bool:
@@ -175,8 +188,8 @@ def _replacing(path: Path, format: str, overwrite: bool, sync: bool) -> Iterator
     temporary, aside = (path.with_name(f".dcrafter-{secrets.token_hex(8)}.{use}") for use in ("tmp", "old"))
     made = [parent for parent in path.absolute().parents if not os.path.exists(parent)]  # nearest first
     try:
-        with _writing(path):
-            check_output(path, format, overwrite)
+        check_output(path, format, overwrite)
+        with _writing(path, begun=True):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             if sync:
@@ -205,12 +218,13 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def _writing(path: Path, begun: bool = False) -> Iterator[None]:
+    """Raise what the system says of a place as OutputError, or where there is work to be lost as WriteError."""
     try:
         yield
     except (OSError, av.error.FFmpegError) as error:
         advice = "Check the folder's permissions and free space, or write elsewhere with -o"
-        kind = WriteError if WriteError.means(error) else OutputError
+        kind = WriteError if begun or WriteError.means(error) else OutputError
         raise kind(f"cannot write {path}: {error_text(error)}", advice) from error
 
 
@@ -288,15 +302,20 @@ def read_settings(path: str | Path) -> dict[str, Any] | None:
                     info.get("Comment") or info.get("comment") or image.getexif().get(ExifTags.Base.ImageDescription)
                 )
         else:
-            with av.open(str(path)) as container:
+            with open_container(path) as container:
                 comment = container.metadata.get("comment") or container.metadata.get("COMMENT")
-    if comment is None or len(comment) > MAX_SETTINGS:
+    if not isinstance(comment, str | bytes) or len(comment) > MAX_SETTINGS:
         return None
     try:
         settings = json.loads(comment)
     except (ValueError, RecursionError):  # somebody else's comment
         return None
     return settings if isinstance(settings, dict) else None
+
+
+def open_container(path: Path) -> InputContainer:
+    """Open a video file: no list of other files and addresses, as playlists are, which FFmpeg would open too."""
+    return av.open(str(path), options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"})
 
 
 def _stored_frames(path: Path) -> Iterator[tuple[Frames, float]]:
@@ -313,7 +332,7 @@ def _stored_frames(path: Path) -> Iterator[tuple[Frames, float]]:
                     frame = np.asarray(image.convert("RGB"))  # decodes, which is what sets the duration
                     yield frame, (image.info.get("duration") or 100) / 1000  # browsers take 0 for 100 ms
         else:
-            with av.open(str(path)) as container:
+            with open_container(path) as container:
                 stream = container.streams.video[0]
                 stream.thread_type = "AUTO"
                 seconds = float(1 / (stream.average_rate or stream.guessed_rate or 8))

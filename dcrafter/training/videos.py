@@ -23,6 +23,7 @@ from torch.utils.data import Dataset
 from dcrafter.config import Motion
 from dcrafter.errors import InputError
 from dcrafter.media.image import fit_image
+from dcrafter.media.video import open_container
 from dcrafter.text import error_text
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".gif")
@@ -203,7 +204,7 @@ class Track:
     def _decoded(self, wanted: list[int], *, seek: bool) -> dict[int, Image.Image]:
         """Frames by their time, from the keyframe before the first one on, or by their number, from the beginning."""
         found: dict[int, Image.Image] = {}
-        with av.open(str(self.path)) as container:
+        with open_container(self.path) as container:
             stream = container.streams.best("video")
             assert isinstance(stream, av.VideoStream)  # a track has one
             if seek:
@@ -223,7 +224,7 @@ class Track:
 @lru_cache(maxsize=256)
 def open_track(path: Path, least: int) -> Track:
     """Read a file's packets without decoding. Raises ValueError if it has fewer frames than `least`, or than 2."""
-    with av.open(str(path)) as container:
+    with open_container(path) as container:
         stream = container.streams.best("video")
         if not isinstance(stream, av.VideoStream):
             raise ValueError("it has no picture")

@@ -88,13 +88,15 @@ def open_lora(path: Path, scale: float, checkpoint: Checkpoint) -> LoRA:
     """
     file = _file(path)
     try:
+        hashed = digest(path)  # first, for Python's errors have reasons, without the file's name
         with safe_open(file, framework="pt") as opened:
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
             header = opened.metadata() or {}
         config = json.loads(header.get(METADATA) or _peft_config(file))
-        changes = _changes(tensors, config, checkpoint)
-        return LoRA(path, scale, digest(path), changes)
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        if not isinstance(config, Mapping):
+            raise ValueError("its header is no table")
+        return LoRA(path, scale, hashed, _changes(tensors, config, checkpoint))
+    except (OSError, ValueError, TypeError, RecursionError, SafetensorError) as error:
         raise WeightsError(
             f"cannot read the LoRA {file} ({error_text(error)})", "Give a .safetensors file of LoRA factors"
         ) from error
@@ -151,7 +153,7 @@ def _changes(
         a, b = parts.get("A"), parts.get("B")
         if a is None or b is None:
             raise ValueError(f"{module[:120]} has one factor of two")
-        is_chained = a.ndim > 1 and b.ndim > 1 and b[0].numel() == len(a)
+        is_chained = a.ndim > 1 and b.ndim > 1 and b[0].numel() == len(a) > 0
         if not is_chained or (len(b), a[0].numel()) != (len(weight), weight[0].numel()):
             shapes = f"{tuple(b.shape)} · {tuple(a.shape)}"
             raise ValueError(f"{module[:120]} is {shapes}, and the {checkpoint.config.name} model's weight is "
@@ -171,8 +173,17 @@ def _weight_of(module: str, checkpoint: Checkpoint) -> str:
 
 
 def _strength(module: str, rank: int, alpha: Tensor | None, config: Mapping[str, Any]) -> float:
-    """α/r, or α/√r where peft's configuration says so (arXiv 2312.03732); without an α it is r."""
+    """α/r, or α/√r where peft's configuration says so (arXiv 2312.03732); without an α it is r.
+
+    Raises ValueError for patterns that are more than names: a stranger's expression may take hours to match.
+    """
     patterns = {**(config.get("alpha_pattern") or {})}
-    named = next((value for name, value in patterns.items() if re.fullmatch(rf"(.*\.)?{name}", module)), None)
+    if expression := next((name for name in patterns if not re.fullmatch(r"[\w.]+", name)), None):
+        raise ValueError(f"alpha_pattern has {expression[:120]}, which is no module's name")
+    named = next((value for name, value in patterns.items() if f".{module}".endswith(f".{name}")), None)
+    if alpha is not None and alpha.numel() != 1:
+        raise ValueError(f"{module[:120]}.alpha is no single number")
     value = float(alpha) if alpha is not None else float(named or config.get("lora_alpha", rank))
+    if not math.isfinite(value):
+        raise ValueError(f"{module[:120]} has an alpha of {value}")
     return value / math.sqrt(rank) if config.get("use_rslora") else value / rank

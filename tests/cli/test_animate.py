@@ -20,6 +20,8 @@ from cli.running import CAT, CHECKPOINT, CONFIG, MODEL, QUICK, Outcome, Run, sta
 from PIL import Image
 from safetensors.torch import save_file
 
+from dcrafter.cli.console import Console
+from dcrafter.errors import UNREAD
 from dcrafter.media import video
 from dcrafter.media.video import read_settings
 
@@ -329,6 +331,39 @@ def test_ctrl_c_while_it_starts(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_files_that_settings_name_are_read_before_weights(dcrafter: Run, tmp_path: Path) -> None:
+    (tmp_path / "noise.pt").write_bytes(b"no tensors")
+    (tmp_path / "mask.png").write_bytes(b"no image")
+    for option, problem in (("--init-noise", "holds no initial noise"), ("--mask", "mask.png is not an image")):
+        file = problem.split()[0] if "mask" in problem else "noise.pt"
+        for dry in ((), ("--dry-run",)):
+            outcome = dcrafter("animate", CAT, *QUICK, option, file, *dry)
+            assert outcome.status == 2
+            assert problem in outcome.stderr
+            assert "loading" not in outcome.stderr
+            assert "sampling" not in outcome.stderr
+
+
+def test_a_reader_that_goes_ends_the_command_quietly(
+    dcrafter: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(Console, "result_bytes", refuse)
+    outcome = dcrafter("animate", CAT, *QUICK, "--frames", "2", "-f", "gif", "-n", "2", "--seed", "5")
+    assert outcome.status == UNREAD
+    assert "Broken pipe" not in outcome.stderr
+    assert "unexpected" not in outcome.stderr
+    assert [path.name for path in tmp_path.glob("*.gif")] == ["cat_5.gif"]  # what was made stays
+    reader, writer = os.pipe()
+    os.close(reader)
+    with start("--version", folder=tmp_path, stdout=writer, stderr=subprocess.PIPE) as process:
+        os.close(writer)
+        assert process.communicate()[1] == b""
+    assert process.returncode == UNREAD
+
+
 def test_closed_streams_are_no_traceback(tmp_path: Path) -> None:
     for closing in (">&-", "2>&-"):
         command = shlex.join([sys.executable, "-m", "dcrafter", "animate", CAT, *QUICK, "--dry-run"])

@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
-from PIL import Image
+from PIL import ExifTags, Image
 
 from dcrafter.errors import InputError, OutputError, UsageError, WriteError
 from dcrafter.media import video
@@ -399,20 +399,20 @@ def test_places_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="file is not a writable folder"):
         write_video(moving_square(), tmp_path / "file" / "cat.mp4")
-    with pytest.raises(OutputError, match=r"cat\.mp4"):
-        write_video(moving_square(), "/proc/cat.mp4")
+    with pytest.raises(OutputError, match="/proc is not a writable folder"):  # its permissions say that it were
+        check_output(Path("/proc/cat.mp4"), "mp4")
     with pytest.raises(OutputError, match="too long"):
         check_output(tmp_path / ("cat" * 100), "mp4")
-    with monkeypatch.context() as patch:
-        patch.setattr(video.os, "access", lambda *_: False)
-        with pytest.raises(OutputError, match="not a writable folder"):
-            check_output(tmp_path / "new" / "cat.mp4", "mp4")
 
     def forbidden(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
+    with monkeypatch.context() as patch:
+        patch.setattr(video, "TemporaryFile", forbidden)
+        with pytest.raises(OutputError, match="not a writable folder"):
+            check_output(tmp_path / "new" / "cat.mp4", "mp4")
     monkeypatch.setattr(Path, "mkdir", forbidden)
-    with pytest.raises(OutputError, match="Permission denied"):
+    with pytest.raises(WriteError, match="Permission denied"):
         write_video(moving_square(), tmp_path / "new" / "cat.mp4")
 
 
@@ -431,6 +431,29 @@ def test_bad_videos_are_refused_in_one_line(tmp_path: Path, content: bytes | Non
             read(path)
         assert caught.value.advice
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.mp4", "ffconcat version 1.0\nfile private.mp4\n"),
+        ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nprivate.ts\n#EXT-X-ENDLIST\n"),
+    ],
+)
+def test_a_list_of_files_is_no_video(tmp_path: Path, name: str, text: str) -> None:
+    for suffix in ("mp4", "ts"):
+        write_video(moving_square(), tmp_path / f"private.{suffix}", WriteOptions("mp4"), settings={"seed": 1})
+    (tmp_path / name).write_text(text)
+    for read in (read_video, read_settings):
+        with pytest.raises(InputError, match=f"cannot read .*{name}"):
+            read(tmp_path / name)
+
+
+def test_a_description_that_is_no_text_is_no_settings(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.ImageDescription] = 7
+    Image.new("RGB", (8, 8)).save(tmp_path / "cat.webp", exif=exif)
+    assert read_settings(tmp_path / "cat.webp") is None
 
 
 def test_a_folder_must_hold_frames_of_one_size(tmp_path: Path) -> None:

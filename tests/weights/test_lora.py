@@ -159,11 +159,37 @@ def test_what_does_not_fit(base: Checkpoint, tmp_path: Path, tensors: dict[str, 
         with_loras(base, [str(path)])
 
 
+@pytest.mark.parametrize(
+    ("header", "alpha", "rank", "message"),
+    [
+        ("[]", None, 2, "no table"),
+        ('{"alpha_pattern": {"(a+)+b": 1}}', None, 2, "no module's name"),
+        ('{"alpha_pattern": [1]}', None, 2, "cannot read the LoRA"),
+        ('{"lora_alpha": 1e999}', None, 2, "an alpha of inf"),
+        ("[" * 100_000, None, 2, "cannot read the LoRA"),
+        ("{}", (2,), 2, "no single number"),
+        ("{}", None, 0, "weight is"),
+    ],
+)
+def test_a_strangers_header(
+    base: Checkpoint, tmp_path: Path, header: str, alpha: tuple[int, ...] | None, rank: int, message: str
+) -> None:
+    out, into = base.tensors[f"{MODULE}.weight"].shape
+    tensors = {f"{MODULE}.lora_A.weight": torch.ones(rank, into), f"{MODULE}.lora_B.weight": torch.ones(out, rank)}
+    if alpha:
+        tensors[f"{MODULE}.alpha"] = torch.ones(alpha)
+    path = tmp_path / "strange.safetensors"
+    save_file(tensors, path, {METADATA: header})
+    with pytest.raises(WeightsError, match=message):
+        with_loras(base, [str(path)])
+
+
 def test_no_file_or_no_scale(base: Checkpoint, tmp_path: Path) -> None:
     (tmp_path / "text.safetensors").write_text("not one")
     for name in ("text.safetensors", "missing.safetensors"):
-        with pytest.raises(WeightsError, match="cannot read the LoRA"):
+        with pytest.raises(WeightsError, match="cannot read the LoRA") as caught:
             with_loras(base, [str(tmp_path / name)])
+        assert str(caught.value).count(name) == 1
     with pytest.raises(UsageError, match="-100 to 100"):
         with_loras(base, ["a.safetensors:1000"])
     assert parse_lora("C:\\style.safetensors") == (Path("C:\\style.safetensors"), 1.0)
