@@ -27,6 +27,7 @@ from dcrafter.config import MODELS, Command, ModelConfig
 from dcrafter.errors import InputError, UsageError, WeightsError
 from dcrafter.events import Decoding, Done, Event, Part, Step, Video
 from dcrafter.media.image import ImageSource, match_colors, open_image, resize_frames, to_frames
+from dcrafter.media.video import read_drawings
 from dcrafter.models.dynamicrafter import DynamiCrafter, References
 from dcrafter.models.unet import DeepFeatures
 from dcrafter.runtime.devices import choose_device, choose_dtype, upload
@@ -442,6 +443,8 @@ def check_files(settings: Settings, config: ModelConfig) -> None:
         read_statistics(settings.init_noise, config.autoencoder.latent_channels)
     if settings.mask is not None:
         open_image(settings.mask)
+    if settings.sketch is not None:
+        read_drawings(settings.sketch, settings.sampled_frames)
 
 
 def read_statistics(path: Path, channels: int) -> LatentStatistics:
