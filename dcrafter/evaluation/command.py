@@ -63,9 +63,7 @@ class EvaluationCommand:
         from dcrafter.pipeline import Pipeline
 
         suite = self.load_suite()
-        for path in (arguments.out, arguments.sheet, arguments.figure):
-            if path and not path.parent.is_dir():
-                raise OutputError(f"there is no folder {path.parent}", "Make it, or choose another")
+        check_folders(arguments.out, arguments.sheet, arguments.figure)
         only = arguments.only.split(",") if arguments.only else []
         if unknown := [name for name in only if name not in suite.measures]:
             raise UsageError(f"there is no measure {', '.join(unknown)}", f"Choose among {', '.join(suite.measures)}")
@@ -100,8 +98,7 @@ class EvaluationCommand:
                 rows += found
                 for row in found:  # at once: the whole takes long
                     progress.console.print(f"{row.metric}: {row.figure}", markup=False, highlight=False, soft_wrap=True)
-                if arguments.out:
-                    _write_json(arguments.out, about, rows)
+                _write_json(arguments.out, about, rows)
         _write_images(arguments, studio, rows)
         print(table(rows))
 
@@ -178,21 +175,36 @@ def progress_bars(progress: Progress) -> Report:
     return report
 
 
-def _write_json(path: Path, about: dict[str, Any], rows: list[Row]) -> None:
+def check_folders(*files: Path | None) -> None:
+    """Raises OutputError where a file that is to be written has no folder."""
+    for file in files:
+        if file and not file.absolute().parent.is_dir():
+            raise OutputError(f"there is no folder {file.parent}", "Make it, or choose another")
+
+
+def write_file(path: Path | None, write: Callable[[Path], object]) -> None:
+    """Write a file, if its path is given. Raises OutputError where it cannot be written."""
+    if path:
+        try:
+            write(path)
+        except OSError as error:
+            raise OutputError(f"cannot write {path} ({error.strerror})") from error
+
+
+def _write_json(file: Path | None, about: dict[str, Any], rows: list[Row]) -> None:
     text = json.dumps(about | {"rows": [asdict(row) for row in rows]}, indent=1, ensure_ascii=False)
-    _write(path, lambda: path.write_text(text + "\n", "utf-8"))
+    write_file(file, lambda path: path.write_text(text + "\n", "utf-8"))
 
 
 def _write_images(arguments: argparse.Namespace, studio: Studio, rows: list[Row]) -> None:
     """Write the chart of λ and the sheet of videos, where they are asked for and there are any."""
     from dcrafter.evaluation.report import lambda_figure
 
-    for row in rows:
-        if arguments.figure and "per layer" in row.details:
-            figure = lambda_figure(row.details["per layer"])
-            _write(arguments.figure, lambda: arguments.figure.write_text(figure, "utf-8"))  # noqa: B023
-    if arguments.sheet and studio.generated:
-        _write(arguments.sheet, lambda: _sheet(studio).save(arguments.sheet))
+    for layers in (row.details["per layer"] for row in rows if "per layer" in row.details):
+        figure = lambda_figure(layers)
+        write_file(arguments.figure, lambda path: path.write_text(figure, "utf-8"))  # noqa: B023
+    if studio.generated:
+        write_file(arguments.sheet, lambda path: _sheet(studio).save(path))
 
 
 def _sheet(studio: Studio) -> Image:
@@ -205,10 +217,3 @@ def _sheet(studio: Studio) -> Image:
         shown = sorted(generated)[:SHEET_VIDEOS]
         videos += [(f"{name}: {cases[number].caption}", generated[number]) for number in shown]
     return sheet(videos)
-
-
-def _write(path: Path, write: Callable[[], object]) -> None:
-    try:
-        write()
-    except OSError as error:
-        raise OutputError(f"cannot write {path} ({error.strerror})") from error

@@ -23,7 +23,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 
-from dcrafter.errors import InputError, OutputError, UsageError
+from dcrafter.errors import InputError, UsageError
 from dcrafter.training.jsonl import append_row, read_rows
 
 PROGRAM = "dcrafter.evaluation study"
@@ -210,6 +210,7 @@ def run(argv: Sequence[str]) -> None:
         InputError: videos cannot be read.
         OutputError: the file of choices cannot be written.
     """
+    from dcrafter.evaluation.command import check_folders
     from dcrafter.evaluation.videos import SOURCE, named
 
     parser = argparse.ArgumentParser(prog=f"python -m {PROGRAM}", description="A blind pairwise user study.")
@@ -228,8 +229,7 @@ def run(argv: Sequence[str]) -> None:
         return
     if len(arguments.runs) < 2:
         raise UsageError("a study compares two runs or more")
-    if not arguments.output.absolute().parent.is_dir():
-        raise OutputError(f"there is no folder {arguments.output.parent}", "Make it, or choose another")
+    check_folders(arguments.output)
     study = Study(make_trials(named(arguments.runs), arguments.count), arguments.output, arguments.seed)
     with serve(study, arguments.host, arguments.port) as server:
         print(f"{len(study.trials)} trials at http://{arguments.host}:{server.server_port}/", flush=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from dcrafter.errors import OutputError, UsageError
+from dcrafter.errors import UsageError
 from dcrafter.metrics import METRICS
 
 PROGRAM = "dcrafter.evaluation videos"
@@ -25,14 +25,12 @@ def run(argv: Sequence[str]) -> None:
     """
     arguments = _parser().parse_args(argv)
     from dcrafter.evaluation import comparison
-    from dcrafter.evaluation.command import progress_bars, progress_display
+    from dcrafter.evaluation.command import check_folders, progress_bars, progress_display, write_file
     from dcrafter.evaluation.extraction import Extraction
     from dcrafter.evaluation.scores import score_runs
 
     metrics = _metrics(arguments)
-    for path in (arguments.out, arguments.plot, arguments.html):
-        if path and not path.parent.is_dir():
-            raise OutputError(f"there is no folder {path.parent}", "Make it, or choose another")
+    check_folders(arguments.out, arguments.plot, arguments.html)
     extraction = Extraction(
         model=arguments.model,
         checkpoint=arguments.checkpoint,
@@ -44,15 +42,16 @@ def run(argv: Sequence[str]) -> None:
     )
     runs, progress = named(arguments.runs), progress_display()
     with progress:
-        report = progress_bars(progress)
-        scored = score_runs(runs, arguments.data, metrics, extraction, count=arguments.count, report=report)
+        bars = progress_bars(progress)
+        scored = score_runs(runs, arguments.data, metrics, extraction, count=arguments.count, report=bars)
     for problem in (problem for scores in scored for problem in scores.problems):
         print(f"left out: {problem}", file=sys.stderr)
     shown = [name for name in metrics if any(scores.mean(name) is not None for scores in scored)]
-    _write(arguments.out, lambda: comparison.as_json(scored, shown, extraction))
-    _write(arguments.plot, lambda: comparison.chart(scored, shown, extraction))
-    _write(arguments.html, lambda: comparison.page(scored, shown, extraction, arguments.html.absolute()))
-    print(comparison.table(scored, shown, extraction))
+    report = (scored, shown, extraction)
+    write_file(arguments.out, lambda path: path.write_text(comparison.as_json(*report), "utf-8"))
+    write_file(arguments.plot, lambda path: path.write_text(comparison.chart(*report), "utf-8"))
+    write_file(arguments.html, lambda path: path.write_text(comparison.page(*report, path.absolute()), "utf-8"))
+    print(comparison.table(*report))
 
 
 def named(runs: Sequence[Path]) -> dict[str, Path]:
@@ -94,11 +93,3 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="write a chart")
     parser.add_argument("--html", type=Path, metavar="FILE.html", help="write a page with the videos side by side")
     return parser
-
-
-def _write(path: Path | None, text: Callable[[], str]) -> None:
-    if path:
-        try:
-            path.write_text(text(), "utf-8")
-        except OSError as error:
-            raise OutputError(f"cannot write {path} ({error.strerror})") from error
