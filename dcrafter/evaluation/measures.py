@@ -128,7 +128,7 @@ def against_data(studio: Studio, count: int, name: str, label: str) -> list[Row]
     real, features = [], []
     for case, video in zip(cases, studio.videos(name, count), strict=True):
         embeddings = towers.embed_frames(torch.cat([case.frames, video]))
-        of_data, of_video = embeddings.split([len(case.frames), len(video)])
+        of_data, of_video = torch.split(embeddings, [len(case.frames), len(video)])
         real.append(embedding_features(of_data))
         features.append(embedding_features(of_video))
         values["PIC"].append(perceptual_input_conformity(1 - F.cosine_similarity(of_data[:1], of_video, dim=-1)))
