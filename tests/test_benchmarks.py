@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import __main__ as door
 from benchmarks import gpu, stages
 from golden import open_golden, relative_error
 
 from dcrafter.models.dynamicrafter import DynamiCrafter
 
+ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 DRY = [pytest.param(task, marks=pytest.mark.slow if task.startswith("compiled") else ()) for task in gpu.TASKS]
 
@@ -26,6 +28,19 @@ def test_every_task_of_the_gpu_benchmark_runs_dry(task: str, tmp_path: Path) -> 
     assert [row["left out"] for row in rows if "left out" in row] == []
     table = (tmp_path / "gpu.md").read_text().splitlines()
     assert len([line for line in table if line.startswith("| ")]) == len(rows) + 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        "tests.benchmarks tiny --stages decoding --forms plain --runs 1 --json",
+        "tests.benchmarks.gpu --small --device cpu --only machine --out",
+    ],
+)
+def test_the_commands(command: str, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", *command.split(), tmp_path / "gpu.json"], cwd=ROOT, check=True)
+    assert [*tmp_path.rglob("gpu.json")]
 
 
 class Process:
@@ -63,7 +78,7 @@ def test_every_stage_is_measured(golden: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(stages.CONFIGS, "mid", open_golden(golden / "dc512").config)
     monkeypatch.setitem(stages.SIDE, "cpu", 128)
     options = Namespace(dtype="float32", size=64, stages=[*stages.STAGES], branches=2, runs=1)
-    results = {form: door.measure("mid", form, options) for form in stages.FORMS}
+    results = {form: stages.measure("mid", form, options) for form in stages.FORMS}
     assert [each.stage for each in results["fast"]] == [each.stage for each in results["plain"]] == [*stages.STAGES]
     assert [each.stage for each in results["published"]] == ["evaluation"]
     assert all(each.seconds > 0 and each.gflops > 0 for each in results["plain"])

@@ -20,78 +20,20 @@ import json
 import multiprocessing
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.stages import (
-    CONFIGS,
-    FORMS,
-    STAGES,
-    Inputs,
-    Memory,
-    fill,
-    least_seconds,
-    operations,
-    peak,
-    published_operators,
-)
+from benchmarks.stages import CONFIGS, FORMS, STAGES, Result, measure
 
-from dcrafter.models.dynamicrafter import DynamiCrafter
-from dcrafter.runtime.allocator import keep_freed_memory
-
-CPU = torch.device("cpu")
 ROUNDS = 2  # of all forms, a process each; the faster one counts
-PUBLISHED = ("evaluation",)  # the stages of which there is a published form here
 HEADER = "model stage      form      type      seconds  GFLOP/s  of peak  memory above weights  fast is"
 
 
-@dataclass(frozen=True)
-class Result:
-    model: str
-    stage: str
-    form: str
-    dtype: str
-    seconds: float  # of an evaluation a branch, of a decoded frame
-    gflops: float  # a second
-    peak_share: float
-    memory: int  # bytes above the weights
-
-    def __str__(self) -> str:
-        return (
-            f"{self.model:5} {self.stage:10} {self.form:9} {self.dtype:9} {self.seconds:7.3f} {self.gflops:8.0f} "
-            f"{self.peak_share:8.0%} {self.memory / 1e6:10.0f} MB"
-        )
-
-
-def measure(model: str, form: str, options: argparse.Namespace) -> list[Result]:
-    """All stages in one form, each with its components alone in memory."""
-    torch.set_num_threads(1)
-    config, name = CONFIGS[model], "float32" if form == "published" else options.dtype
-    dtype, size = getattr(torch, name), config.width if model == "tiny" else options.size
-    results = []
-    for stage in [each for each in options.stages if form != "published" or each in PUBLISHED]:
-        branches = options.branches if stage == "evaluation" else 1
-        structure, given = DynamiCrafter.on_meta(config), Inputs.make(config, size, size, CPU, branches)
-        with torch.inference_mode(), published_operators(given) if form == "published" else nullcontext(given) as given:
-            for component in STAGES[stage].components:
-                part = structure.get_submodule(component)
-                fill(part, CPU, dtype)
-                FORMS[form](part)
-            with keep_freed_memory() if form == "fast" else nullcontext(), Memory(CPU) as memory:
-                seconds = least_seconds(partial(STAGES[stage].run, structure, given), CPU, options.runs)
-        speed = operations(config, stage, size, size, branches) / seconds
-        share = speed / peak(CPU, dtype)
-        results.append(Result(model, stage, form, name, seconds / branches, speed / 1e9, share, memory.bytes))
-    return results
-
-
-def main(arguments: list[str] | None = None) -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", choices=[*CONFIGS, []], default=["tiny", "mid"])
     parser.add_argument("--full", action="store_true")
@@ -102,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--json", type=Path)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     results = []
     print(HEADER)
     for model in [*options.models, *(["full"] if options.full else [])]:
@@ -113,9 +55,9 @@ def main(arguments: list[str] | None = None) -> None:
         for stage in options.stages:
             slowest_first = sorted(measured, key=lambda each: -each.seconds)
             least = {each.form: each for each in slowest_first if each.stage == stage}
+            fast = least["fast"].seconds if "fast" in least else None
             for form, result in least.items():
-                times = least["fast"].seconds / result.seconds if "fast" in least else 1
-                print(result, f"{1 / times:8.2f} ×" if form != "fast" else "", flush=True)
+                print(result, f"{result.seconds / fast:8.2f} ×" if fast and form != "fast" else "", flush=True)
             results += least.values()
     if options.json:
         machine = {"threads": 1, "torch": torch.__version__, "cpu": torch.backends.cpu.get_cpu_capability()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -19,9 +20,12 @@ from dcrafter.config import MODELS, ModelConfig
 from dcrafter.models import fast, layers
 from dcrafter.models.dynamicrafter import DynamiCrafter
 from dcrafter.models.unet import FrameConv
+from dcrafter.runtime.allocator import keep_freed_memory
 from dcrafter.runtime.machine import PeakMemory
 
+CPU = torch.device("cpu")
 SIDE = {"cpu": 2048, "cuda": 8192}  # of the matrices whose product is the machine's peak
+PUBLISHED = ("evaluation",)  # the stages of which there is a published form here
 BLOCK = 16_000_000  # random numbers, of which weights are repetitions
 
 FULL = MODELS["512"]
@@ -208,3 +212,43 @@ class Memory:
         else:
             self.watch.__exit__(*error)
             self.bytes = self.watch.bytes - self.before
+
+
+@dataclass(frozen=True)
+class Result:
+    model: str
+    stage: str
+    form: str
+    dtype: str
+    seconds: float  # of an evaluation a branch, of a decoded frame
+    gflops: float  # a second
+    peak_share: float
+    memory: int  # bytes above the weights
+
+    def __str__(self) -> str:
+        return (
+            f"{self.model:5} {self.stage:10} {self.form:9} {self.dtype:9} {self.seconds:7.3f} {self.gflops:8.0f} "
+            f"{self.peak_share:8.0%} {self.memory / 1e6:10.0f} MB"
+        )
+
+
+def measure(model: str, form: str, options: argparse.Namespace) -> list[Result]:
+    """All stages in one form, each with its components alone in memory."""
+    torch.set_num_threads(1)
+    config, name = CONFIGS[model], "float32" if form == "published" else options.dtype
+    dtype, size = getattr(torch, name), config.width if model == "tiny" else options.size
+    results = []
+    for stage in [each for each in options.stages if form != "published" or each in PUBLISHED]:
+        branches = options.branches if stage == "evaluation" else 1
+        structure, given = DynamiCrafter.on_meta(config), Inputs.make(config, size, size, CPU, branches)
+        with torch.inference_mode(), published_operators(given) if form == "published" else nullcontext(given) as given:
+            for component in STAGES[stage].components:
+                part = structure.get_submodule(component)
+                fill(part, CPU, dtype)
+                FORMS[form](part)
+            with keep_freed_memory() if form == "fast" else nullcontext(), Memory(CPU) as memory:
+                seconds = least_seconds(partial(STAGES[stage].run, structure, given), CPU, options.runs)
+        speed = operations(config, stage, size, size, branches) / seconds
+        share = speed / peak(CPU, dtype)
+        results.append(Result(model, stage, form, name, seconds / branches, speed / 1e9, share, memory.bytes))
+    return results
