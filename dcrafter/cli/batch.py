@@ -98,6 +98,9 @@ class BatchOptions:
     shard: str | None = option(
         "Part I of N; auto: of a SLURM array, or torchrun's.", metavar="<I/N>", default_help="all"
     )
+    workers: int | None = option(
+        "Processes on a CPU.", minimum=1, default_help="as many as are fastest, by cores, model and memory"
+    )
     ray: str | None = option("On a Ray cluster, here or at an address.", metavar="[<address>]", default_help=False)
     cpus_per_worker: int | None = option("With --ray, without GPUs.", minimum=1, default_help="a machine's")
 
@@ -139,7 +142,7 @@ def batch(
         overlap = _check_story(options, work.items, settings, request) if options.join and settings else 0
         if settings:
             output.try_encoding(settings[0])
-        engine = _engine(work, options)
+        engine = _engine(work, settings, options)
     if request.dry_run:
         _dry_run(work, console, request)
         return
@@ -244,6 +247,8 @@ def _check_usage(request: Request, options: BatchOptions, inputs: list[str]) -> 
         raise UsageError("--prompts and --prompt-from are mutually exclusive", "Leave out one of them")
     if options.join and options.shard:
         raise UsageError("a shard has not all of a story", "Use --join without --shard when all shards are done")
+    if options.workers and options.ray:
+        raise UsageError("--workers is for this machine, --ray for a cluster", "Use --cpus-per-worker")
     if options.crossfade and not options.join:
         raise UsageError("--crossfade is between the shots of a story", "Give --join too")
     if request.noise or request.save_latents:
@@ -296,15 +301,37 @@ def _models(work: Batch, request: Request) -> list[str]:
     return list(dict.fromkeys(item.model for item in work.items if not item.problem))
 
 
-def _engine(work: Batch, options: BatchOptions) -> Engine:
-    """What makes the videos: this process, or a cluster."""
+def _engine(work: Batch, settings: Sequence[Settings], options: BatchOptions) -> Engine:
+    """What makes the videos: this process, some on this machine, or a cluster."""
+    models = work.weights.models
     if options.ray is not None:
         from dcrafter.batch.cluster import Cluster
 
-        return Cluster(work.weights.models, options.ray, options.cpus_per_worker, len(work.items)).run
+        return Cluster(models, options.ray, options.cpus_per_worker, len(work.items)).run
+    import torch
+
+    from dcrafter.batch.pool import Pool
     from dcrafter.batch.worker import Worker
 
-    return Worker(work.weights.models).run
+    cores = torch.get_num_threads()
+    workers = options.workers or _fastest_workers(work, settings, cores)
+    if workers == 1:
+        return Worker(models).run
+    return Pool(models, workers, max(1, cores // workers), len(work.items)).run
+
+
+def _fastest_workers(work: Batch, settings: Sequence[Settings], cores: int) -> int:
+    from dcrafter.models.dynamicrafter import DynamiCrafter
+    from dcrafter.runtime import estimate
+    from dcrafter.runtime.devices import choose_device, choose_dtype, free_memory
+
+    options = work.weights.models.options
+    device = choose_device(options.device)
+    names = {item.model for item in work.items if not item.problem}
+    if device.type != "cpu" or options.memory not in ("auto", "normal") or len(names) != 1:
+        return 1
+    model = DynamiCrafter.on_meta(work.weights.config(*names))
+    return estimate.processes(model, settings, choose_dtype(options.dtype, device), cores, free_memory(device))
 
 
 def _dry_run(work: Batch, console: Console, request: Request) -> None:

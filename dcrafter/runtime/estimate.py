@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -25,6 +26,9 @@ DECODER_TENSORS = 8  # the same of the decoder, for one frame
 CLIP_TENSORS = 2  # and for each further frame, where frames are decoded together
 MAX_IMAGES = 8  # decoded together: these fill a GPU, and tensors stay below 2³¹ values, which some kernels ask for
 OVERHEAD = 1.5  # a real evaluation's time over that of its products alone
+SHARED = 5e11  # operations from which on threads share an evaluation well
+START = 5e11  # operations that take a core about as long as a process takes to start
+LIBRARIES = 500_000_000  # bytes that a process with PyTorch takes beside a model
 PROBE = 1024  # side of the matrices that a device's speed is measured with
 
 
@@ -67,11 +71,30 @@ def plan_for(model: DynamiCrafter, settings: Settings, dtype: torch.dtype, room:
 
 def sampling_seconds(model: DynamiCrafter, settings: Settings, device: torch.device, dtype: torch.dtype) -> float:
     """How long sampling will take, a part, from the UNet's operations and how fast the device multiplies."""
-    each = operations(model.config, settings.width, settings.height, settings.window)
-    evaluated = evaluations(model.config, settings) * len(
-        windows(settings.sampled_frames, settings.window, settings.overlap)
+    return OVERHEAD * _sampling_operations(model.config, settings) / speed(device, dtype)
+
+
+def processes(model: DynamiCrafter, videos: Sequence[Settings], dtype: torch.dtype, cores: int, room: int) -> int:
+    """In how many processes a CPU makes videos fastest, `cores` among them and `room` bytes of memory.
+
+    Threads share a large evaluation well, and one copy of the weights will do. Of a small one, much is between the
+    operations that are shared: then a process for each core wastes nothing, if it has enough to do to be worth its
+    start.
+    """
+    largest = max(videos, key=lambda video: memory(model, video, dtype, "normal"))
+    if operations(model.config, largest.width, largest.height, largest.window) > SHARED:
+        return 1
+    work = sum(_sampling_operations(model.config, video) * video.segments for video in videos)
+    fitting = room // (2 * memory(model, largest, dtype, "normal") + LIBRARIES)
+    return max(1, min(cores, len(videos), int(work / START), fitting))
+
+
+def _sampling_operations(config: ModelConfig, settings: Settings) -> float:
+    """Of all evaluations of a part."""
+    each = operations(config, settings.width, settings.height, settings.window)
+    return (
+        evaluations(config, settings) * len(windows(settings.sampled_frames, settings.window, settings.overlap)) * each
     )
-    return OVERHEAD * evaluated * each / speed(device, dtype)
 
 
 def evaluations(config: ModelConfig, settings: Settings) -> float:

@@ -194,6 +194,7 @@ def test_a_story_that_cannot_be(
         (("in", "--shard", "5/4"), "there is no shard 5 of 4"),
         (("in", "--shard", "auto"), "neither a SLURM array nor RANK"),
         (("in", "--crossfade", "1"), "Give --join too"),
+        (("in", "--workers", "2", "--ray"), "Use --cpus-per-worker"),
         (("in", "--name", "{nope}"), "cannot be filled in"),
         (("in", "--mode", "dance"), "--mode"),
         (("in", "--noise", "n.safetensors"), "for one video"),

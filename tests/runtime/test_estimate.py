@@ -45,5 +45,27 @@ def test_time_counts_branches_and_steps(monkeypatch: pytest.MonkeyPatch) -> None
     assert seconds(width=256) > 1.9 * seconds()
 
 
+@pytest.mark.parametrize(
+    ("name", "videos", "steps", "cores", "gigabytes", "expected"),
+    [
+        ("tiny", 8, 15, 2, 8, 2),
+        ("tiny", 8, 15, 1, 8, 1),
+        ("tiny", 8, 15, 16, 64, 3),  # each has enough to do
+        ("tiny", 3, 1000, 16, 64, 3),  # no more than there are videos
+        ("tiny", 64, 15, 16, 3, 4),  # nor than fit into memory
+        ("tiny", 64, 15, 16, 0.5, 1),
+        ("tiny", 8, 1, 2, 8, 1),  # done before another process has started
+        ("512", 8, 50, 16, 512, 1),  # threads share an evaluation well
+    ],
+)
+def test_small_models_run_in_a_process_for_each_core(
+    name: str, videos: int, steps: int, cores: int, gigabytes: float, expected: int
+) -> None:
+    config = MODELS[name]
+    settings = [resolve(config, "animate", "", 0, {"steps": steps})] * videos
+    model = DynamiCrafter.on_meta(config)
+    assert estimate.processes(model, settings, torch.float32, cores, int(gigabytes * 1e9)) == expected
+
+
 def test_a_device_has_a_speed() -> None:
     assert 1e8 < estimate.speed(torch.device("cpu"), torch.float32) < 1e14
