@@ -34,6 +34,7 @@ EXPLAINED = (0.1, 0.3)  # shares of what a similarity leaves over: a flow that e
 DETAIL_WINDOW = 17  # coarse pixels over which details are compared
 DETAIL = 0.005  # what details are told from noise by, in units of [0, 1]
 TOLERANCE = 0.004, 9.0  # of a mean difference, in units of [0, 1], and in medians of its frame
+FADED = 0.3  # the least share of a reference's details that a frame which shows it may have kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,12 +100,6 @@ def mixture(frames: Tensor, moved: Sequence[Moved]) -> list[Tensor]:
     Windowed least squares of their details, so that a frame half faded from one image to another has half of both.
     """
 
-    def detail(x: Tensor) -> Tensor:
-        return x - blur(x, DETAIL_WINDOW)
-
-    def product(a: Tensor, b: Tensor) -> Tensor:
-        return blur((a * b).mean(1, keepdim=True), DETAIL_WINDOW)
-
     target, details = detail(frames), [detail(each.coarse) for each in moved]
     if len(details) == 1:
         (a,) = details
@@ -118,6 +113,16 @@ def mixture(frames: Tensor, moved: Sequence[Moved]) -> list[Tensor]:
     shares = [share.clamp(0, 1) * each.seen for share, each in zip(shares, moved, strict=True)]
     total = torch.stack(shares).sum(0).clamp_min(1)
     return [share / total for share in shares]
+
+
+def detail(x: Tensor) -> Tensor:
+    """What images (n, C, h, w) differ by from their surroundings: the same shape."""
+    return x - blur(x, DETAIL_WINDOW)
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Of details (n, C, h, w), summed over their surroundings: (n, 1, h, w)."""
+    return blur((a * b).mean(1, keepdim=True), DETAIL_WINDOW)
 
 
 def find_flow(reference: Reference, frames: Tensor) -> Tensor:
@@ -168,8 +173,15 @@ def agreement(moved: Tensor, frames: Tensor) -> Tensor:
     """How far a moved coarse reference looks like coarse frames, both (T, 3, h, w): (T, 1, h, w) in 0 … 1.
 
     More is tolerated in a frame that differs everywhere: there the denoiser is at its limit, and nothing new appeared.
+    Nor did it where details have paled and nothing else has changed: that is how the denoiser loses hold of them.
     """
-    apart = blur((blur(moved, 5) - blur(frames, 5)).abs().mean(1, keepdim=True), 5)
-    usual = apart.flatten(1).median(dim=1).values[:, None, None, None]
+
+    def difference(moved: Tensor) -> Tensor:
+        return blur((blur(moved, 5) - blur(frames, 5)).abs().mean(1, keepdim=True), 5)
+
+    details = detail(moved)
+    kept = (product(details, detail(frames)) + DETAIL**2) / (product(details, details) + DETAIL**2)
+    paled = moved - (1 - kept.clamp(FADED, 1)) * details
+    usual = difference(moved).flatten(1).median(dim=1).values[:, None, None, None]
     always, as_usual = TOLERANCE
-    return torch.exp(-((apart / (always + as_usual * usual)) ** 2))
+    return torch.exp(-((difference(paled) / (always + as_usual * usual)) ** 2))

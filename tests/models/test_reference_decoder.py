@@ -74,6 +74,17 @@ def test_what_the_image_does_not_show_stays_coarse() -> None:
     )
 
 
+def test_details_that_paled_are_the_image_s() -> None:
+    clip, _ = moving(picture(), MOTIONS["pan"])
+    coarse = coarse_of(clip)
+    surroundings = F.interpolate(F.avg_pool2d(coarse, 16), scale_factor=16, mode="bicubic")
+    shares = torch.ones(16, 1, 128, 128)
+    shares[8:, :, 32:96, 32:96] = 0.6
+    made = compose(torch.lerp(surroundings, coarse, shares), [Reference(picture(), coarse[:1], 0)])
+    error = (made[-1] - clip[-1])[:, 80:176, 80:176].abs().mean()
+    assert error < 0.02
+
+
 @pytest.mark.parametrize("kind", ["flat", "stripes", "black"])
 def test_images_without_anything_to_hold_on_to_stay_finite(kind: str) -> None:
     image = torch.full((1, 3, 256, 256), 0.0 if kind == "black" else 0.7)
