@@ -97,6 +97,21 @@ def new_parts(studio: Studio, count: int) -> list[Row]:
     return [Row("parts new to the view, from true latents, PSNR", refined_db, "dB", few, {"without detail": coarse_db})]
 
 
+def true_latents(studio: Studio, count: int) -> list[Row]:
+    """Animations of emoji from true latents, with their first frame's detail and without: what it spoils, and mends."""
+    few = min(count, FEW)
+    each = []
+    for case in studio.cases("emoji", few):
+        true = as_input(case.frames)
+        coarse = studio.reconstruct(true)
+        first = enlarge(true[:1], *(studio.pipe.config.output_scale * side for side in true.shape[2:]))
+        refined = shrink(with_detail(studio, coarse, first), min(true.shape[2:]))
+        each.append([decibels((x - true).square()) for x in (refined, coarse)])
+    refined_db, coarse_db = np.mean(each, axis=0)
+    details = {"without detail": float(coarse_db), "largest loss": float(max(b - a for a, b in each)), "videos": each}
+    return [Row("animated emoji from true latents, PSNR", float(refined_db), "dB", few, details)]
+
+
 def local_motion(studio: Studio, count: int) -> list[Row]:
     """Motion of parts under prompts of such, beyond the best similarity of the whole, over that of the data.
 
@@ -157,6 +172,7 @@ MEASURES: dict[str, Measure] = {
     "emoji": Measure(partial(measures.movement, name="emoji"), ("emoji",)),
     "local_motion": Measure(local_motion, ("local motions",)),
     "new_parts": Measure(new_parts),
+    "true_latents": Measure(true_latents),
     "loop": measures.MEASURES["loop"],
     "interpolation": measures.MEASURES["interpolation"],
     "context_scale": Measure(
