@@ -1,9 +1,9 @@
-"""What decoding 16 frames of 512×320 with ToonCrafter's autoencoder takes on the CPU, with random weights.
+"""What decoding 16 frames with ToonCrafter's autoencoder takes on the CPU, with random weights.
 
-    python tests/benchmarks/toon_decoding.py [bfloat16|float32]
+    python tests/benchmarks/toon_decoding.py [bfloat16|float32] [512x320]
 
 Prints, after each step of both passes, the seconds so far, those of them that cores computed (summed over threads), and
-the peak of memory above what the imports take, weights included. Many minutes on one core.
+the peak of memory above what the imports take, weights included. Many minutes on one core at 512×320.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from dcrafter.models.dual_reference import DualReferenceAutoencoder
 
 @torch.inference_mode()
 def main() -> None:
-    dtype = getattr(torch, sys.argv[1] if len(sys.argv) > 1 else "bfloat16")
+    name, size = (sys.argv[1:] + ["bfloat16", "512x320"][len(sys.argv) - 1 :])[:2]
+    dtype, (width, height) = getattr(torch, name), map(int, size.split("x"))
     torch.manual_seed(0)
-    latents, references = torch.randn(1, 4, 16, 40, 64), torch.rand(1, 2, 3, 320, 512) * 2 - 1
+    latents = torch.randn(1, 4, 16, height // 8, width // 8)
+    references = torch.rand(1, 2, 3, height, width) * 2 - 1
     with Peak() as peak:
         torch.set_default_dtype(dtype)
         autoencoder = DualReferenceAutoencoder(MODELS["toon"].autoencoder).eval()
