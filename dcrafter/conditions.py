@@ -16,7 +16,6 @@ from torch import Tensor
 from dcrafter.config import ModelConfig
 from dcrafter.events import Encoding, Event
 from dcrafter.media.image import ImageSource, fit_image, fit_reference, open_image, to_tensor
-from dcrafter.media.video import read_drawings
 from dcrafter.models.dynamicrafter import detail_guidance
 from dcrafter.models.tokenizer import is_cut, tokenize
 from dcrafter.runtime.residency import Residency
@@ -173,6 +172,8 @@ class ConditionEncoder:
 
     def _sketch(self, settings: Settings) -> Tensor:
         """The line drawings, dark on white, as the encoder takes them; frames without one are empty."""
+        from dcrafter.media.video import read_drawings  # imports PyAV, which nothing else here needs
+
         assert settings.sketch is not None
         sketch = torch.zeros(1, 1, settings.sampled_frames, settings.height, settings.width)
         for t, drawing in read_drawings(settings.sketch, settings.sampled_frames).items():

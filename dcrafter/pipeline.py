@@ -27,7 +27,6 @@ from dcrafter.config import MODELS, Command, ModelConfig
 from dcrafter.errors import InputError, UsageError, WeightsError
 from dcrafter.events import Decoding, Done, Event, Part, Step, Video
 from dcrafter.media.image import ImageSource, match_colors, open_image, resize_frames, to_frames
-from dcrafter.media.video import read_drawings
 from dcrafter.models.dynamicrafter import DynamiCrafter, References
 from dcrafter.models.unet import DeepFeatures
 from dcrafter.runtime.devices import choose_device, choose_dtype, upload
@@ -444,6 +443,8 @@ def check_files(settings: Settings, config: ModelConfig) -> None:
     if settings.mask is not None:
         open_image(settings.mask)
     if settings.sketch is not None:
+        from dcrafter.media.video import read_drawings  # imports PyAV
+
         read_drawings(settings.sketch, settings.sampled_frames)
 
 

@@ -7,9 +7,9 @@ FOLDER/gpu.json and, as tables, in FOLDER/gpu.md as soon as it is there; what wa
 of a GPU has been published from it yet. `--small --device cpu` is the dry run: small networks and images, one step.
 
 The machine needs no network. It needs PyTorch 2.11 or newer with CUDA, numpy, einops, safetensors, pillow, psutil,
-pyyaml and regex; of the package open-clip-torch one file, `bpe_simple_vocab_16e6.txt.gz` (1.4 MB), in a folder
-`open_clip` on PYTHONPATH, beside an empty `__init__.py`; and of this repository `dcrafter/` and `tests/`. Full-size
-weights are random and made on the card. Without `tests/data/golden` (51 MB, of which `dc512` is 22) or
+pydantic, pyyaml and regex; of the package open-clip-torch one file, `bpe_simple_vocab_16e6.txt.gz` (1.4 MB), in a
+folder `open_clip` on PYTHONPATH, beside an empty `__init__.py`; and of this repository `dcrafter/` and `tests/`.
+Full-size weights are random and made on the card. Without `tests/data/golden` (51 MB, of which `dc512` is 22) or
 `dcrafter/weights/tiny.safetensors` (47 MB) the tasks that compare with them are left out.
 """
 
