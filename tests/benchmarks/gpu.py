@@ -277,7 +277,7 @@ def clip(bench: Bench, pipe: Pipeline, options: Options, plan: str = "normal") -
 
 
 def frames(bench: Bench) -> Iterator[Row]:
-    """The built-in model's clip on the device beside the CPU's, from the same noise: PSNR of frames, 100 dB the same."""
+    """The built-in model's clip on the device beside the CPU's, from the same noise: PSNR, 100 dB the same."""
     options: Options = {"steps": 1} if bench.small else {}
     checkpoint = open_checkpoint(TINY)
     reference: torch.Tensor | None = None
