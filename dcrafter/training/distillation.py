@@ -30,7 +30,7 @@ from dcrafter.training.recipe import Recipe
 
 
 class DistillationStage(DenoiserStage):
-    """Trains all of the UNet, or a LoRA, to be sampled by `ddim` in a few steps with eta 0, the final rescale and guidance 1."""
+    """Trains all of the UNet, or a LoRA, to be sampled by `ddim` in few steps: eta 0, final rescale, guidance 1."""
 
     only_parts: ClassVar[StageParts | None] = StageParts(
         ("temporal", "spatial", "image attention", "embeddings"), detail=True
