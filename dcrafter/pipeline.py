@@ -363,7 +363,8 @@ class Pipeline:
             for step in self.model.decode_clips(latents, kept, references):
                 yield Decoding(step.done, step.total), step.output
 
-        return (yield from self.residency.follow_finite(run, "autoencoder"))
+        with self.residency.working_memory():
+            return (yield from self.residency.follow_finite(run, "autoencoder"))
 
 
 def _open_checkpoint(model: str, options: LoadOptions) -> Checkpoint:

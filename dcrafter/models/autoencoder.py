@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dcrafter.config import AutoencoderConfig
 from dcrafter.models.layers import Upsample, attention, plus, silu
+from dcrafter.models.strips import in_strips, norm_silu
 
 
 def group_norm(channels: int, config: AutoencoderConfig) -> nn.GroupNorm:
@@ -29,8 +30,10 @@ class ResnetBlock(nn.Module):
         self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(silu(self.norm1(x)))
-        return plus(self.shortcut(x), self.conv2, silu(self.norm2(h)))
+        first = norm_silu(self.norm1, x)
+        h = in_strips(lambda x: self.conv1(first(x)), x)
+        second = norm_silu(self.norm2, h)
+        return in_strips(lambda h, x: plus(self.shortcut(x), self.conv2, second(h)), h, x)
 
 
 class AttentionBlock(nn.Module):
@@ -128,9 +131,11 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         h = self.middle(self.conv_in(z))
-        for level in reversed(self.levels):
-            h = level(h)
-        return F.pixel_shuffle(self.conv_out(silu(self.norm_out(h))), self.fold)
+        for level in reversed(cast(Sequence[Level], self.levels)):
+            for block in (*level.blocks, level.resample):  # one by one, so that nothing else holds what goes in
+                h = block(h)
+        prepare = norm_silu(self.norm_out, h)
+        return F.pixel_shuffle(in_strips(lambda h: self.conv_out(prepare(h)), h), self.fold)
 
 
 class DecodingStep(NamedTuple):

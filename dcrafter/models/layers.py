@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from dcrafter.models.strips import in_strips
+
 # CUDA's attention kernels put batch × heads into a grid dimension of 16 bits.
 MAX_ATTENTION_BATCH = 65_535
 MAX_SCORES = 2**24  # of attention that are in memory at a time, where they are at all
@@ -193,4 +195,4 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return in_strips(lambda x: self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest")), x, scale=2)
