@@ -6,7 +6,9 @@ CPU asks for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from dcrafter.config import MODELS, ModelConfig
 from dcrafter.models import layers
 from dcrafter.models.dynamicrafter import DynamiCrafter, References
 from dcrafter.pipeline import Pipeline
+from dcrafter.runtime import estimate
 from dcrafter.runtime.residency import Residency
 from dcrafter.settings import resolve
 from dcrafter.weights.checkpoint import Checkpoint
@@ -133,3 +136,72 @@ def test_sampling_never_waits_for_the_gpu(golden: Path, options: Any) -> None:
         events[-1].x0.to("cpu")
     assert len(waits.seen) == 1
     assert len(events) == 3
+
+
+class LiveBytes(TorchDispatchMode):
+    """Bytes of CUDA tensors that are alive, and the most there were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor) and tensor.device.type == "cuda":
+                self._count(tensor.untyped_storage())
+        return out
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        if storage._cdata not in self.sizes:
+            self.sizes[storage._cdata] = storage.nbytes()
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._forget, storage._cdata)
+
+    def _forget(self, key: int) -> None:
+        self.now -= self.sizes.pop(key)
+
+
+class AtOnce:
+    """An executor without a thread, in which fake tensors would not be fake: what it is given is done at once."""
+
+    def __init__(self, threads: int) -> None:
+        pass
+
+    def submit(self, function: Callable[..., None], *args: Any) -> Future[None]:
+        done: Future[None] = Future()
+        done.set_result(function(*args))
+        return done
+
+    def shutdown(self) -> None:
+        pass
+
+
+PLANS = [  # and the most GiB that each may take
+    pytest.param("512", "normal", 4.8, marks=pytest.mark.slow),
+    pytest.param("512", "low", 2.8, marks=pytest.mark.slow),
+    ("512", "min", 1.5),
+    pytest.param("1024", "normal", 6.0, marks=pytest.mark.slow),
+    pytest.param("1024", "low", 3.5, marks=pytest.mark.slow),
+    pytest.param("1024", "min", 2.2, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("name", "plan", "limit"), PLANS)
+def test_memory_plans_take_what_is_estimated(
+    name: str, plan: str, limit: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dcrafter.runtime.streaming.ThreadPoolExecutor", AtOnce)
+    config, dtype = MODELS[name], torch.float16
+    pipe = open_empty(config, dtype)
+    settings = resolve(config, "animate", "a cat", 0, {"steps": 1, "guidance": 1.0})
+    pipe.residency.choose_plan(settings, plan)
+    keyframes = torch.empty(1, 3, config.height, config.width)
+    with LiveBytes() as live:
+        _, conditions = run(pipe.encode(keyframes, settings, torch.randn))
+        _, latents = run(pipe.sample(conditions, settings, torch.randn))
+        run(pipe.decode(latents[:, :, :2], [0, 1]))
+    assert live.peak < limit * 2**30
+    assert estimate.memory(pipe.model, settings, dtype, plan, pipe.device) == pytest.approx(live.peak, rel=0.15)

@@ -323,7 +323,7 @@ def test_memory_plans_give_the_same_video(golden: Path, cat: Path) -> None:
 
 def test_memory_is_chosen_by_what_is_free(pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = resolve(pipe.config, "animate", "", 0, QUICK)
-    need = estimate.memory(pipe.model, settings, pipe.dtype, "low")
+    need = estimate.memory(pipe.model, settings, pipe.dtype, "low", pipe.device)
     for free, plan in ((10**15, "normal"), (need + 1, "low"), (1, "min")):
         monkeypatch.setattr("dcrafter.runtime.residency.free_memory", lambda _, free=free: free)
         pipe.residency.choose_plan(settings)

@@ -158,7 +158,7 @@ def _choose_memory(pipe: Pipeline, settings: Settings, plan: str, room: int) -> 
     """By what was free before any weights were there: the same for an item whatever came before it."""
     residency = pipe.residency
     residency.choose_plan(settings, plan, room)
-    need = estimate.memory(pipe.model, settings, pipe.dtype, residency.plan)
+    need = estimate.memory(pipe.model, settings, pipe.dtype, residency.plan, pipe.device)
     residency.keep_decoder = residency.plan == "normal" and 2 * need < room
 
 

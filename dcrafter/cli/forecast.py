@@ -137,8 +137,8 @@ def say_memory(
 
     plan = request.model.memory
     if plan == "auto":
-        plan = estimate.plan_for(model, settings, dtype, free_memory(device))
-    need = estimate.memory(model, settings, dtype, plan)
+        plan = estimate.plan_for(model, settings, dtype, free_memory(device), device)
+    need = estimate.memory(model, settings, dtype, plan, device)
     if device.type == "cpu":
         need += process_memory() + WORKING  # what Python and the libraries hold already, and will
     console.say(f"about {format_size(need)} of memory must be free (--memory {plan})")

@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-WHOLE = 2**25  # values of images that are in memory whole: strips take a quarter longer
-STRIP = 2**23  # values of a strip
+WHOLE = 2**25  # values of an image that is in memory whole: strips take a quarter longer
+STRIP = 2**23  # values of an image in a strip
 
 
 def cuts(x: Tensor) -> list[tuple[int, int]]:
     """The first row of each strip of images (n, C, h, w), and the one behind its last. Training sees them whole."""
-    height = x.shape[2]
-    whole = torch.is_grad_enabled() or x.numel() <= WHOLE
-    rows = height if whole else max(1, height * STRIP // x.numel())
+    height, values = x.shape[2], x.shape[1:].numel()
+    whole = torch.is_grad_enabled() or values <= WHOLE
+    rows = height if whole else max(1, height * STRIP // values)
     return [(first, min(first + rows, height)) for first in range(0, height, rows)]
 
 
@@ -71,7 +71,7 @@ def norm_silu(norm: nn.GroupNorm, x: Tensor) -> Callable[[Tensor], Tensor]:
 def _moments(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     """Mean and variance of groups of channels (n, groups), in few passes whatever the layout."""
     means = x.mean((2, 3), keepdim=True)
-    variances = (x - means).square_().mean((2, 3)).unflatten(1, (groups, -1))  # (n, groups, C / groups)
-    means = means[..., 0, 0].unflatten(1, (groups, -1))
+    variances = (x - means).square_().mean((2, 3)).view(len(x), groups, -1)  # (n, groups, C / groups)
+    means = means.view(len(x), groups, -1)
     mean = means.mean(-1)
     return mean, (variances + (means - mean[..., None]).square()).mean(-1)

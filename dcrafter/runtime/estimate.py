@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -13,21 +14,28 @@ from torch.utils.flop_counter import FlopCounterMode
 from dcrafter.config import ModelConfig
 from dcrafter.models.dynamicrafter import DynamiCrafter
 from dcrafter.models.unet import DeepFeatures
+from dcrafter.runtime.streaming import streamed_blocks
 from dcrafter.sampling.guidance import Guidance
 from dcrafter.sampling.reuse import plan_work
 from dcrafter.sampling.schedule import sampling_steps
 from dcrafter.sampling.windows import windows
 from dcrafter.settings import MEMORY_PLANS, Settings
 
-# How many tensors of the UNet's full size and width are alive at its peak: measured at 256×256, see
-# python -m tests.benchmarks --full.
-UNET_TENSORS = {"normal": 48, "low": 36, "min": 36}
-DECODER_TENSORS = 8  # the same of the decoder, for one frame
+# How many tensors of the UNet's full size and width are alive at its peak by memory plan, and beside its heaviest
+# blocks, which see small sizes. A GPU's are those of a simulation (tests/test_fake_cuda.py), without what its kernels
+# work in; a CPU's of tests/benchmarks/memory_plans.py.
+UNET_TENSORS = {
+    "cpu": {"normal": 46, "low": 30, "min": 30},
+    "gpu": {"normal": 31, "low": 18, "min": 18},
+}
+TENSORS_BESIDE_BLOCKS = {"cpu": 20, "gpu": 7}
+DECODER_TENSORS = 6  # the same of the decoder, for one frame
 CLIP_TENSORS = 2  # and for each further frame, where frames are decoded together
 MAX_IMAGES = 8  # decoded together: these fill a GPU, and tensors stay below 2³¹ values, which some kernels ask for
 OVERHEAD = 1.5  # a real evaluation's time over that of its products alone
 SHARED = 5e11  # operations from which on threads share an evaluation well
 START = 5e11  # operations that take a core about as long as a process takes to start
+CPU = torch.device("cpu")
 LIBRARIES = 500_000_000  # bytes that a process with PyTorch takes beside a model
 PROBE = 1024  # side of the matrices that a device's speed is measured with
 
@@ -37,35 +45,39 @@ def size(module: nn.Module) -> int:
     return sum(value.numel() for value in module.state_dict().values())
 
 
-def memory(model: DynamiCrafter, settings: Settings, dtype: torch.dtype, plan: str) -> int:
+def memory(model: DynamiCrafter, settings: Settings, dtype: torch.dtype, plan: str, device: torch.device) -> int:
     """Bytes that a generation needs at its peak, for weights and what is computed."""
-    config, positions = model.config, _positions(model.config, settings)
-    unet = size(model.unet)
-    if plan == "min":
-        blocks = [size(block) for block in model.unet.blocks().values()]
-        unet += max(blocks) - sum(blocks)
+    config, kind = model.config, "cpu" if device.type == "cpu" else "gpu"
+    tensor = settings.window * _positions(config, settings) * config.unet.model_channels
+    unet, streamed = _resident(model, "unet", plan)
+    unet += max(TENSORS_BESIDE_BLOCKS[kind] * tensor + streamed, UNET_TENSORS[kind][plan] * tensor)
     if settings.sketch and model.sketch_encoder is not None:
         unet += size(model.sketch_encoder)
-    unet += UNET_TENSORS[plan] * settings.window * positions * config.unet.model_channels
     tensors = DECODER_TENSORS + (CLIP_TENSORS * settings.sampled_frames if config.autoencoder.references else 0)
     decoding = tensors * settings.width * settings.height * config.autoencoder.decoder_channels
     decoding //= config.autoencoder.fold**2
-    encoders = size(model.text_encoder), size(model.image_encoder) + size(model.projector)
-    return dtype.itemsize * max(unet, size(model.autoencoder) + decoding, *encoders)
+    text, image = (sum(_resident(model, name, plan)) for name in ("text_encoder", "image_encoder"))
+    return dtype.itemsize * max(unet, size(model.autoencoder) + decoding, text, image + size(model.projector))
 
 
 def images_at_once(model: DynamiCrafter, positions: int) -> int:
     """How many images, each of so many latent positions, are decoded together in the memory that sampling took."""
     config = model.config
-    sampling = size(model.unet) + UNET_TENSORS["normal"] * config.frames * positions * config.unet.model_channels
+    sampling = size(model.unet) + UNET_TENSORS["gpu"]["normal"] * config.frames * positions * config.unet.model_channels
     factor = config.autoencoder.downsampling // config.autoencoder.fold
     each = DECODER_TENSORS * positions * factor**2 * config.autoencoder.decoder_channels
     return min(MAX_IMAGES, max(1, (sampling - size(model.autoencoder)) // each))
 
 
-def plan_for(model: DynamiCrafter, settings: Settings, dtype: torch.dtype, room: int) -> str:
+def _resident(model: DynamiCrafter, component: str, plan: str) -> tuple[int, int]:
+    """Values of a component's weights that stay, and those of the largest two that are streamed one after another."""
+    streamed = [size(block) for block in streamed_blocks(model, component, plan).values()]
+    return size(model.get_submodule(component)) - sum(streamed), max(map(sum, pairwise(streamed)), default=0)
+
+
+def plan_for(model: DynamiCrafter, settings: Settings, dtype: torch.dtype, room: int, device: torch.device) -> str:
     """The first memory plan that needs less than `room` bytes, else the smallest."""
-    fitting = (plan for plan in MEMORY_PLANS if memory(model, settings, dtype, plan) < room)
+    fitting = (plan for plan in MEMORY_PLANS if memory(model, settings, dtype, plan, device) < room)
     return next(fitting, MEMORY_PLANS[-1])
 
 
@@ -81,11 +93,11 @@ def processes(model: DynamiCrafter, videos: Sequence[Settings], dtype: torch.dty
     operations that are shared: then a process for each core wastes nothing, if it has enough to do to be worth its
     start.
     """
-    largest = max(videos, key=lambda video: memory(model, video, dtype, "normal"))
+    largest = max(videos, key=lambda video: memory(model, video, dtype, "normal", CPU))
     if operations(model.config, largest.width, largest.height, largest.window) > SHARED:
         return 1
     work = sum(_sampling_operations(model.config, video) * video.segments for video in videos)
-    fitting = room // (2 * memory(model, largest, dtype, "normal") + LIBRARIES)
+    fitting = room // (2 * memory(model, largest, dtype, "normal", CPU) + LIBRARIES)
     return max(1, min(cores, len(videos), int(work / START), fitting))
 
 

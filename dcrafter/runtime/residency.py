@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol, TypeVar, cast
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from dcrafter.models.dynamicrafter import DynamiCrafter
 from dcrafter.runtime import estimate
 from dcrafter.runtime.allocator import keep_freed_memory, return_freed_memory
 from dcrafter.runtime.devices import begin_download, free_memory
-from dcrafter.runtime.streaming import Streaming
+from dcrafter.runtime.streaming import Streaming, streamed_blocks
 from dcrafter.settings import MEMORY_PLANS, Settings
 from dcrafter.weights.checkpoint import Checkpoint
 
@@ -26,12 +26,6 @@ logger = logging.getLogger(__name__)
 
 PACKED = ("unet", "sketch_encoder", "autoencoder")  # the components that run long enough to be worth it
 SLICES = 8  # of feed-forward layers where memory is scarce
-
-
-class Blocks(Protocol):
-    """A component that runs block by block."""
-
-    def blocks(self) -> dict[str, nn.Module]: ...
 
 
 Event = TypeVar("Event")
@@ -168,7 +162,7 @@ class Residency:
         """
         if plan == "auto":
             room = free_memory(self.device) if room is None else room
-            plan = estimate.plan_for(self.model, settings, self.dtype, room)
+            plan = estimate.plan_for(self.model, settings, self.dtype, room, self.device)
         self._follow(max(plan, self._least, key=MEMORY_PLANS.index))
 
     def frames_at_once(self, latents: Tensor) -> int:
@@ -208,15 +202,6 @@ class Residency:
     def _follow(self, plan: str) -> None:
         self.plan = plan
         self.model.unet.set_slices(1 if plan == "normal" else SLICES)
-
-
-def streamed_blocks(model: DynamiCrafter, component: str, plan: str) -> dict[str, nn.Module]:
-    """The blocks of a component that a memory plan loads only while they run, by name, in the order of running."""
-    if (component, plan) == ("unet", "low"):
-        return dict(list(model.unet.blocks().items())[1::2])  # what is read meanwhile has a block's time for it
-    if component in ("unet", "text_encoder", "image_encoder") and plan == "min":
-        return cast(Blocks, model.get_submodule(component)).blocks()
-    return {}
 
 
 def _to_meta(module: nn.Module) -> None:

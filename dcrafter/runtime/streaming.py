@@ -6,9 +6,18 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from itertools import cycle, islice
+from typing import Protocol, cast
 
 import torch
 from torch import nn
+
+from dcrafter.models.dynamicrafter import DynamiCrafter
+
+
+class Blocks(Protocol):
+    """A component that runs block by block."""
+
+    def blocks(self) -> dict[str, nn.Module]: ...
 
 
 class Streaming:
@@ -66,3 +75,12 @@ class Streaming:
             self._load(name)
         if self._stream:
             self._stream.synchronize()
+
+
+def streamed_blocks(model: DynamiCrafter, component: str, plan: str) -> dict[str, nn.Module]:
+    """The blocks of a component that a memory plan loads only while they run, by name, in the order of running."""
+    if (component, plan) == ("unet", "low"):
+        return dict(list(model.unet.blocks().items())[1::2])  # what is read meanwhile has a block's time for it
+    if component in ("unet", "text_encoder", "image_encoder") and plan == "min":
+        return cast(Blocks, model.get_submodule(component)).blocks()
+    return {}

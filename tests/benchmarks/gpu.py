@@ -258,7 +258,7 @@ def clip(bench: Bench, pipe: Pipeline, options: Options, plan: str = "normal") -
     """Generate one; seconds of the work before each kind of event, and the peak of the device's memory."""
     settings = resolve(pipe.config, "animate", "waves", 0, options)
     pipe.residency.choose_plan(settings, plan)
-    expected = estimate.memory(pipe.model, settings, pipe.dtype, plan)
+    expected = estimate.memory(pipe.model, settings, pipe.dtype, plan, pipe.device)
     pipe.residency.release()
     seconds: Counter[str] = Counter()
     before = started = time.perf_counter()

@@ -15,12 +15,12 @@ def test_the_published_models_take_what_was_measured() -> None:
     config = MODELS["256"]
     model = DynamiCrafter.on_meta(config)
     settings = resolve(config, "animate", "", 0, {})
-    # 3.35 GB at the peak of an evaluation in bfloat16, and 4.7 TFLOP: python -m tests.benchmarks --full
-    assert estimate.memory(model, settings, torch.bfloat16, "normal") == pytest.approx(3.35e9, rel=0.1)
+    # Above what the process holds without a model, in bfloat16: tests/benchmarks/memory_plans.py
+    for plan, peak in {"normal": 3.40e9, "low": 2.03e9, "min": 0.86e9}.items():
+        need = estimate.memory(model, settings, torch.bfloat16, plan, torch.device("cpu"))
+        assert need == pytest.approx(peak, rel=0.15)
+    # 4.7 TFLOP: python -m tests.benchmarks --full
     assert estimate.operations(config, settings.width, settings.height, 16) == pytest.approx(4.7e12, rel=0.1)
-    needs = [estimate.memory(model, settings, torch.bfloat16, plan) for plan in ("normal", "low", "min")]
-    assert needs == sorted(needs, reverse=True)
-    assert needs[2] < 1.5e9
 
 
 def test_as_many_images_are_decoded_together_as_sampling_left_room_for() -> None:
