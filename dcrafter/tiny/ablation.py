@@ -50,10 +50,16 @@ COLUMNS = ("FVD", "PIC", "PSNR", "motion", "direction")
 
 
 def train_stage(stage: str, changes: Sequence[str], data: Path, start: Path, out: Path) -> Path:
-    """Train one stage in the folder `out`, or what is left of it, and return its weights. Raises InputError."""
+    """Train one stage in the folder `out`, or what is left of it, and return its weights.
+
+    Raises:
+        InputError: the data cannot be used.
+        KeyboardInterrupt: a signal stopped the stage; the next one must not begin from what it has.
+    """
     own = (f"stage={stage}", f"train.steps={STEPS[stage]}")
     recipe = load_recipe(Path("tiny-ablation"), TinyRecipe, RECIPES, [*own, *changes])
-    train(recipe, COMMAND.make_stage(recipe, data), data, [start], out)
+    if not train(recipe, COMMAND.make_stage(recipe, data), data, [start], out):
+        raise KeyboardInterrupt
     return out / "weights.safetensors"
 
 

@@ -113,8 +113,11 @@ def require_accelerate() -> None:
         raise InputError("training needs accelerate", f"Run `{install_hint('accelerate')}`") from None
 
 
-def train(recipe: Recipe, stage: TrainingStage, data: Path, start: list[Path], out: Path) -> None:
-    """Train a stage in the folder `out`, from the weights in `start` or from the folder's own checkpoint."""
+def train(recipe: Recipe, stage: TrainingStage, data: Path, start: list[Path], out: Path) -> bool:
+    """Train a stage in the folder `out`, from the weights in `start` or from the folder's own checkpoint.
+
+    Returns False where a signal stopped it before its last step.
+    """
     from dcrafter.training.trainer import Trainer
 
     if about := stage.about_data:
@@ -122,7 +125,9 @@ def train(recipe: Recipe, stage: TrainingStage, data: Path, start: list[Path], o
     stage.load_weights(start)
     out.mkdir(parents=True, exist_ok=True)
     settings = flatten(asdict(recipe)) | {"data": str(data), "start": [str(path) for path in start]}
-    Trainer(stage, recipe.train, out, seed=recipe.seed, say=say, settings=settings).run()
+    trainer = Trainer(stage, recipe.train, out, seed=recipe.seed, say=say, settings=settings)
+    trainer.run()
+    return not trainer.stopping
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

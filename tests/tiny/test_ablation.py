@@ -21,6 +21,13 @@ def test_each_variant_differs_by_one_line_and_by_nothing_in_steps_over_clips() -
         assert of_clips == ablation.STEPS["adaptation"] + ablation.STEPS["detail"], name
 
 
+def test_a_stage_that_was_stopped_is_no_base_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ablation, "train", lambda *_: False)
+    monkeypatch.setattr(type(ablation.COMMAND), "make_stage", lambda *_: None)
+    with pytest.raises(KeyboardInterrupt):
+        ablation.train_stage("context", (), Path(), Path(), Path())
+
+
 @pytest.mark.slow
 def test_variants_are_trained_and_measured(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
