@@ -51,7 +51,8 @@ def reader() -> Iterator[Reader]:
 def test_every_block_has_its_weights_in_every_evaluation(reader: Reader) -> None:
     assert [reader.run() for _ in range(3)] == [8, 8, 8]
     reader.streaming.close()
-    assert sorted(reader.done[:18]) == sorted(3 * ["+a", "-a", "+b", "-b", "+c", "-c"])
+    once_more = "+a"  # for an evaluation that may come
+    assert sorted(reader.done) == sorted([*3 * ["+a", "-a", "+b", "-b", "+c", "-c"], once_more])
 
 
 def test_no_more_than_two_are_loaded(reader: Reader) -> None:
@@ -60,7 +61,6 @@ def test_no_more_than_two_are_loaded(reader: Reader) -> None:
     reader.streaming.close()
     for i in range(len(reader.done)):
         assert sum(1 if entry[0] == "+" else -1 for entry in reader.done[: i + 1]) <= 2
-    assert reader.done[-1] == "+a"  # for an evaluation that may come
 
 
 def test_what_goes_wrong_while_reading_is_raised_where_the_block_runs(reader: Reader) -> None:
