@@ -78,8 +78,10 @@ class PackedLinear:
 
     def plus(self, other: Tensor, x: Tensor, operation: str = "add") -> Tensor:
         """The product plus, or by `mul` times, something of its own shape."""
+        if not other.is_contiguous():  # of narrow layers, which stay channels-first: norms are many times faster so
+            return other + self.apply(x)
         product = torch.ops.mkldnn._linear_pointwise.binary
-        return cast(Tensor, product(x.contiguous(), other.contiguous(), self.weight, self.bias, operation))
+        return cast(Tensor, product(x.contiguous(), other, self.weight, self.bias, operation))
 
 
 class PackedConv:
