@@ -117,7 +117,7 @@ def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
     process = start("animate", CAT, *QUICK, "--dry-run", "--json", folder=tmp_path, stdout=sink, stderr=subprocess.PIPE)
     os.close(sink)
     _, stderr = process.communicate()
-    assert process.returncode == 1
+    assert process.returncode == UNREAD
     assert [
         line
         for line in stderr.decode().splitlines()
@@ -330,7 +330,6 @@ def test_ctrl_c_while_it_starts(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (130, "dcrafter: interrupted\n")
 
 
-@pytest.mark.slow
 def test_files_that_settings_name_are_read_before_weights(dcrafter: Run, tmp_path: Path) -> None:
     (tmp_path / "noise.pt").write_bytes(b"no tensors")
     (tmp_path / "mask.png").write_bytes(b"no image")
@@ -364,6 +363,7 @@ def test_a_reader_that_goes_ends_the_command_quietly(
     assert process.returncode == UNREAD
 
 
+@pytest.mark.slow
 def test_closed_streams_are_no_traceback(tmp_path: Path) -> None:
     for closing in (">&-", "2>&-"):
         command = shlex.join([sys.executable, "-m", "dcrafter", "animate", CAT, *QUICK, "--dry-run"])
