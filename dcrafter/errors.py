@@ -12,6 +12,7 @@ from dcrafter.text import printable
 
 INTERRUPTED = 130  # the exit status behind Ctrl-C
 UNREAD = 141  # that of what writes to a pipe whose reader has gone, as behind `| head -1`
+LONGEST_MESSAGE = 1000  # characters: values out of files and the environment may have millions
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
@@ -108,6 +109,7 @@ def to_dcrafter_error(error: Exception) -> DCrafterError:
 
 def format_error(program: str, message: str, advice: str = "") -> str:
     """An error and its advice on one line, behind the program's name."""
+    message = message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}…"
     stop = "" if not advice or message.endswith((".", "?")) else "."
     return printable(" ".join([f"{program}:", *f"{message}{stop} {advice}".split()]))
 

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from dcrafter.batch.entries import NUMBERED, Entry
-from dcrafter.batch.manifest import is_manifest, parse_manifest, path_problem, read_manifest
+from dcrafter.batch.manifest import is_manifest, parse_manifest, path_problem, read_manifest, read_text
 from dcrafter.config import Command
 from dcrafter.errors import UsageError
 from dcrafter.media.fetch import is_url
@@ -162,10 +162,11 @@ class Search:
             return replace(entry, prompt=" ".join(re.sub(r"[_\W]+", " ", entry.stem).split()))
         sidecar = Path(entry.images[0]).with_suffix(SIDECAR)
         try:
-            return replace(entry, prompt=" ".join(sidecar.read_text("utf-8-sig").split()))
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not UTF-8"
-            return replace(entry, problem=f"cannot read its prompt {sidecar.name} ({reason})")
+            if sidecar.exists() and not sidecar.is_file():  # a pipe would be waited for
+                raise UsageError(f"{sidecar} is no file")
+            return replace(entry, prompt=" ".join(read_text(sidecar).split()))
+        except UsageError as error:
+            return replace(entry, problem=f"its prompt: {error.message}")
 
 
 def _sniff(text: str) -> tuple[list[Entry], list[str]]:
@@ -212,11 +213,7 @@ def _prompts(path: Path, wanted: int) -> list[str]:
 
 
 def _read_lines(path: Path) -> list[str]:
-    try:
-        return path.read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise UsageError(f"cannot read {path} ({reason})", "Give a text file in UTF-8") from error
+    return read_text(path).splitlines()
 
 
 def _keyframes(entries: list[Entry]) -> list[Entry]:

@@ -33,6 +33,7 @@ COLUMNS = ("image", "image2", *TEXTS, "seed", *OPTIONS)
 ALIASES = {"command": "mode", "images": "image"}  # as results call them in JSON
 DELIMITERS = ",;\t"
 SHOWN_ERRORS = 5
+MAX_BYTES = 100_000_000  # of a text file
 LONGEST_TEXT, LONGEST_VALUE, LONGEST_SHOWN = 10_000, 100, 40  # characters
 _IMAGE = re.compile(r"image(?:[2-9]|[1-9]\d{1,2})?")
 
@@ -43,11 +44,24 @@ Row = tuple[str, dict[str, Any] | str]
 def read_manifest(path: Path) -> list[Entry]:
     """The entries of a .csv, .tsv, .jsonl or .json file; see `parse_manifest`."""
     try:
-        text = path.read_text("utf-8-sig")
+        text = read_text(path)
+    except UsageError as error:
+        raise UsageError(error.message, "Give a CSV or JSONL file in UTF-8") from error
+    return parse_manifest(text, path.name, path.parent)
+
+
+def read_text(path: Path) -> str:
+    """A text file of a person's. Raises UsageError where it cannot be read, is too long or not in UTF-8."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        text = io.StringIO(content.decode("utf-8-sig"), newline=None).read()  # each line end as \n
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise UsageError(f"cannot read {path} ({reason})", "Give a CSV or JSONL file in UTF-8") from error
-    return parse_manifest(text, path.name, path.parent)
+        raise UsageError(f"cannot read {path} ({reason})", "Give a text file in UTF-8") from error
+    if len(content) > MAX_BYTES:
+        raise UsageError(f"{path} has more than {MAX_BYTES / 1e6:g} MB")
+    return text
 
 
 def is_manifest(text: str) -> bool:

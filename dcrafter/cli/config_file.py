@@ -9,6 +9,8 @@ from typing import Any, cast
 import typer
 
 from dcrafter.errors import UsageError
+from dcrafter.settings import shown
+from dcrafter.text import error_text
 
 GENERATING = ("animate", "interpolate", "loop", "batch")
 _NOT_IN_FILES = ("config", "from", "help")
@@ -34,8 +36,10 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
         return None
     try:
         values = tomllib.loads(file.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"the config file {file} cannot be read ({error})") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the config file {file} is not in UTF-8") from error
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no TOML, or a number of 5000 digits
+        raise UsageError(f"the config file {file} cannot be read ({error_text(error)})") from error
     tables = {name: values.pop(name) for name in [*values] if isinstance(values[name], dict)}
     _check_keys(context, file, values, tables)
     values |= tables.get(context.info_name or "", {})
@@ -44,7 +48,7 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
         several = key in ours and ours[key].multiple
         given = value if several and isinstance(value, list) else [value]
         if not all(isinstance(each, (str, int, float)) for each in given):
-            raise UsageError(f"{key} in {file} must be one value, not {value!r}")
+            raise UsageError(f"{key} in {file} must be one value, not {shown(value)}")
         values[key] = given if several else value
     context.default_map = {ours[key].name: value for key, value in values.items()}
     return path

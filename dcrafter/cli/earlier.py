@@ -7,6 +7,7 @@ their bare names, and models that are not on this machine are not downloaded, un
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -217,7 +218,7 @@ def _find_file(earlier: Path, name: str, option: str) -> Path:
 def _beside(earlier: Path, name: str) -> Iterator[Path]:
     """The files of a bare name beside an earlier result and in the current folder."""
     if name not in ("", ".", "..") and PurePosixPath(name).name == name == PureWindowsPath(name).name:
-        yield from (folder / name for folder in (earlier.parent, Path()) if (folder / name).exists())
+        yield from (folder / name for folder in (earlier.parent, Path()) if os.path.exists(folder / name))
 
 
 def _loras(earlier: Path, settings: dict[str, Any]) -> list[str]:
@@ -225,12 +226,19 @@ def _loras(earlier: Path, settings: dict[str, Any]) -> list[str]:
     found: list[str] = []
     if not settings.get("lora"):
         return found
-    from dcrafter.weights.lora import digest
-
     for each in settings["lora"]:
-        path = next((path for path in _beside(earlier, each["name"]) if digest(path) == each["hash"]), None)
+        path = next((path for path in _beside(earlier, each["name"]) if _has_hash(path, each["hash"])), None)
         if path is None:
             problem = f"the LoRA {each['name']}, with which {earlier} was made, is not here"
             raise InputError(problem, "Put it beside the video, or name it with --lora")
         found.append(f"{path}:{each['scale']}")
     return found
+
+
+def _has_hash(path: Path, expected: str) -> bool:
+    from dcrafter.weights.lora import digest, lora_file
+
+    try:
+        return lora_file(path).is_file() and digest(path) == expected  # a pipe would be waited for
+    except OSError:
+        return False

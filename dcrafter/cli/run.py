@@ -76,10 +76,16 @@ def run(command: Command, takes: list[list[str]], request: Request) -> None:
     jobs = _jobs(takes, request, output)
     _check_preview(request.save_preview, output, jobs)
     with console.status("starting"):  # importing torch takes seconds
+        from dcrafter.weights import hub
+        from dcrafter.weights.lora import check_there
+
         sources = open_sources(images, stdin, request.model.offline)
         prompts = prompts_of(sources, [take[0] for take in takes], prompt, request, console)
         pipe = _open(request.model.model, command, request) if request.model.checkpoint else None
         model = pipe.config.name if pipe else _choose(command, request, console)
+        if pipe is None and request.dry_run and hub.find(model):
+            pipe = _open(model, command, request)
+        check_there(request.model.lora)
         plan = _plan(command, request, output, jobs, sources, prompts, model, pipe)
         from dcrafter.runtime.devices import choose_device, choose_dtype
 

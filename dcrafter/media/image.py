@@ -6,6 +6,7 @@ Input is untrusted: the formats are listed, files, pixels and metadata bounded b
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -35,6 +36,7 @@ MAX_PIXELS = 64_000_000  # 256 MB decoded
 MAX_REDUCIBLE_PIXELS = 400_000_000  # of a JPEG, whose decoder can halve the size three times
 MAX_DEEP_PIXELS = 25_000_000  # of more than 8 bits a channel
 MAX_EXIF = 1_000_000  # bytes of metadata that are searched for the orientation
+MAX_SCANS = 100  # of a JPEG, each of which goes over all of its pixels; progressive ones have some ten
 STRIP_PIXELS = 4_000_000  # converted at once
 # A crop that keeps less of an image is worth a line. Of a tall one sooner: its top is often a head.
 NOTABLE_TALL, NOTABLE_WIDE = 0.8, 0.6
@@ -45,6 +47,7 @@ _ADVICE: dict[type[OSError], str] = {
     PermissionError: "Make the file readable (chmod +r) or copy it elsewhere",
 }
 _HEIC_BRANDS = {b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")}
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # of a JPEG's segments, not of those without content
 # How each EXIF orientation is made upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -191,9 +194,21 @@ def _identify(file: BinaryIO, name: str) -> Image.Image:
 def _open_listed(file: BinaryIO) -> Image.Image:
     Image.init()
     if file.read(3) == b"\xff\xd8\xff":  # past Pillow's limit on pixels: it decodes them reduced
+        file.seek(2)
+        if _scans(file.read(MAX_BYTES)) > MAX_SCANS:
+            raise InputError("the input is a JPEG of too many scans", "Save it again in an image editor")
         file.seek(0)
         return jpeg_factory(file)
     return Image.open(file, formats=[format for format in FORMATS if format in Image.OPEN])
+
+
+def _scans(content: bytes) -> int:
+    """How many scans there are in a JPEG, behind the marker that begins it."""
+    count = at = 0
+    while (marker := _MARKER.search(content, at)) and marker[0] != b"\xff\xd9":  # its end
+        count += marker[0] == b"\xff\xda"
+        at = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2])
+    return count
 
 
 def _readable() -> list[str]:

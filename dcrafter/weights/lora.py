@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -81,12 +82,19 @@ def with_loras(checkpoint: Checkpoint, texts: Sequence[str]) -> Checkpoint:
     return replace(checkpoint, loras=loras) if loras else checkpoint
 
 
+def check_there(texts: Sequence[str]) -> None:
+    """Raises WeightsError where one of `FILE` or `FILE:SCALE` is not here, UsageError where a scale is no number."""
+    for path, _ in map(parse_lora, texts):
+        if not os.path.isfile(lora_file(path)):
+            raise WeightsError(f"there is no LoRA {path}", "Check the path")
+
+
 def open_lora(path: Path, scale: float, checkpoint: Checkpoint) -> LoRA:
     """Open a LoRA file, or the folder that peft saved, and compare it with the checkpoint that it changes.
 
     Raises WeightsError where it is missing or damaged, or does not fit.
     """
-    file = _file(path)
+    file = lora_file(path)
     try:
         hashed = digest(path)  # first, for Python's errors have reasons, without the file's name
         with safe_open(file, framework="pt") as opened:
@@ -104,7 +112,7 @@ def open_lora(path: Path, scale: float, checkpoint: Checkpoint) -> LoRA:
 
 def digest(path: Path) -> str:
     """SHA-256 of a LoRA's file, hexadecimal."""
-    with _file(path).open("rb") as file:
+    with lora_file(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -124,7 +132,8 @@ def save_lora(factors: Mapping[str, Tensor], path: Path, *, rank: int, alpha: fl
     part.replace(path)
 
 
-def _file(path: Path) -> Path:
+def lora_file(path: Path) -> Path:
+    """The file of a LoRA, of which `path` may be the folder."""
     return path / PEFT_FILE if path.is_dir() else path
 
 

@@ -84,7 +84,9 @@ def test_prompts_from_a_file_a_name_or_beside_the_picture(folder: Path) -> None:
     (folder / "in" / "b.txt").write_text("a bee\n")
     fox, bee = Search(prompt_from="sidecar").find(["in"]).entries
     assert bee.prompt == "a bee"
-    assert fox.problem == "cannot read its prompt a_red-fox.txt (No such file or directory)"
+    assert fox.problem == "its prompt: cannot read in/a_red-fox.txt (No such file or directory)"
+    os.mkfifo("in/a_red-fox.txt")  # reading it would wait for ever
+    assert Search(prompt_from="sidecar").find(["in"]).entries[0].problem == "its prompt: in/a_red-fox.txt is no file"
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,9 @@ def test_another_size_is_not_that_of_the_earlier_video(dcrafter: Run) -> None:
         ("stepps = 3", "unknown keys: stepps"),
         ("[animat]\nsteps = 3", "unknown keys: [animat]"),
         ("steps = = 3", "cannot be read"),
+        pytest.param("steps = " + 5000 * "[", "cannot be read", id="nested"),
+        pytest.param("steps = " + 5000 * "9", "cannot be read", id="huge"),
+        pytest.param(f'prompt = ["{5000 * "x"}"]', "must be one value", id="long"),
         ("repeat = 3", "unknown keys: repeat"),
         ('steps = "many"', "mine.toml: --steps must be a whole number, not many"),
         ("fast = 3", "mine.toml: --fast must be true or false, not 3"),
@@ -333,6 +336,30 @@ def test_a_result_names_no_files_elsewhere(
     outcome = dcrafter("animate", "--from", "earlier.gif", *QUICK, "--dry-run")
     assert outcome.status == 2
     assert "of which earlier.gif was made, is not here" in outcome.stderr
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "nothing", "folder"])
+def test_names_in_a_result_that_no_file_has(dcrafter: Run, earlier: Callable[..., Path], name: str) -> None:
+    Path("folder").mkdir()
+    for images, more in (([name], {}), (["cat.png"], {"mask": name}), (["cat.png"], {"lora": name})):
+        told = read_settings(earlier(images=images)) or {}
+        told |= {"lora": [{"name": name, "hash": "0", "scale": 1.0}]} if "lora" in more else more
+        write_video(np.zeros((2, 16, 16, 3), np.uint8), "earlier.gif", settings=told, overwrite=True)
+        outcome = dcrafter("animate", *([] if more == {} else [CAT]), "--from", "earlier.gif", "--dry-run")
+        assert outcome.status == 2
+        assert "unexpected" not in outcome.stderr
+
+
+def test_a_missing_lora_is_said_in_a_dry_run_too(dcrafter: Run) -> None:
+    for model in ("tiny", "512"):
+        outcome = dcrafter("animate", CAT, "-m", model, "--lora", "nowhere.safetensors", "--dry-run")
+        assert outcome.status == 4
+        assert "nowhere.safetensors" in outcome.stderr
+
+
+def test_a_message_is_not_as_long_as_the_value(dcrafter: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DCRAFTER_STEPS", 100_000 * "9")
+    assert len(dcrafter("animate", CAT, "--dry-run").stderr) < 2000
 
 
 def test_a_result_sends_no_requests(dcrafter: Run, earlier: Callable[..., Path]) -> None:

@@ -336,6 +336,15 @@ def jpeg_of(width: int, height: int, progressive: bool = False) -> bytes:
     return small[: marker + 5] + struct.pack(">HH", height, width) + small[marker + 9 :]
 
 
+def test_a_jpeg_of_too_many_scans_is_refused() -> None:
+    """Each goes over all pixels: 500 of them, in 64 kB, took 4 seconds."""
+    whole = saved(noise(64, 64), "JPEG", progressive=True)
+    last = whole.rindex(b"\xff\xda")
+    assert open_image(whole + b"\xff\xda" * 200).size == (64, 64)  # a film behind it, as telephones append
+    with pytest.raises(InputError, match="too many scans"):
+        open_image(whole[:last] + whole[last:-2] * 200 + whole[-2:])
+
+
 @pytest.mark.slow
 def test_photos_larger_than_the_limit_are_decoded_reduced() -> None:
     photo = Image.new("RGB", (12000, 9000), RED)
