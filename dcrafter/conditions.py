@@ -1,8 +1,9 @@
-"""From prompts and images to what the denoiser is given beside the noisy latents."""
+"""From prompts and images to what the denoiser is given beside the noisy latents, and to the denoiser that has it."""
 
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -13,12 +14,18 @@ import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor
 
-from dcrafter.config import ModelConfig
+from dcrafter.config import Command, ModelConfig
 from dcrafter.events import Encoding, Event
 from dcrafter.media.image import ImageSource, fit_image, fit_reference, open_image, to_tensor
-from dcrafter.models.dynamicrafter import detail_guidance
+from dcrafter.models.dynamicrafter import References, detail_guidance
 from dcrafter.models.tokenizer import is_cut, tokenize
+from dcrafter.models.unet import DeepFeatures
 from dcrafter.runtime.residency import Residency
+from dcrafter.sampling.ddim import Denoiser
+from dcrafter.sampling.guidance import Guidance
+from dcrafter.sampling.reuse import Distances, plan_work
+from dcrafter.sampling.schedule import SamplingStep
+from dcrafter.sampling.windows import fuse, windows
 from dcrafter.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -61,6 +68,28 @@ class Keyframes:
             return Keyframes(given, given, given, opened[0].size)
         larger = fitted(fit_reference, 2 * output[0], 2 * output[1])
         return Keyframes(given, fitted(fit_reference, *output), larger, opened[0].size)
+
+    def given(self, command: Command, part: int = 0) -> Tensor:
+        """What a part of a video is made from, (1 or 2, 3, H, W): a first image, or a first and a last."""
+        return self.input.expand(2, -1, -1, -1) if command == "loop" else self.input[part : part + 2]
+
+    def references(self, command: Command, part: int, last: Tensor | None, length: int) -> References:
+        """What a clip of so many frames is decoded beside.
+
+        To animate: the given frame; where a clip goes on from the last of another, the original image over it, for it
+        is sharper. To interpolate: first and last. To loop: the one image, which is also the frame after the last.
+        """
+        images, closeups = self.output, self.closeup
+        if last is not None:
+            larger = F.interpolate(last, closeups.shape[-2:], mode="bicubic")
+            return References(torch.cat([last, images])[None], (0, None), torch.cat([larger, closeups])[None])
+        if command == "animate":
+            return References(images[None], (0,), closeups[None])
+        if command == "interpolate":
+            these = slice(part, part + min(2, length))
+            return References(images[None, these], (0, length - 1)[:length], closeups[None, these])
+        twice = (2, -1, -1, -1)
+        return References(images.expand(twice)[None], (0, length), closeups.expand(twice)[None])
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,3 +209,46 @@ class ConditionEncoder:
             fitted = fit_image(drawing, settings.width, settings.height, settings.fit).convert("L")
             sketch[0, 0, t] = 1 - torch.from_numpy(np.array(fitted)) / 255
         return sketch.to(self.residency.device)
+
+
+def guided_denoiser(
+    residency: Residency, conditions: Conditions, settings: Settings, steps: Sequence[SamplingStep]
+) -> Denoiser:
+    """The UNet, which must be loaded, with its conditions and guidance in place, over as many frames as there are.
+
+    It is for these steps, in their order: it keeps what they save.
+    """
+    c, model, device = conditions, residency.model, residency.device
+    dtype = model.unet.conv_in.weight.dtype
+    texts = {True: c.text.to(dtype), False: c.uncond_text.to(dtype)}
+    images = {True: c.image.to(dtype), False: c.uncond_image.to(dtype)}
+    fs = torch.full((len(c.text),), settings.motion, device=device)
+    guidance = Guidance(settings.guidance, settings.image_guidance, settings.guidance_rescale, settings.last_guidance)
+    length = c.concat_latents.shape[2]
+    place = torch.linspace(0, 1, length, device=device)
+    works = plan_work(steps, model.config.schedule.num_timesteps, **settings.savings())
+    work_at = dict(zip((step.t for step in steps), works, strict=True))
+    distances: defaultdict[int, Distances] = defaultdict(Distances)  # of each window
+    features: defaultdict[tuple[int, bool, bool], DeepFeatures] = defaultdict(DeepFeatures)  # and each branch
+
+    def denoise(x: Tensor, t: int, frames: slice) -> Tensor:
+        time, work = torch.full((len(x),), t, device=device), work_at[t]
+        given = c.concat_latents[:, :, frames]
+
+        def predict(with_text: bool, with_image: bool) -> Tensor:
+            text, image = texts[with_text], images[with_image]
+            residuals: Sequence[Tensor] = ()
+            if c.sketch is not None:
+                drawn = c.sketch[:, :, frames]
+                residuals = model.follow_sketch(x, time, text, image, drawn, settings.sketch_scale)
+            deep = None
+            if settings.deep_every > 1:
+                deep = features[frames.start, with_text, with_image]
+                deep.anew = work.deep
+            return model.denoise(x, time, text, image, given, fs, residuals, deep)
+
+        if not work.guided:
+            return predict(True, True)
+        return guidance(distances[frames.start].keep(predict, anew=work.unconditional), place[frames])
+
+    return fuse(denoise, windows(length, settings.window, settings.overlap))

@@ -8,7 +8,6 @@ encoder → autoencoder → UNet → autoencoder: the peak is the largest one, n
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Generator, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
@@ -22,23 +21,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcrafter import __version__
-from dcrafter.conditions import ConditionEncoder, Conditions, Keyframes, Noise, seeded_noise
+from dcrafter.conditions import ConditionEncoder, Conditions, Keyframes, Noise, guided_denoiser, seeded_noise
 from dcrafter.config import MODELS, Command, ModelConfig
 from dcrafter.errors import InputError, UsageError, WeightsError
 from dcrafter.events import Decoding, Done, Event, Part, Step, Video
 from dcrafter.media.image import ImageSource, match_colors, open_image, resize_frames, to_frames
 from dcrafter.models.dynamicrafter import DynamiCrafter, References
-from dcrafter.models.unet import DeepFeatures
 from dcrafter.runtime.devices import choose_device, choose_dtype, upload
 from dcrafter.runtime.residency import Residency
 from dcrafter.sampling import load_sampler
-from dcrafter.sampling.ddim import Denoiser
-from dcrafter.sampling.guidance import Guidance
 from dcrafter.sampling.mask import hold
-from dcrafter.sampling.reuse import Distances, plan_work
 from dcrafter.sampling.schedule import SamplingStep, sampling_steps
 from dcrafter.sampling.start import LatentStatistics, known_statistics
-from dcrafter.sampling.windows import fuse, windows
 from dcrafter.settings import Options, Settings, resolve, video_size
 from dcrafter.weights import hub
 from dcrafter.weights.checkpoint import (
@@ -115,17 +109,9 @@ class Pipeline:
             UsageError: There is no such model, device or type.
             WeightsError: The weights are missing, damaged or unsafe.
         """
-        if unknown := sorted(set(options) - set(LoadOptions.__annotations__)):
-            raise TypeError(f"there is no option {', '.join(unknown)}")
         device = choose_device(options.get("device", "auto"))
         dtype = choose_dtype(options.get("dtype", "auto"), device)
-        checkpoint = with_loras(_open_checkpoint(model, options), options.get("lora", ()))
-        if sketch_encoder := options.get("sketch_encoder"):
-            opened = open_sketch_encoder(Path(sketch_encoder), checkpoint.config)
-            checkpoint = replace(checkpoint, sketches=opened)
-        for note in filter(None, [checkpoint.assumption, checkpoint.oddity]):
-            logger.warning(note)
-        pipe = cls(checkpoint, device, dtype)
+        pipe = cls(_open_checkpoint(model, options), device, dtype)
         if options.get("compile"):
             pipe.model.unet.compile_blocks()
         return pipe
@@ -185,7 +171,7 @@ class Pipeline:
         noises = [seeded_noise(settings.seed) for _, settings in videos]
         keyframes = [Keyframes.open(images, settings, self.config) for images, settings in videos]
         inputs = [
-            (_ends(images.input, settings.command), settings, noise)
+            (images.given(settings.command), settings, noise)
             for images, (_, settings), noise in zip(keyframes, videos, noises, strict=True)
         ]
         conditions = yield from self.encoder.encode(inputs)
@@ -212,10 +198,8 @@ class Pipeline:
             InputError: An image cannot be read.
             NumericalError: A component gives NaN or infinite values in float32 too.
         """
-        if settings.sketch and not self.checkpoint.sketches:
-            raise UsageError("a sketch needs the sketch encoder, --sketch-encoder FILE", SKETCH_ADVICE)
-        if settings.sketch and len(images) > 2:
-            raise UsageError("a sketch is of one interpolation", f"Give two images, not {len(images)}")
+        if settings.sketch:
+            _check_sketch(self.checkpoint, len(images))
         check_files(settings, self.config)
         keyframes = prepared.keyframes if prepared else Keyframes.open(images, settings, self.config)
         noise = prepared.noise if prepared else noise or seeded_noise(settings.seed)
@@ -228,13 +212,13 @@ class Pipeline:
                 yield Part(part + 1, parts)
             going_on = settings.command == "animate" and clips
             last = quantize_uint8(clips[-1][-1:]) if going_on else None  # on from what the viewer saw last
-            given = _ends(keyframes.input[part:], settings.command) if last is None else self._shrink(last)
+            given = keyframes.given(settings.command, part) if last is None else self._shrink(last)
             if prepared and part == 0:
                 conditions = prepared.conditions
             else:
                 conditions = yield from self.encode(given, settings, noise)
             latents = yield from self.sample(conditions, settings, noise)
-            references = _references(keyframes, settings.command, part, last, len(kept))
+            references = keyframes.references(settings.command, part, last, len(kept))
             frames = (yield from self.decode(latents, kept, references))[0].transpose(0, 1)
             if settings.color_match:
                 ends = keyframes.output[part : part + 2] if settings.command == "interpolate" else keyframes.output
@@ -245,25 +229,14 @@ class Pipeline:
         if settings.size == "as-input":
             video = resize_frames(video, *video_size(self.config, settings, keyframes.size))
         video = np.tile(video, (settings.repeat, 1, 1, 1))  # as bytes: floats of many rounds would fill the memory
-        record = self._record(settings, _names(images) if names is None else names)
-        yield Done(Video(video, settings.fps, record, torch.cat(samples)))
+        about = settings.to_dict() | {"images": [*(_names(images) if names is None else names)]}
+        about |= _about_weights(self.checkpoint, self.dtype, with_sketch=settings.sketch is not None)
+        yield Done(Video(video, settings.fps, about, torch.cat(samples)))
 
     def _shrink(self, frames: Tensor) -> Tensor:
         """Frames from the output size to the input's."""
         scale = self.config.output_scale
         return F.avg_pool2d(frames, scale) if scale > 1 else frames
-
-    def _record(self, settings: Settings, names: Sequence[str]) -> dict[str, Any]:
-        """What made a video, as plain values."""
-        sketches = self.checkpoint.sketches
-        return settings.to_dict() | {
-            "images": [*names],
-            "checkpoint": self.checkpoint.fingerprint,
-            **({"sketch_encoder": sketches.fingerprint} if settings.sketch and sketches else {}),
-            **({"lora": [lora.record() for lora in self.checkpoint.loras]} if self.checkpoint.loras else {}),
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "version": __version__,
-        }
 
     # Steps
 
@@ -278,75 +251,12 @@ class Pipeline:
         yield from self.residency.ensure_unet_loaded(*others)
         self.model.unet.set_context_scale(settings.context_scale)
         shape = tuple(conditions.concat_latents.shape)
-        steps = sampling_steps(
-            self.config.schedule, settings.spacing, settings.steps, settings.final_rescale, settings.start
-        )
-        prediction, still = self.config.schedule.prediction, conditions.still
         (draws,) = tee((noise(shape) for _ in repeat(None)), 1)
-
-        def walk() -> Iterator[tuple[Step, Tensor]]:
-            """From the beginning, with the same noise whenever that is."""
-            drawn = copy(draws)
-            denoiser = self.denoiser(conditions, settings, steps)
-            walked = load_sampler(settings.sampler)(
-                hold(denoiser, still.latents, still.mask, steps, prediction) if still else denoiser,
-                upload(_initial_latents(next(drawn), steps[0], settings), self.device),
-                steps,
-                lambda: upload(next(drawn), self.device),
-                prediction=prediction,
-                eta=settings.eta,
+        with self.residency.working_memory():  # from the beginning with the same noise, whenever that is
+            latents = yield from self.residency.follow_finite(
+                lambda: _sampled(self.residency, conditions, settings, copy(draws)), "unet", *others
             )
-            for index, sampled in enumerate(walked, start=1):
-                yield Step(index, len(steps), sampled.x0), sampled.x
-
-        with self.residency.working_memory():
-            latents = yield from self.residency.follow_finite(walk, "unet", *others)
-        if self.config.keeps_ends and settings.command == "interpolate":
-            latents[:, :, [0, -1]] = conditions.concat_latents[:, :, [0, -1]].to(latents)
-        if self.config.keeps_ends and settings.command == "loop":
-            latents[:, :, [0, -1]] = latents[:, :, [0, -1]].mean(dim=2, keepdim=True)
-        return latents
-
-    def denoiser(self, conditions: Conditions, settings: Settings, steps: Sequence[SamplingStep]) -> Denoiser:
-        """The UNet with its conditions and guidance in place, over as many frames as there are. Needs it loaded.
-
-        It is for these steps, in their order: it keeps what they save.
-        """
-        c, dtype = conditions, self.model.unet.conv_in.weight.dtype
-        texts = {True: c.text.to(dtype), False: c.uncond_text.to(dtype)}
-        images = {True: c.image.to(dtype), False: c.uncond_image.to(dtype)}
-        fs = torch.full((len(c.text),), settings.motion, device=self.device)
-        guidance = Guidance(
-            settings.guidance, settings.image_guidance, settings.guidance_rescale, settings.last_guidance
-        )
-        length = c.concat_latents.shape[2]
-        place = torch.linspace(0, 1, length, device=self.device)
-        works = plan_work(steps, self.config.schedule.num_timesteps, **settings.savings())
-        work_at = dict(zip((step.t for step in steps), works, strict=True))
-        distances: defaultdict[int, Distances] = defaultdict(Distances)  # of each window
-        features: defaultdict[tuple[int, bool, bool], DeepFeatures] = defaultdict(DeepFeatures)  # and each branch
-
-        def denoise(x: Tensor, t: int, frames: slice) -> Tensor:
-            time, work = torch.full((len(x),), t, device=self.device), work_at[t]
-            given = c.concat_latents[:, :, frames]
-
-            def predict(with_text: bool, with_image: bool) -> Tensor:
-                text, image = texts[with_text], images[with_image]
-                residuals: Sequence[Tensor] = ()
-                if c.sketch is not None:
-                    drawn = c.sketch[:, :, frames]
-                    residuals = self.model.follow_sketch(x, time, text, image, drawn, settings.sketch_scale)
-                deep = None
-                if settings.deep_every > 1:
-                    deep = features[frames.start, with_text, with_image]
-                    deep.anew = work.deep
-                return self.model.denoise(x, time, text, image, given, fs, residuals, deep)
-
-            if not work.guided:
-                return predict(True, True)
-            return guidance(distances[frames.start].keep(predict, anew=work.unconditional), place[frames])
-
-        return fuse(denoise, windows(length, settings.window, settings.overlap))
+        return _with_ends(latents, conditions, settings) if self.config.keeps_ends else latents
 
     @torch.inference_mode()
     def decode(
@@ -368,7 +278,20 @@ class Pipeline:
 
 
 def _open_checkpoint(model: str, options: LoadOptions) -> Checkpoint:
-    """See `Pipeline.from_pretrained`."""
+    """See `Pipeline.from_pretrained`. What is odd about the file is a warning."""
+    if unknown := sorted(set(options) - set(LoadOptions.__annotations__)):
+        raise TypeError(f"there is no option {', '.join(unknown)}")
+    checkpoint = with_loras(_open_weights(model, options), options.get("lora", ()))
+    if sketch_encoder := options.get("sketch_encoder"):
+        opened = open_sketch_encoder(Path(sketch_encoder), checkpoint.config)
+        checkpoint = replace(checkpoint, sketches=opened)
+    for note in filter(None, [checkpoint.assumption, checkpoint.oddity]):
+        logger.warning(note)
+    return checkpoint
+
+
+def _open_weights(model: str, options: LoadOptions) -> Checkpoint:
+    """A model's own file, and that of its towers."""
     file, model_config = options.get("checkpoint"), options.get("model_config")
     command = options.get("command", "animate")
     if file is None:
@@ -404,28 +327,50 @@ def _names(images: Sequence[ImageSource]) -> list[str]:
     return [Path(image).name for image in images if isinstance(image, str | Path)]
 
 
-def _ends(keyframes: Tensor, command: Command) -> Tensor:
-    """What the next part of a video is made from, of keyframes (n, 3, H, W): a first frame, or a first and a last."""
-    return keyframes.expand(2, -1, -1, -1) if command == "loop" else keyframes[:2]
+def _check_sketch(checkpoint: Checkpoint, images: int) -> None:
+    """Raises UsageError where no sketch can be followed."""
+    if not checkpoint.sketches:
+        raise UsageError("a sketch needs the sketch encoder, --sketch-encoder FILE", SKETCH_ADVICE)
+    if images > 2:
+        raise UsageError("a sketch is of one interpolation", f"Give two images, not {images}")
 
 
-def _references(keyframes: Keyframes, command: Command, part: int, last: Tensor | None, length: int) -> References:
-    """What a clip of so many frames is decoded beside.
+def _about_weights(checkpoint: Checkpoint, dtype: torch.dtype, *, with_sketch: bool) -> dict[str, Any]:
+    """What a video says of the weights that made it, as plain values."""
+    about: dict[str, Any] = {"checkpoint": checkpoint.fingerprint}
+    if with_sketch and checkpoint.sketches:
+        about["sketch_encoder"] = checkpoint.sketches.fingerprint
+    if checkpoint.loras:
+        about["lora"] = [lora.record() for lora in checkpoint.loras]
+    return about | {"dtype": str(dtype).removeprefix("torch."), "version": __version__}
 
-    To animate: the given frame; where a clip goes on from the last of another, the original image over it, for it is
-    sharper. To interpolate: first and last. To loop: the one image, which is also the frame after the last.
-    """
-    images, closeups = keyframes.output, keyframes.closeup
-    if last is not None:
-        larger = F.interpolate(last, closeups.shape[-2:], mode="bicubic")
-        return References(torch.cat([last, images])[None], (0, None), torch.cat([larger, closeups])[None])
-    if command == "animate":
-        return References(images[None], (0,), closeups[None])
-    if command == "interpolate":
-        these = slice(part, part + min(2, length))
-        return References(images[None, these], (0, length - 1)[:length], closeups[None, these])
-    twice = (2, -1, -1, -1)
-    return References(images.expand(twice)[None], (0, length), closeups.expand(twice)[None])
+
+def _sampled(
+    residency: Residency, conditions: Conditions, settings: Settings, draws: Iterator[Tensor]
+) -> Iterator[tuple[Step, Tensor]]:
+    """Each step of sampling, with the latents after it. `draws` are the noise to begin from, then one a step."""
+    schedule, still, device = residency.model.config.schedule, conditions.still, residency.device
+    steps = sampling_steps(schedule, settings.spacing, settings.steps, settings.final_rescale, settings.start)
+    denoiser = guided_denoiser(residency, conditions, settings, steps)
+    walk = load_sampler(settings.sampler)(
+        hold(denoiser, still.latents, still.mask, steps, schedule.prediction) if still else denoiser,
+        upload(_initial_latents(next(draws), steps[0], settings), device),
+        steps,
+        lambda: upload(next(draws), device),
+        prediction=schedule.prediction,
+        eta=settings.eta,
+    )
+    for index, sampled in enumerate(walk, start=1):
+        yield Step(index, len(steps), sampled.x0), sampled.x
+
+
+def _with_ends(latents: Tensor, conditions: Conditions, settings: Settings) -> Tensor:
+    """Latents whose ends are the images' own, or in a loop one and the same: see `ModelConfig.keeps_ends`."""
+    if settings.command == "interpolate":
+        latents[:, :, [0, -1]] = conditions.concat_latents[:, :, [0, -1]].to(latents)
+    if settings.command == "loop":
+        latents[:, :, [0, -1]] = latents[:, :, [0, -1]].mean(dim=2, keepdim=True)
+    return latents
 
 
 def _initial_latents(noise: Tensor, first: SamplingStep, settings: Settings) -> Tensor:
