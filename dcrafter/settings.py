@@ -517,11 +517,18 @@ def resolve(
         spacing=config.schedule.spacing,
         **values,
     )
+    _check_together(config, settings, options)
+    return settings
+
+
+def _check_together(config: ModelConfig, settings: Settings, options: Options) -> None:
+    """Raises UsageError for values that mean nothing with this model, or with one another."""
     _require(0 <= settings.seed < 2**63, "seed", "0 to 2⁶³ − 1", settings.seed)
     _interval(settings.guidance_interval)
     timesteps = round(settings.start * config.schedule.num_timesteps)
     _require(settings.steps <= timesteps, "steps", f"at most {timesteps} with this --start", settings.steps)
-    least = 2 if command == "interpolate" or settings.segments > 1 else 1  # clips meet in a frame that both have
+    meets = settings.command == "interpolate" or settings.segments > 1  # clips meet in a frame that both have
+    least = 2 if meets else 1
     _require(settings.frames >= least, "frames", f"at least {least}", settings.frames)
     _require(settings.overlap < settings.window, "overlap", f"less than --window, {settings.window}", settings.overlap)
     _require(max(settings.context_scale) <= 1000, "context-scale", "at most 1000", options.get("context_scale"))
@@ -531,7 +538,6 @@ def resolve(
         _require(pixels == nearest, name, f"a multiple of {multiple}, such as {nearest}", pixels)
     size = f"{settings.width}×{settings.height}"
     _require(settings.width * settings.height <= MAX_PIXELS, "width", "at most 16 megapixels with --height", size)
-    return settings
 
 
 def _check(command: Command, options: Options) -> dict[str, Any]:

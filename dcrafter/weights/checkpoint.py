@@ -36,10 +36,10 @@ from dcrafter.weights.identity import (
     refuse_descendants,
     rescale_base,
 )
-from dcrafter.weights.keys import config_from_tree, to_ours, to_published, trailing_ones
+from dcrafter.weights.keys import to_ours, to_published, trailing_ones
 from dcrafter.weights.layouts import published_names
 from dcrafter.weights.structure import differences
-from dcrafter.weights.trees import read_tree
+from dcrafter.weights.trees import config_from_tree, read_tree
 
 if TYPE_CHECKING:
     from dcrafter.weights.lora import LoRA
