@@ -75,6 +75,15 @@ class PromptedMotion:
         return fill(self.template, label, self.word, rng=rng)
 
 
+def motion_of_view(clips: Clips, rng: Rng) -> str:
+    """The name of a motion of an image as a whole, as often as the shares say."""
+    if clips.local and rng.random() < clips.local:
+        return one_of(rng, WHOLE_VIEW)
+    if rng.random() >= clips.directed:
+        return one_of(rng, tuple(MOTIONS))
+    return one_of(rng, PANS_AND_TURNS if clips.panned and rng.random() < clips.panned else DIRECTED)
+
+
 class ClipSampler:
     """Draws clips of one split of a prepared data set."""
 
@@ -120,14 +129,7 @@ class ClipSampler:
         if motion in LOCAL_MOTIONS or (motion is None and kind < self.clips.animations + self.clips.cutouts):
             return self._subject(rng, motion, new_words, way)
         scene = kind > 1 - self.clips.scenes
-        return self._moved(rng, motion or self._motion_of_view(rng), new_words, way, scene=scene)
-
-    def _motion_of_view(self, rng: Rng) -> str:
-        if self.clips.local and rng.random() < self.clips.local:
-            return one_of(rng, WHOLE_VIEW)
-        if rng.random() >= self.clips.directed:
-            return one_of(rng, tuple(MOTIONS))
-        return one_of(rng, PANS_AND_TURNS if self.clips.panned and rng.random() < self.clips.panned else DIRECTED)
+        return self._moved(rng, motion or motion_of_view(self.clips, rng), new_words, way, scene=scene)
 
     def prompted_view(self, seed: int, index: int, motion: str) -> tuple[Tensor, str]:
         """A view of a photograph (H, W, 3) uint8, the same whatever `motion` is, and a caption that asks for that."""

@@ -50,11 +50,11 @@ class LaterFramesStage(DenoiserStage):
 
     def moved(self, batch: dict[str, Any], draw: ConditioningDraw, generator: torch.Generator) -> Inputs:
         """Encode a batch of P images with n motions each: P·n clips of one frame."""
-        frames: Tensor = batch["frames"].to(self._device)  # (P, 1 + n, H, W, 3)
+        frames: Tensor = batch["frames"].to(self.inputs.device)  # (P, 1 + n, H, W, 3)
         images, motions = batch["places"].shape
         captions = [caption for of_one in zip(*batch["captions"], strict=True) for caption in of_one]
         kept = [text if keep else "" for text, keep in zip(captions, draw.text, strict=True)]
-        text = self.model.encode_text(tokenize(kept, self.config.clip.text.context_length).to(self._device))
+        text = self.model.encode_text(tokenize(kept, self.config.clip.text.context_length).to(self.inputs.device))
         with torch.no_grad():
             latents = self.inputs.encode_frames(frames, generator)
         moved = rearrange(latents[:, :, 1:], "p c n h w -> (p n) c 1 h w")
@@ -66,7 +66,7 @@ class LaterFramesStage(DenoiserStage):
         owner = torch.arange(images).repeat_interleave(motions)
         image = context[torch.where(draw.image, owner, images), batch["places"].flatten()]
         self.unet.set_temporal(False)
-        return Inputs(moved, text, image, concat, batch["fps"].flatten().to(self._device))
+        return Inputs(moved, text, image, concat, batch["fps"].flatten().to(self.inputs.device))
 
     def evaluate(self) -> dict[str, float]:
         """The held-out loss at the last timestep, with a frame's own caption and with that of another motion."""

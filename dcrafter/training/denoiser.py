@@ -16,17 +16,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import Dataset, default_collate
 
-from dcrafter.metrics.pixels import as_input, frame_difference, psnr
 from dcrafter.models.dynamicrafter import DynamiCrafter
-from dcrafter.sampling.ddim import ddim
 from dcrafter.sampling.guidance import Guidance
 from dcrafter.sampling.schedule import sampling_steps
 from dcrafter.training.adapters import add_lora, export_lora
+from dcrafter.training.held_out import figures, sample, sheet
 from dcrafter.training.inputs import ConditioningDraw, InputEncoder, Inputs, Items
 from dcrafter.training.memory import activation_bytes, unet_stages
 from dcrafter.training.parts import STAGES, StageParts, add_dropout, freeze, initialize, parameter_groups, silence
 from dcrafter.training.process import Process
-from dcrafter.training.recipe import Recipe
+from dcrafter.training.recipe import Conditioning, Recipe
 from dcrafter.training.stage import TrainingStage
 from dcrafter.training.videos import Videos
 
@@ -34,8 +33,7 @@ logger = logging.getLogger(__name__)
 
 EVALUATION_CLIPS = 32  # that the loss is measured on
 SHOWN = 6  # of them sampled, for metrics and to look at
-TIME_NOISE_EXPONENT = 5
-STEPS, SEEN = 20, 8  # DDIM steps, frames of a clip in the image
+STEPS = 20  # of DDIM
 
 
 class DenoiserStage(TrainingStage):
@@ -158,7 +156,7 @@ class DenoiserStage(TrainingStage):
         scale = 2 ** (2 * exponent - 1) if share < self.options.scales else 1.0
         self._scale_context(scale)
         slower = 1 / scale if self.config.motion.unit == "FPS" else scale  # FPS falls with motion, a stride grows
-        ends = draw.ends.to(self._device)  # the motion between given frames is given too
+        ends = draw.ends.to(self.inputs.device)  # the motion between given frames is given too
         return replace(inputs, fs=torch.where(ends, inputs.fs, inputs.fs * slower))
 
     def _scale_context(self, scale: float) -> None:
@@ -171,7 +169,8 @@ class DenoiserStage(TrainingStage):
             noisiest = torch.rand(len(x0), generator=generator) < self.options.noisiest
             t = torch.where(noisiest, last, t)
         if self.training and self.options.time_noise:
-            inputs = replace(inputs, concat_latents=self._time_noise(inputs.concat_latents, t, generator))
+            noisy = self.process.time_noise(inputs.concat_latents, t, self.options.time_noise, generator)
+            inputs = replace(inputs, concat_latents=noisy)
         eps = torch.randn(x0.shape, generator=generator).to(x0)
         x_t, target = self.process.noised(x0, t, eps)
         with self._kernel():
@@ -179,35 +178,18 @@ class DenoiserStage(TrainingStage):
         errors = ((predicted - target) ** 2).mean(dim=(1, 3, 4))  # (B, T)
         if not self.training:
             return errors.mean()
-        given = (x0 == clean).all(dim=4).all(dim=3).all(dim=1)
-        weights = 1 + (self.options.given - 1) * 0.5 ** distance_to_given(given)
-        weights = weights * torch.linspace(1, self.options.later, x0.shape[2], device=x0.device)
+        weights = frame_weights(x0, clean, self.options)
         return (errors * weights).sum() / weights.sum()
-
-    def _time_noise(self, concat_latents: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
-        """The image latent with noise that grows with t, so that motion is not copied from it (arXiv 2406.15735, 4.2).
-
-        Its level is β_m · sigmoid(N(2(t/T)^a − 1, 1)), with the a of 5 that the authors use.
-        """
-        shape = (len(t), 1, 1, 1, 1)
-        middle = 2 * (t / self.config.schedule.num_timesteps) ** TIME_NOISE_EXPONENT - 1
-        level = self.options.time_noise * (middle + torch.randn(len(t), generator=generator)).sigmoid()
-        noise = torch.randn(concat_latents.shape, generator=generator).to(concat_latents)
-        return concat_latents + level.reshape(shape).to(concat_latents) * noise
 
     def _kernel(self) -> AbstractContextManager[None]:
         # On a CPU the fused attention's backward pass takes longer than all the rest of a step.
-        return sdpa_kernel(SDPBackend.MATH) if self._device.type == "cpu" else nullcontext()
+        return sdpa_kernel(SDPBackend.MATH) if self.inputs.device.type == "cpu" else nullcontext()
 
     def _checkpoint_activations(self) -> None:
         """Recompute each stage of the UNet in the backward pass."""
         again = functools.partial(checkpoint, use_reentrant=False, context_fn=lambda: (self._kernel(), self._kernel()))
         for module in unet_stages(self.unet):
             module.forward = functools.partial(again, module.forward)  # type: ignore[method-assign]
-
-    @property
-    def _device(self) -> torch.device:
-        return self.unet.conv_in.weight.device
 
     # Metrics
 
@@ -228,17 +210,8 @@ class DenoiserStage(TrainingStage):
         parts = [self._sample(shown[i : i + self.at_once], generator) for i in range(0, SHOWN, self.at_once)]
         true, generated = (torch.cat(frames) for frames in zip(*parts, strict=True))
         self.sampled = list(zip(true, generated, strict=True))
-        return {"held_out_loss": float(torch.stack(losses).sum() / EVALUATION_CLIPS), **self._figures(true, generated)}
-
-    def _figures(self, true: Tensor, generated: Tensor) -> dict[str, float]:
-        """Metrics of clips (n, T, H, W, 3) uint8."""
-        figures = {"psnr_first_frame": psnr(as_input(generated[:, 0]), as_input(true[:, 0]))}
-        if self.only_ends:
-            figures["psnr_last_frame"] = psnr(as_input(generated[:, -1]), as_input(true[:, -1]))
-        if generated.shape[1] > 1:
-            figures["frame_difference"] = float(frame_difference(generated).mean())
-            figures["frame_difference_of_data"] = float(frame_difference(true).mean())
-        return figures
+        loss = float(torch.stack(losses).sum() / EVALUATION_CLIPS)
+        return {"held_out_loss": loss, **figures(true, generated, both_ends=self.only_ends)}
 
     def _sample(self, items: list[dict[str, Any]], generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """True and generated frames (n, T, H, W, 3) uint8 of n held-out clips."""
@@ -252,23 +225,21 @@ class DenoiserStage(TrainingStage):
             times = torch.full((clips,), t, device=x.device)
             return self.guidance(lambda text, image: (inputs if text else without).denoise(self.unet, x, times))
 
-        def noise() -> Tensor:
-            return torch.randn(inputs.latents.shape, generator=generator).to(inputs.latents)
-
         prediction = self.config.schedule.prediction
-        for sampled in ddim(denoiser, noise(), self.steps, noise, prediction=prediction, eta=self.eta):
-            latents = sampled.x
+        latents = sample(denoiser, inputs.latents, self.steps, generator, prediction=prediction, eta=self.eta)
         generated = self.inputs.decode_frames(latents)
         return batch["frames"][:, : generated.shape[1]], generated
 
     def preview(self) -> Tensor:
         """Each sampled clip below the one it should resemble."""
-        rows = []
-        for clips in self.sampled:
-            for frames in clips:
-                chosen = torch.linspace(0, len(frames) - 1, min(SEEN, len(frames))).round().long()
-                rows.append(torch.cat([*frames[chosen]], dim=1))
-        return torch.cat(rows, dim=0)
+        return sheet(self.sampled)
+
+
+def frame_weights(x0: Tensor, clean: Tensor, options: Conditioning) -> Tensor:
+    """How much each frame of latents counts beside the guidance, both (B, C, T, h, w): (B, T)."""
+    given = (x0 == clean).all(dim=4).all(dim=3).all(dim=1)
+    weights = 1 + (options.given - 1) * 0.5 ** distance_to_given(given)
+    return weights * torch.linspace(1, options.later, x0.shape[2], device=x0.device)
 
 
 def distance_to_given(given: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ from torch import Tensor
 from dcrafter.config import ScheduleConfig
 from dcrafter.sampling.schedule import alphas_cumprod, rescale_factors
 
+TIME_NOISE_EXPONENT = 5
+
 
 class Process:
     """The forward diffusion process and its target (arXiv 2006.11239, equation 4; 2202.00512).
@@ -30,3 +32,13 @@ class Process:
         x0 = rescale * x0
         x_t = root * x0 + noise * eps
         return x_t, eps if self.config.prediction == "eps" else root * eps - noise * x0
+
+    def time_noise(self, concat_latents: Tensor, t: Tensor, most: float, generator: torch.Generator) -> Tensor:
+        """The image latent with noise that grows with t, so that motion is not copied from it (arXiv 2406.15735, 4.2).
+
+        Its level is β_m · sigmoid(N(2(t/T)^a − 1, 1)), with β_m = `most` and the a of 5 that the authors use.
+        """
+        middle = 2 * (t / self.config.num_timesteps) ** TIME_NOISE_EXPONENT - 1
+        level = most * (middle + torch.randn(len(t), generator=generator)).sigmoid()
+        noise = torch.randn(concat_latents.shape, generator=generator).to(concat_latents)
+        return concat_latents + level.reshape(-1, 1, 1, 1, 1).to(concat_latents) * noise

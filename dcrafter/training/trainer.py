@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +18,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, broadcast_object_list
 from PIL import Image
-from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from dcrafter.errors import InputError, NumericalError
+from dcrafter.errors import NumericalError
 from dcrafter.training.muon import Muon
 from dcrafter.training.recipe import TrainerConfig
-from dcrafter.training.sharding import divide_state, divided_like, flatten_scalars, gathered, sharding_plugin, whole
+from dcrafter.training.run_state import CHECKPOINT, MovingAverage, RunState, Say
+from dcrafter.training.sharding import flatten_scalars, gathered, sharding_plugin, whole
 from dcrafter.training.stage import TrainingStage
-
-Say = Callable[[str], None]
 
 
 def learning_rate(config: TrainerConfig, step: int) -> float:
@@ -60,35 +56,6 @@ def progress_line(step: int, steps: int, values: Mapping[str, float], seconds: f
         return line
     left = int(seconds * (steps - step))
     return line + f"  {seconds:.2f} s a step, {left // 3600}:{left // 60 % 60:02d} h left"
-
-
-class MovingAverage:
-    """Exponential moving average of parameters, faster at the start of a run."""
-
-    def __init__(self, parameters: dict[str, nn.Parameter], decay: float) -> None:
-        self.parameters = parameters
-        self.decay = decay
-        self.values = {name: value.detach().clone().float() for name, value in parameters.items()}
-
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.values.values()), list(self.parameters.values()), 1 - decay)
-
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """Context in which the parameters hold the average."""
-        kept = {name: value.detach().clone() for name, value in self.parameters.items()}
-        try:
-            self._fill(self.values)
-            yield
-        finally:
-            self._fill(kept)
-
-    @torch.no_grad()
-    def _fill(self, values: dict[str, Tensor]) -> None:
-        for name, parameter in self.parameters.items():
-            parameter.copy_(values[name])
 
 
 class Trainer:
@@ -122,7 +89,6 @@ class Trainer:
             InputError: the checkpoint is of other parameters.
         """
         self.config, self.out, self.seed, self.say = config, out, seed, say
-        self.settings = dict(settings or {})
         self.accelerator = Accelerator(
             log_with="tensorboard" if config.tensorboard else None,
             project_dir=out,
@@ -141,31 +107,11 @@ class Trainer:
         self.stage = stage
         self.model, self.optimizer = self.accelerator.prepare(stage, optimizer)
         self.average = MovingAverage(stage.trained(), config.ema)
+        self.state = RunState(self.accelerator, self.optimizer, self.average, dict(settings or {}), config.shard)
         if config.tensorboard:
             self.accelerator.init_trackers("tensorboard")
-        self.step = 0
         self.stopping = False
-        self._load()
-
-    # Checkpoints
-
-    def save(self) -> None:
-        """Write `checkpoint.pt`. The main process does; only where weights are divided the others take part."""
-        if not (self.accelerator.is_main_process or self.config.shard):
-            return
-        state = {
-            "step": self.step,
-            "weights": whole({name: value.detach() for name, value in self.average.parameters.items()}),
-            "average": whole(self.average.values),
-            "optimizer": whole(self.optimizer.state_dict()),
-            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
-            "settings": self.settings,
-        }
-        if not self.accelerator.is_main_process:
-            return
-        part = self.out / "checkpoint.pt.part"
-        torch.save(state, part)
-        os.replace(part, self.out / "checkpoint.pt")  # a half-written one is never left
+        self.step = self.state.load(out / CHECKPOINT, say)
 
     def export(self) -> Path | None:
         """Write the model with the moving average, as the stage does; returns the file, on the main process."""
@@ -174,29 +120,6 @@ class Trainer:
         weights = whole({**self.stage.model.state_dict(), **self.average.values})
         weights |= {name: weights[name].reshape(()) for name in self.scalars}
         return self.stage.export(weights, self.out) if self.accelerator.is_main_process else None
-
-    def _load(self) -> None:
-        path = self.out / "checkpoint.pt"
-        if not path.exists():
-            return
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        if state["weights"].keys() != self.average.parameters.keys():
-            raise InputError(f"{path} was trained with other parameters", "Choose another --out folder")
-        with torch.no_grad():
-            for name, parameter in self.average.parameters.items():
-                parameter.copy_(divided_like(state["weights"][name], parameter))
-                self.average.values[name].copy_(divided_like(state["average"][name], parameter))
-        self.optimizer.load_state_dict(divide_state(state["optimizer"], self.optimizer))
-        if self.accelerator.scaler and state.get("scaler"):
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.step = state["step"]
-        before = state.get("settings", self.settings)
-        for name in sorted(before.keys() | self.settings.keys()):
-            was, now = before.get(name), self.settings.get(name)
-            if was != now:
-                self.say(f"{name} was {was} until step {self.step} and is {now} from now on")
-
-    # The run
 
     def run(self) -> None:
         """Train until `steps`, or until SIGINT or SIGTERM, which save and stop."""
@@ -236,13 +159,13 @@ class Trainer:
             if self.step % config.evaluate_every == 0 or self.step == config.steps:
                 self._evaluate()
             if self._all_agree(time.monotonic() - saved > 60 * config.save_minutes):
-                self.save()
+                self.state.save(self.out / CHECKPOINT, self.step)
                 saved = time.monotonic()
-        self.save()
+        self.state.save(self.out / CHECKPOINT, self.step)
         made = self.export()
         self.accelerator.wait_for_everyone()
         if self.stopping:
-            self.say(f"stopped at step {self.step}; the same command resumes from {self.out / 'checkpoint.pt'}")
+            self.say(f"stopped at step {self.step}; the same command resumes from {self.out / CHECKPOINT}")
         else:
             self.say(f"done at step {self.step}: {made}")
 

@@ -480,7 +480,9 @@ def test_noise_on_the_image_grows_with_time(videos: Path) -> None:
     density = (-(grid**2) / 2).exp() / (2 * torch.pi) ** 0.5
     for t in (0, 500, 999):
         times = torch.full((len(clean),), t)
-        level = float(stage._time_noise(clean, times, torch.Generator().manual_seed(0)).square().mean().sqrt())
+        level = float(
+            stage.process.time_noise(clean, times, 100.0, torch.Generator().manual_seed(0)).square().mean().sqrt()
+        )
         middle = 2 * (t / 1000) ** 5 - 1
         expected = 100 * float(((grid + middle).sigmoid() ** 2 * density).sum() * (grid[1] - grid[0])) ** 0.5
         assert level == pytest.approx(expected, rel=0.05)
