@@ -35,7 +35,7 @@ from dcrafter.text import error_text
 MAX_SETTINGS = 1_000_000  # characters
 READABLE_IMAGES = ("GIF", "PNG", "WEBP")
 # FFmpeg's names of what holds its own pictures and sound.
-CONTAINERS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,h264,hevc,ivf,nut,mxf,gif,apng"
+CONTAINERS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,m4v,flv,ogg,asf,h264,hevc,ivf,nut,mxf,gif,apng"
 _PILLOW_MAGIC = re.compile(rb"GIF8|\x89PNG|RIFF....WEBP", re.DOTALL)
 _FRAME_NAME = re.compile(r"\d+\.png")
 # The faster conversion to RGB is darker by one or two in 255.
