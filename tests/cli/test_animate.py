@@ -252,7 +252,11 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ([CAT, *QUICK, "--device", "meta"], 2, "meta"),  # one that torch has, and nothing is computed on
         (["http://127.0.0.1:1/cat.png", *QUICK, "--offline"], 2, "--offline downloads nothing"),
         ([CAT, *QUICK, "--noise", "bad/none"], 2, "no file bad/none"),
-        ([CAT, *QUICK, "--save-latents", "bad/none/x"], 2, "no folder for bad/none/x"),
+        (
+            [CAT, *QUICK, "--save-latents", "bad/none/x"],
+            2,
+            "bad/none is not a writable folder. Choose another with --save-latents",
+        ),
         ([CAT, *QUICK, "--codec", "h264", "-f", "webm"], 2, "Choose one of vp9, av1"),
         (["-", *QUICK, "-p", "-"], 2, "only one argument can be -"),
         ([CAT, *CONFIG], 2, "--checkpoint"),
@@ -483,12 +487,12 @@ def test_json_tells_time_memory_and_device(dcrafter: Run) -> None:
 def test_the_first_interrupt_ends_behind_the_step(
     dcrafter: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from dcrafter.pipeline import Pipeline
+    from dcrafter import pipeline
 
-    denoiser, evaluated = Pipeline.denoiser, []
+    denoiser, evaluated = pipeline.guided_denoiser, []
 
-    def interrupting(self: Pipeline, *arguments: Any) -> Any:
-        inner = denoiser(self, *arguments)
+    def interrupting(*arguments: Any) -> Any:
+        inner = denoiser(*arguments)
 
         def denoise(x: Any, t: int) -> Any:
             os.kill(os.getpid(), signal.SIGINT)
@@ -498,7 +502,7 @@ def test_the_first_interrupt_ends_behind_the_step(
 
         return denoise
 
-    monkeypatch.setattr(Pipeline, "denoiser", interrupting)
+    monkeypatch.setattr(pipeline, "guided_denoiser", interrupting)
     before = signal.getsignal(signal.SIGINT)
     outcome = dcrafter("animate", CAT, *MODEL, "--steps", "5", "-o", "a.gif")
     assert outcome.status == 130
@@ -509,12 +513,12 @@ def test_the_first_interrupt_ends_behind_the_step(
 
 
 def test_the_second_interrupt_ends_at_once(dcrafter: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from dcrafter.pipeline import Pipeline
+    from dcrafter import pipeline
 
-    denoiser, behind = Pipeline.denoiser, []
+    denoiser, behind = pipeline.guided_denoiser, []
 
-    def interrupting(self: Pipeline, *arguments: Any) -> Any:
-        inner = denoiser(self, *arguments)
+    def interrupting(*arguments: Any) -> Any:
+        inner = denoiser(*arguments)
 
         def denoise(x: Any, t: int) -> Any:
             os.kill(os.getpid(), signal.SIGINT)
@@ -524,7 +528,7 @@ def test_the_second_interrupt_ends_at_once(dcrafter: Run, monkeypatch: pytest.Mo
 
         return denoise
 
-    monkeypatch.setattr(Pipeline, "denoiser", interrupting)
+    monkeypatch.setattr(pipeline, "guided_denoiser", interrupting)
     outcome = dcrafter("animate", CAT, *MODEL, "--steps", "5", "-o", "a.gif")
     assert (outcome.status, behind, files(tmp_path)) == (130, [], [])
 

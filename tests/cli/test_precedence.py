@@ -94,7 +94,7 @@ def test_another_size_is_not_that_of_the_earlier_video(dcrafter: Run) -> None:
         ("repeat = 3", "unknown keys: repeat"),
         ('steps = "many"', "mine.toml: --steps must be a whole number, not many"),
         ("fast = 3", "mine.toml: --fast must be true or false, not 3"),
-        ('prompt = ["a", "b"]', "must be one value, not ['a', 'b']"),
+        ('prompt = ["a", "b"]', "must be one value, not a list"),
         ("[loop]\nrepeet = 3", "unknown keys: repeet in [loop]"),
         ('noise = "x"', "unknown keys: noise"),
     ],
