@@ -9,6 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from dcrafter.models.sketch_encoder import SketchEncoder
+from dcrafter.weights.checkpoint import SKETCHES, open_checkpoint
+from dcrafter.weights.keys import to_published
+
 DATA = Path(__file__).parents[1] / "data"
 CAT = str(DATA / "cat.png")
 CHECKPOINT = DATA / "golden" / "dc256" / "model.ckpt"
@@ -37,3 +43,13 @@ def start(*arguments: str, folder: Path, **streams: int) -> subprocess.Popen[byt
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DCRAFTER_")}
     command = [sys.executable, "-m", "dcrafter", *arguments]
     return subprocess.Popen(command, cwd=folder, env=environment, **streams)  # type: ignore[call-overload]
+
+
+def sketch_encoder() -> dict[str, torch.Tensor]:
+    """A sketch encoder of the small UNet of 512, of random numbers, under its published names."""
+    small = DATA / "golden" / "dc512"
+    config = open_checkpoint(small / "model.safetensors", model_config=small / "config.json").config
+    torch.manual_seed(0)
+    weights = {f"{SKETCHES}.{key}": value for key, value in SketchEncoder(config.unet).state_dict().items()}
+    names = to_published(weights, "toon")
+    return {names[key].removeprefix(f"{SKETCHES}."): value for key, value in weights.items()}

@@ -7,27 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli.running import CAT, DATA, Run
+from cli.running import CAT, DATA, Run, sketch_encoder
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 
 from dcrafter.media.video import read_settings
-from dcrafter.models.sketch_encoder import SketchEncoder
-from dcrafter.weights.checkpoint import SKETCHES, open_checkpoint
-from dcrafter.weights.keys import to_published
 
 DC512 = DATA / "golden" / "dc512"
 
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sketch encoder of the small UNet, of random numbers, as published."""
-    config = open_checkpoint(DC512 / "model.safetensors", model_config=DC512 / "config.json").config
-    torch.manual_seed(0)
-    weights = {f"{SKETCHES}.{key}": value for key, value in SketchEncoder(config.unet).state_dict().items()}
-    names = to_published(weights, "toon")
     path = tmp_path_factory.mktemp("sketch") / "sketch_encoder.safetensors"
-    save_file({names[key].removeprefix(f"{SKETCHES}."): value for key, value in weights.items()}, path)
+    save_file(sketch_encoder(), path)
     return path
 
 
