@@ -118,8 +118,8 @@ class Waits(TorchDispatchMode):
 @pytest.mark.parametrize(
     "options",
     [
-        {},
-        {"frames": 24},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"frames": 24}, marks=pytest.mark.slow),
         {"sampler": "dpm++", "image_guidance": 2.0, "last_guidance": 3.0, "guidance_every": 2, "deep_every": 2},
     ],
 )
@@ -182,7 +182,7 @@ class AtOnce:
 PLANS = [  # and the most GiB that each may take
     pytest.param("512", "normal", 4.8, marks=pytest.mark.slow),
     pytest.param("512", "low", 2.8, marks=pytest.mark.slow),
-    ("512", "min", 1.5),
+    pytest.param("512", "min", 1.5, marks=pytest.mark.slow),
     pytest.param("1024", "normal", 6.0, marks=pytest.mark.slow),
     pytest.param("1024", "low", 3.5, marks=pytest.mark.slow),
     pytest.param("1024", "min", 2.2, marks=pytest.mark.slow),
