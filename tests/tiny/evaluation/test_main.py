@@ -35,7 +35,7 @@ def test_the_whole_on_a_random_model(
     lines = said.out.splitlines()
     assert lines[:2] == ["| metric | result | n |", "|---|---|---|"]
     record = json.loads(out.read_text())
-    assert len(lines) == 2 + len(record["rows"]) == 2 + 34
+    assert len(lines) == 2 + len(record["rows"]) == 2 + 39
     assert record["model"] == "tiny"
     assert (record["seed"], record["steps"], record["guidance"], record["dtype"]) == (
         7,
