@@ -52,6 +52,7 @@ class Moved(NamedTuple):
 
     sharp: Tensor  # (T, 3, H, W)
     coarse: Tensor  # (T, 3, h, w)
+    detail: Tensor  # (T, 3, h, w), of the coarse one
     seen: Tensor  # (T, 1, h, w) in 0 … 1, where the reference shows what the frame does
 
 
@@ -68,10 +69,11 @@ def compose(frames: Tensor, references: Sequence[Reference]) -> Tensor:
     height, width = references[0].image.shape[-2:]
     moved = [move(reference, frames) for reference in references]
     out = enlarge(frames, height, width)
-    for each, share in zip(moved, mixture(frames, moved), strict=True):
+    target = detail(frames)
+    for each, share in zip(moved, mixture(target, moved), strict=True):
         out = out + enlarge(share, height, width) * (each.sharp - enlarge(each.coarse, height, width))
     for reference, each in zip(references, moved, strict=True):
-        trust = blur(agreement(each.coarse, frames) * each.seen, 3)
+        trust = blur(agreement(each, frames, target) * each.seen, 3)
         if reference.frame:
             trust = trust * (torch.arange(len(frames), device=frames.device)[:, None, None, None] / reference.frame)
         out = torch.lerp(out, each.sharp, enlarge(trust, height, width))
@@ -91,16 +93,17 @@ def move(reference: Reference, frames: Tensor) -> Moved:
     if reference.closeup is not None:
         share = enlarge(magnification(flow).log2().clamp(0, 1), *fine.shape[-2:])  # trilinear filtering of two levels
         sharp = torch.lerp(sharp, warp(reference.closeup, fine, mode="bicubic"), share)
-    return Moved(sharp, warp(reference.coarse, coarse), blur(inside(coarse), 3))
+    seen_coarse = warp(reference.coarse, coarse)
+    return Moved(sharp, seen_coarse, detail(seen_coarse), blur(inside(coarse), 3))
 
 
-def mixture(frames: Tensor, moved: Sequence[Moved]) -> list[Tensor]:
-    """How much of each of one or two references is in coarse frames (T, 3, h, w): shares (T, 1, h, w) in 0 … 1.
+def mixture(target: Tensor, moved: Sequence[Moved]) -> list[Tensor]:
+    """How much of each of one or two references is in coarse frames: shares (T, 1, h, w) in 0 … 1.
 
-    Windowed least squares of their details, so that a frame half faded from one image to another has half of both.
+    Windowed least squares of the frames' details, `target` (T, 3, h, w), by the references', so that a frame half faded
+    from one image to another has half of both.
     """
-
-    target, details = detail(frames), [detail(each.coarse) for each in moved]
+    details = [each.detail for each in moved]
     if len(details) == 1:
         (a,) = details
         shares = [product(a, target) / (product(a, a) + DETAIL**2)]
@@ -169,19 +172,18 @@ def smooth(x: Tensor, strength: float = BEND) -> Tensor:
     return (hat @ x.flatten(1)).view_as(x)
 
 
-def agreement(moved: Tensor, frames: Tensor) -> Tensor:
-    """How far a moved coarse reference looks like coarse frames, both (T, 3, h, w): (T, 1, h, w) in 0 … 1.
+def agreement(moved: Moved, frames: Tensor, target: Tensor) -> Tensor:
+    """How far a moved reference looks like coarse frames, these and their details (T, 3, h, w): (T, 1, h, w) in 0 … 1.
 
     More is tolerated in a frame that differs everywhere: there the denoiser is at its limit, and nothing new appeared.
     Nor did it where details have paled and nothing else has changed: that is how the denoiser loses hold of them.
     """
 
-    def difference(moved: Tensor) -> Tensor:
-        return blur((blur(moved, 5) - blur(frames, 5)).abs().mean(1, keepdim=True), 5)
+    def difference(coarse: Tensor) -> Tensor:
+        return blur((blur(coarse, 5) - blur(frames, 5)).abs().mean(1, keepdim=True), 5)
 
-    details = detail(moved)
-    kept = (product(details, detail(frames)) + DETAIL**2) / (product(details, details) + DETAIL**2)
-    paled = moved - (1 - kept.clamp(FADED, 1)) * details
-    usual = difference(moved).flatten(1).median(dim=1).values[:, None, None, None]
+    kept = (product(moved.detail, target) + DETAIL**2) / (product(moved.detail, moved.detail) + DETAIL**2)
+    paled = moved.coarse - (1 - kept.clamp(FADED, 1)) * moved.detail
+    usual = difference(moved.coarse).flatten(1).median(dim=1).values[:, None, None, None]
     always, as_usual = TOLERANCE
     return torch.exp(-((difference(paled) / (always + as_usual * usual)) ** 2))
