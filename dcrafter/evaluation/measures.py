@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -113,34 +113,35 @@ def conformity(studio: Studio, name: str, count: int) -> float:
 
 def streams(studio: Studio, count: int, names: Sequence[str] = STREAMS) -> list[Row]:
     """What each stream of the image, and the text, are for: videos with all of them, and without each (table 4)."""
-    few = min(count, FEW)
-    labels = zip(("all", *STREAMS[1:]), names, strict=True)
-    return [row for label, name in labels for row in against_data(studio, few, name, label)]
+    return against_data(studio, min(count, FEW), dict(zip(("all", *STREAMS[1:]), names, strict=True)))
 
 
-def against_data(studio: Studio, count: int, name: str, label: str) -> list[Row]:
-    """A set of videos against the data's own clips, their images and their captions.
+def against_data(studio: Studio, count: int, sets: Mapping[str, str]) -> list[Row]:
+    """Sets of videos of the same cases, by their labels, against the data's own clips, their images and their captions.
 
     Features and perceptual distance are by the model's own image tower.
     """
-    towers, cases = Towers(studio.pipe), studio.cases(name, count)
-    values: dict[str, list[float]] = {"PIC": [], "PSNR": [], "motion": [], "direction": []}
-    real, features = [], []
-    for case, video in zip(cases, studio.videos(name, count), strict=True):
-        embeddings = towers.embed_frames(torch.cat([case.frames, video]))
-        of_data, of_video = torch.split(embeddings, [len(case.frames), len(video)])
-        real.append(embedding_features(of_data))
-        features.append(embedding_features(of_video))
-        values["PIC"].append(perceptual_input_conformity(1 - F.cosine_similarity(of_data[:1], of_video, dim=-1)))
-        values["PSNR"].append(psnr(as_input(video), as_input(case.frames)))
-        values["motion"].append(motion_magnitude(video))
-        right = motion_as_prompted(video, case.caption)
-        values["direction"] += [] if right is None else [right]
-    rows = [Row(f"{label}, {metric}", sum(each) / len(each), "", len(each)) for metric, each in values.items() if each]
-    if count == 1:
-        return rows
-    distance = frechet_distance(stack_features(features), stack_features(real))
-    return [Row(f"{label}, FVD", distance, "", count), *rows]
+    towers, cases = Towers(studio.pipe), studio.cases(next(iter(sets.values())), count)
+    embedded = [towers.embed_frames(case.frames) for case in cases]
+    real = stack_features([embedding_features(each) for each in embedded])
+    rows = []
+    for label, name in sets.items():
+        values: dict[str, list[float]] = {"PIC": [], "PSNR": [], "motion": [], "direction": []}
+        features = []
+        for case, of_data, video in zip(cases, embedded, studio.videos(name, count), strict=True):
+            of_video = towers.embed_frames(video)
+            features.append(embedding_features(of_video))
+            values["PIC"].append(perceptual_input_conformity(1 - F.cosine_similarity(of_data[:1], of_video, dim=-1)))
+            values["PSNR"].append(psnr(as_input(video), as_input(case.frames)))
+            values["motion"].append(motion_magnitude(video))
+            right = motion_as_prompted(video, case.caption)
+            values["direction"] += [] if right is None else [right]
+        if count > 1:
+            rows.append(Row(f"{label}, FVD", frechet_distance(stack_features(features), real), "", count))
+        rows += [
+            Row(f"{label}, {metric}", sum(each) / len(each), "", len(each)) for metric, each in values.items() if each
+        ]
+    return rows
 
 
 MEASURES: dict[str, Measure] = {

@@ -86,7 +86,7 @@ def measure(weights: Path, data: Path, count: int, seed: int = 0) -> list[Row]:
     with progress_display() as progress:
         sets = video_sets(pipe.config, data)
         studio = Studio(pipe, sets, seed=seed, options={}, report=progress_bars(progress))
-        return against_data(studio, count, "clips", "all")
+        return against_data(studio, count, {"all": "clips"})
 
 
 def run(data: Path, out: Path, count: int) -> str:
