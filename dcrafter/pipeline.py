@@ -376,7 +376,7 @@ def _with_ends(latents: Tensor, conditions: Conditions, settings: Settings) -> T
 def _initial_latents(noise: Tensor, first: SamplingStep, settings: Settings) -> Tensor:
     """What sampling begins with: noise (B, C, T, h, w) itself, or shaped by what is known of the data's latents."""
     if settings.init_noise is not None:
-        return read_statistics(settings.init_noise, noise.shape[1]).initial_latents(noise, first)
+        return _read_statistics(settings.init_noise, noise.shape[1]).initial_latents(noise, first)
     if settings.start < 1:
         return known_statistics(noise.shape[1]).initial_latents(noise, first)
     return noise
@@ -385,7 +385,7 @@ def _initial_latents(noise: Tensor, first: SamplingStep, settings: Settings) -> 
 def check_files(settings: Settings, config: ModelConfig) -> None:
     """Read the files that settings name, before weights are loaded for them. Raises InputError."""
     if settings.init_noise is not None:
-        read_statistics(settings.init_noise, config.autoencoder.latent_channels)
+        _read_statistics(settings.init_noise, config.autoencoder.latent_channels)
     if settings.mask is not None:
         open_image(settings.mask)
     if settings.sketch is not None:
@@ -394,7 +394,7 @@ def check_files(settings: Settings, config: ModelConfig) -> None:
         read_drawings(settings.sketch, settings.sampled_frames)
 
 
-def read_statistics(path: Path, channels: int) -> LatentStatistics:
+def _read_statistics(path: Path, channels: int) -> LatentStatistics:
     """A file of Analytic-Init, as its authors publish them. Raises InputError where it holds something else."""
     try:
         tensors, _ = read_tensors(path)
