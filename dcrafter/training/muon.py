@@ -37,23 +37,30 @@ class Muon(torch.optim.AdamW):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for parameter in group["params"] if group["muon"] else ():
-                if parameter.grad is not None:
-                    self._update(parameter, group["lr"], group["weight_decay"])
-                    parameter.grad = None  # AdamW skips it
+            if group["muon"]:
+                self._update(group["params"], group["lr"], group["weight_decay"])
         super().step()
         return loss
 
-    def _update(self, parameter: nn.Parameter, rate: float, decay: float) -> None:
-        assert parameter.grad is not None
-        state = self.state[parameter]
-        if not state:
-            state |= {"step": torch.tensor(0.0), "momentum": torch.zeros_like(parameter)}
-        state["step"] += 1  # AdamW needs it when a state is loaded
-        state["momentum"].lerp_(parameter.grad, 1 - MOMENTUM)
-        ahead = parameter.grad.lerp(state["momentum"], MOMENTUM).flatten(1)  # Nesterov's
-        update = SCALE * max(ahead.shape) ** 0.5 * orthogonal(ahead)
-        parameter.mul_(1 - rate * decay).sub_(update.view_as(parameter), alpha=rate)
+    def _update(self, parameters: Iterable[nn.Parameter], rate: float, decay: float) -> None:
+        """Matrices of one shape at a time: a GPU spends longer on starting small products than on computing them."""
+        ahead: dict[torch.Size, list[tuple[nn.Parameter, Tensor]]] = {}
+        for parameter in parameters:
+            if parameter.grad is None:
+                continue
+            state = self.state[parameter]
+            if not state:
+                state |= {"step": torch.tensor(0.0), "momentum": torch.zeros_like(parameter)}
+            state["step"] += 1  # AdamW needs it when a state is loaded
+            state["momentum"].lerp_(parameter.grad, 1 - MOMENTUM)
+            nesterov = parameter.grad.lerp(state["momentum"], MOMENTUM).flatten(1)
+            ahead.setdefault(nesterov.shape, []).append((parameter, nesterov))
+            parameter.grad = None  # AdamW skips it
+        for shape, pairs in ahead.items():
+            updates = orthogonal(torch.stack([nesterov for _, nesterov in pairs]))
+            for (parameter, _), update in zip(pairs, updates, strict=True):
+                scaled = update.mul_(SCALE * max(shape) ** 0.5)
+                parameter.mul_(1 - rate * decay).sub_(scaled.view_as(parameter), alpha=rate)
 
 
 def is_matrix(parameter: Tensor) -> bool:
@@ -64,16 +71,16 @@ def is_matrix(parameter: Tensor) -> bool:
     return shorter >= LEAST and longer <= LONGEST * shorter
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """UVᵀ of a matrix UΣVᵀ, about: singular values that are not far below the largest come to 0.7 … 1.2.
+def orthogonal(matrices: Tensor) -> Tensor:
+    """UVᵀ of matrices UΣVᵀ (…, m, n), about: singular values that are not far below the largest come to 0.7 … 1.2.
 
     float32 from any type, computed in bfloat16.
     """
     a, b, c = COEFFICIENTS
-    is_tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if is_tall else matrix).bfloat16()
-    x = x / (x.norm() + 1e-7)
+    is_tall = matrices.shape[-2] > matrices.shape[-1]
+    x = (matrices.mT if is_tall else matrices).bfloat16()
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(STEPS):
-        square = x @ x.T
+        square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
-    return (x.T if is_tall else x).float()
+    return (x.mT if is_tall else x).float()
