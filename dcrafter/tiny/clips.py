@@ -39,7 +39,6 @@ from dcrafter.tiny.motions import (
     PACES,
     PANS_AND_TURNS,
     UNMOVED,
-    WHOLE_VIEW,
     Timing,
     Trajectory,
     sample,
@@ -54,6 +53,8 @@ EMOJI_FPS = 24
 STRIDES = (1, 2, 3, 4)
 TEXELS = 1.2  # source pixels for one of the view, at the middle of a clip: bilinear sampling stays sharp
 LOCAL = 0.75  # share of moving subjects whose motion is one of `LOCAL_MOTIONS`
+FACES = 0.25  # share of moving subjects that surely have a face
+PART_MOTIONS = tuple(LOCAL_MOTIONS)
 UNDIRECTED = tuple(name for name in MOTIONS if name not in DIRECTED)
 ONE_WAY = ("left", "right", "clock", "arrow", "button", "flag", "letter", "input", "symbol", "mark")
 """Words in labels of emoji that would be wrong mirrored."""
@@ -78,10 +79,15 @@ class PromptedMotion:
 def motion_of_view(clips: Clips, rng: Rng) -> str:
     """The name of a motion of an image as a whole, as often as the shares say."""
     if clips.local and rng.random() < clips.local:
-        return one_of(rng, WHOLE_VIEW)
+        return one_of(rng, PART_MOTIONS)  # users' subjects fill the view; its middle is taken for a face's
     if rng.random() >= clips.directed:
         return one_of(rng, tuple(MOTIONS))
     return one_of(rng, PANS_AND_TURNS if clips.panned and rng.random() < clips.panned else DIRECTED)
+
+
+def own_motions(label: str) -> tuple[str, ...]:
+    """Names of the local motions that a subject can have: those of a face where it is one."""
+    return tuple(name for name in LOCAL_MOTIONS if name not in FACE_MOTIONS or "face" in label)
 
 
 class ClipSampler:
@@ -153,26 +159,43 @@ class ClipSampler:
         return frames, torch.from_numpy(np.abs(grid).max(-1) > 1)
 
     def later_frames(self, seed: int, index: int) -> dict[str, Any]:
-        """An image and, of each of some clips of it that go one way, a single later frame.
+        """An image and, of each of some clips of it that go different ways, a single later frame.
+
+        What moves is the view, or the parts of a whole image or of a subject over a photograph.
 
         Returns:
             {"frames": (1 + n, H, W, 3) uint8, the image first; "captions": n of them, "fps": (n,), "places": (n,),
             which frame each is, 1…}.
         """
         rng = np.random.default_rng([seed, index])
-        scene = rng.random() < self.clips.scenes
-        image, label = self.ingredients.scene(rng) if scene else self.ingredients.labelled_image(rng)
-        grids = [sampling_grid(UNMOVED, np.zeros(1), self.size)]
-        captions, fps, places = [], [], []
-        for name in rng.permutation(DIRECTED)[: self.clips.later_frames]:
-            motion = self._prompted_motion(rng, str(name))
-            place = int(rng.integers(1, self.frames))
-            grids.append(sampling_grid(motion.trajectory.at(place), motion.seconds, self.size))
-            captions.append(motion.caption(label, rng))
-            fps.append(EMOJI_FPS // motion.stride)
-            places.append(place)
-        frames = self._film(rng, image, np.concatenate(grids), centered=scene)
-        return {"frames": frames, "captions": captions, "fps": torch.tensor(fps), "places": torch.tensor(places)}
+        subject = self.clips.cutouts and rng.random() < self.clips.cutouts
+        scene = not subject and rng.random() < self.clips.scenes
+        if subject:
+            image, label = self._some_subject(rng)
+            choices = own_motions(label)
+        else:
+            image, label = self.ingredients.scene(rng) if scene else self.ingredients.labelled_image(rng)
+            choices = PART_MOTIONS if self.clips.local and rng.random() < self.clips.local else DIRECTED
+        names = rng.permutation(choices)[: self.clips.later_frames]
+        places = rng.integers(1, self.frames, len(names))
+        motions = [
+            self._prompted_motion(rng, str(name), way=np.array([0, place / (self.frames - 1), 1]))
+            for name, place in zip(names, places, strict=True)
+        ]
+        if subject:
+            stage = self._stage(rng, image)
+            moved = [stage(motion) for motion in motions]
+            frames = torch.cat([moved[0][:1], *(three[1:2] for three in moved)])
+        else:
+            grids = [sampling_grid(motion.trajectory, motion.seconds, self.size) for motion in motions]
+            lights = [motion.trajectory.light for motion in motions]
+            light = np.stack([np.zeros(3), *(np.zeros(3) if each is None else each[1] for each in lights)])
+            grid = np.stack([grids[0][0], *(each[1] for each in grids)])
+            frames = self._film(rng, image, grid, centered=scene, light=light)
+        return {
+            "frames": frames, "captions": [motion.caption(label, rng) for motion in motions],
+            "fps": torch.tensor([EMOJI_FPS // motion.stride for motion in motions]), "places": torch.tensor(places),
+        }  # fmt: skip
 
     def _animation(self, rng: Rng, new_words: bool, way: Array) -> dict[str, Any]:
         """An emoji's own animation. `way` (T,) says how much of the clip's time is over in each frame."""
@@ -196,17 +219,29 @@ class ClipSampler:
 
     def _subject(self, rng: Rng, name: str | None, new_words: bool, way: Array) -> dict[str, Any]:
         """A cut-out or an emoji that moves, as a whole or in its parts, over a photograph that does not."""
-        pixels, label = self.ingredients.subject(rng, face=name in FACE_MOTIONS)
-        names = tuple(name for name in LOCAL_MOTIONS if name not in FACE_MOTIONS or "face" in label)
-        name = name or one_of(rng, names if rng.random() < LOCAL else UNDIRECTED)
+        pixels, label = self._some_subject(rng, name)
+        name = name or one_of(rng, own_motions(label) if rng.random() < LOCAL else UNDIRECTED)
         motion = self._prompted_motion(rng, name, new_words, way)
+        return self._clip(rng, motion, self._stage(rng, pixels)(motion), label, "subject")
+
+    def _some_subject(self, rng: Rng, name: str | None = None) -> tuple[Array, str]:
+        """A subject that can have a motion, or any, and its noun."""
+        face = rng.random() < FACES if name is None else name in FACE_MOTIONS
+        return self.ingredients.subject(rng, face=face)
+
+    def _stage(self, rng: Rng, pixels: Array) -> Callable[[PromptedMotion], Tensor]:
+        """A subject somewhere over a photograph: what shows its frames (T, size, size, 3) uint8 under a motion."""
         extent = rng.uniform(0.35, 0.75) * np.array(pixels.shape[1::-1]) / max(pixels.shape[:2])  # of the view
         place = rng.uniform(-1, 1, 2) * (1 - extent) * 0.8
-        width, height = (max(int(self.size * side * TEXELS), 2) for side in extent)
-        grid = sampling_grid(motion.trajectory, motion.seconds, self.size, place, extent)
-        moving = lit(sample(to_sprite(pixels, width, height), torch.from_numpy(grid)), motion.trajectory.light)
+        sprite = to_sprite(pixels, *(max(int(self.size * side * TEXELS), 2) for side in extent))
         background = to_planes(self.ingredients.crop(rng, photographs=1.0))
-        return self._clip(rng, motion, to_uint8(composite(moving, background)), label, "subject")
+
+        def shown(motion: PromptedMotion) -> Tensor:
+            grid = sampling_grid(motion.trajectory, motion.seconds, self.size, place, extent)
+            moving = lit(sample(sprite, torch.from_numpy(grid)), motion.trajectory.light)
+            return to_uint8(composite(moving, background))
+
+        return shown
 
     def _clip(self, rng: Rng, motion: PromptedMotion, frames: Tensor, label: str, kind: str) -> dict[str, Any]:
         return {

@@ -47,11 +47,6 @@ class Trajectory:
     parts: Warp | None = None  # in the subject's own box, which spans [-1, 1] both ways, y down
     light: Array | None = None  # (T, 3) in [0, 1], of each color: 1 makes it full
 
-    def at(self, frame: int) -> Trajectory:
-        """That frame alone; of a trajectory without a warp."""
-        only = slice(frame, frame + 1)
-        return Trajectory(self.x[only], self.y[only], self.zoom[only], self.turn[only])
-
     def content(self, points: Array) -> Array:
         """Where what is seen at `points` (N, 2) in each frame lies in the unmoved content, warp apart: (T, N, 2)."""
         cos, sin = np.cos(self.turn), np.sin(self.turn)
@@ -406,9 +401,6 @@ LOCAL_MOTIONS: dict[str, Callable[[Timing], Trajectory]] = {
     **FACE_MOTIONS,
 }
 """Motions of a subject while the camera rests, by name; `dcrafter.tiny.captions` has their phrases."""
-
-WHOLE_VIEW = ("breathe", "dance", "wind", "waves", "glow", "burn")
-"""Those that a whole image can have too, whatever it shows."""
 
 
 def sampling_grid(

@@ -28,7 +28,7 @@ class Clips:
     scenes: float = 0.25  # of emoji scenes under a motion; what is left are pictures under one
     directed: float = 0.7  # of motions that go one way, beyond their share of all
     panned: float = 0.0  # of those that are pans and turns, beyond their share of them
-    local: float = 0.0  # of images whose motion is one of `WHOLE_VIEW`
+    local: float = 0.0  # of images that move as a subject would, such as "{x} runs"
     spread: float = 1.0  # of paces and sizes of motion about the middle of what their word means; 0: one a word
     speed: float = 1.0  # of all motions
     later_frames: int = 4  # of one image in the stage "later frames"

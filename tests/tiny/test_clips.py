@@ -17,12 +17,12 @@ from dcrafter.tiny.clips import ClipSampler, Draws
 from dcrafter.tiny.motions import (
     DIRECTED,
     FACE_MOTIONS,
+    LOCAL_MOTIONS,
     MOTIONS,
     PACES,
     PAN_RANGE,
     PAN_RATE,
     PANS_AND_TURNS,
-    WHOLE_VIEW,
     Timing,
     sampling_grid,
 )
@@ -173,6 +173,22 @@ def test_single_frames_of_motions_are_their_clips(data: Path, monkeypatch: pytes
         assert abs(int(nearest) - shift) <= 1
 
 
+@pytest.mark.parametrize("shares", [{"cutouts": 1.0}, {"local": 1.0, "scenes": 0.0}])
+def test_single_frames_of_parts_that_move(data: Path, shares: dict[str, float]) -> None:
+    """Of a subject, the photograph behind it stays; of a whole image, it is the image at rest that moves."""
+    source = ClipSampler(data, size=SIZE, frames=FRAMES, clips=Clips(**shares))
+    phrases = [phrase for some in LOCAL_PHRASES.values() for phrase in some.train]
+    for index in range(6):
+        drawn = source.later_frames(0, index)
+        first, *later = drawn["frames"]
+        assert len(later) == 4
+        assert any((frame != first).any() for frame in later)
+        still = torch.stack([frame == first for frame in later]).all(0).all(-1).float().mean()
+        assert still > 0.2 or "local" in shares
+        words = " ".join(drawn["captions"])
+        assert any(phrase.split("{x}")[-1].split("{adv}")[0].strip(" ,") in words for phrase in phrases)
+
+
 def test_shares_of_clips(data: Path) -> None:
     def kinds(**shares: float) -> set[str]:
         source = ClipSampler(data, size=SIZE, frames=FRAMES, clips=Clips(**shares))
@@ -255,8 +271,8 @@ def test_subjects_move_over_what_does_not(data: Path) -> None:
 def test_whole_images_can_have_local_motions_and_light(data: Path) -> None:
     clips = Clips(animations=0.0, scenes=0.0, local=1.0)
     source = ClipSampler(data, size=SIZE, frames=FRAMES, clips=clips)
-    drawn = [source.clip(5, i) for i in range(40)]
-    assert {clip["motion"] for clip in drawn} == {*WHOLE_VIEW}
+    drawn = [source.clip(5, i) for i in range(80)]
+    assert {clip["motion"] for clip in drawn} == {*LOCAL_MOTIONS}
     glowing = next(clip for clip in drawn if clip["motion"] == "glow")
     red = glowing["frames"][..., 0].float().mean(dim=(1, 2))
     assert red[1:].max() > red[0] + 5
@@ -275,7 +291,7 @@ def test_a_face_can_blink(data: Path, tmp_path: Path) -> None:
         row["label"] = "smiling face"
     (folder / "index.json").write_text(json.dumps(about))
     source = ClipSampler(folder, size=SIZE, frames=FRAMES, clips=Clips(animations=0.0, cutouts=1.0))
-    clips = [source.clip(5, i) for i in range(60)]
+    clips = [source.clip(5, i) for i in range(200)]
     assert {*FACE_MOTIONS} <= {clip["motion"] for clip in clips}
     assert any("yawn" in clip["caption"] for clip in clips)
 
