@@ -55,7 +55,7 @@ def initialize(autoencoder: AutoencoderKL) -> None:
 
 
 class AutoencoderStage(TrainingStage):
-    """Trains all of the autoencoder. Latents are not scaled here; `latent_std` in the log is 1/scale."""
+    """Trains the autoencoder, or its decoder alone. Latents are not scaled here; `latent_std` in the log is 1/scale."""
 
     def __init__(self, recipe: TinyRecipe, data: Path, *, plan_only: bool = False) -> None:
         """With `plan_only` no data is looked at."""
@@ -67,6 +67,10 @@ class AutoencoderStage(TrainingStage):
         initialize(self.autoencoder)
         self.model = nn.ModuleDict({"autoencoder": self.autoencoder})
         self.weights = recipe.loss
+        if not recipe.loss.encoder:
+            self.needed = ("autoencoder",)
+            for module in (self.autoencoder.encoder, self.autoencoder.quant_conv):
+                module.requires_grad_(False)
         if plan_only:
             return
         train, held_out = (StillSampler(data, split, size=config.height) for split in SPLITS)

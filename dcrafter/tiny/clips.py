@@ -283,9 +283,9 @@ class ClipSampler:
 
         `grid` is a `sampling_grid`; `centered` keeps the unmoved view's middle at the image's, else it is anywhere.
         """
-        flat = torch.from_numpy(grid).view(-1, 2)
         margin = 2 / self.size  # half a texel of the source, and some
-        low, high = flat.amin(0).numpy() - margin, flat.amax(0).numpy() + margin
+        low, high = (np.array([reach(grid[..., 0]), reach(grid[..., 1])]) for reach in (np.min, np.max))
+        low, high = low - margin, high + margin
         if centered:
             high = np.maximum(high, -low)
             low = -high

@@ -46,7 +46,7 @@ def to_planes(pixels: Array) -> Tensor:
 
 def to_uint8(planes: Tensor) -> Tensor:
     """(n, 3, H, W) in [0, 1] → (n, H, W, 3) uint8."""
-    return (planes.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    return planes.clamp(0, 1).mul_(255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def composite(sprite: Tensor, background: Tensor) -> Tensor:

@@ -12,11 +12,12 @@ RECIPES = Path(__file__).parent / "recipes"
 
 @dataclass(frozen=True)
 class AutoencoderLoss:
-    """Weights of the terms beside the mean absolute difference of pixels in [-1, 1]."""
+    """Weights of the terms beside the mean absolute difference of pixels in [-1, 1], and what trains."""
 
     squared: float = 1.0  # mean squared difference
     edges: float = 1.0  # absolute difference of neighboring pixels' differences, at three scales
     kl: float = 1e-3  # mean over latent elements
+    encoder: bool = True  # train it too; without it latents stay those that a trained denoiser knows
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dcrafter.errors import InputError
 from dcrafter.tiny import autoencoder
 from dcrafter.tiny.autoencoder import AutoencoderStage, edges
-from dcrafter.tiny.recipe import TinyRecipe
+from dcrafter.tiny.recipe import AutoencoderLoss, TinyRecipe
 from dcrafter.training.recipe import TrainerConfig
 from dcrafter.training.trainer import Trainer
 
@@ -57,3 +59,12 @@ def test_edges_ignore_what_is_even_and_see_a_step() -> None:
     step = flat.clone()
     step[..., 8:] += 1
     assert edges(step).item() == pytest.approx(1 / 15 + 1 / 7 + 1 / 3, abs=1e-5)
+
+
+def test_a_decoder_alone_keeps_the_latents(data: Path, recipe: TinyRecipe) -> None:
+    stage = AutoencoderStage(replace(recipe, loss=AutoencoderLoss(encoder=False)), data)
+    parts = {name.split(".")[1] for name in stage.trained()}
+    assert parts == {"decoder", "post_quant_conv"}
+    stage(torch.stack([stage.dataset[0]]), torch.Generator().manual_seed(0))["loss"].backward()
+    with pytest.raises(InputError, match="autoencoder"):
+        stage.load_weights([])
