@@ -22,13 +22,18 @@ logger = logging.getLogger("dcrafter")
 started = time.monotonic()  # when this command line was; `app.main` sets it
 
 
+def can_redraw() -> bool:
+    """Whether stderr is a terminal that understands more than lines."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
 class Console:
     """One command's words to its user."""
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
         """`quiet` leaves errors only; `verbose` lets the libraries' warnings through, and `app.main`'s tracebacks."""
         self.quiet = quiet
-        self.is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self.is_terminal = can_redraw()
         logger.setLevel(logging.DEBUG if verbose else logging.WARNING)
         logger.handlers = [_Warnings(logging.CRITICAL if quiet else logging.NOTSET)]
         if not verbose:

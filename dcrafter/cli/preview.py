@@ -18,6 +18,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.segment import Segment
 from rich.style import Style
 
+from dcrafter.cli.console import can_redraw
 from dcrafter.errors import OutputError, UsageError, WriteError
 from dcrafter.media.video import check_folder
 
@@ -50,7 +51,7 @@ class Preview:
 
         Args:
             latent_channels: of the model's autoencoder.
-            show: draw on stderr, if it is a terminal.
+            show: draw on stderr, if it is a terminal that can be drawn on.
             path: PNG or JPEG file to write at each step.
             overwrite: replace that file if it exists.
             clock: seconds, for tests.
@@ -71,7 +72,7 @@ class Preview:
         self.path = path
         if path is not None:
             _check(path, overwrite)
-        self.show = show and sys.stderr.isatty()
+        self.show = show and can_redraw()
         self.clock = clock
         self._graphics = _graphics() if self.show else None
         self._due = -float("inf")

@@ -42,6 +42,7 @@ def drawn(preview: Preview, console: Console | None = None) -> str:
 @pytest.fixture
 def _stderr_is_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm-256color")
 
 
 class Clock:
@@ -68,6 +69,14 @@ def test_twice_a_second_at_most() -> None:
 
 
 def test_nothing_where_stderr_is_no_terminal() -> None:
+    preview = Preview(4, show=True)
+    preview.update(latents(1.0))
+    assert drawn(preview) == ""
+
+
+@pytest.mark.usefixtures("_stderr_is_a_terminal")
+def test_nothing_on_a_terminal_that_takes_lines_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
     preview = Preview(4, show=True)
     preview.update(latents(1.0))
     assert drawn(preview) == ""
