@@ -107,7 +107,7 @@ def _to_film(frames: Array) -> bytes:
 
 def _from_film(content: bytes) -> Iterator[Array]:
     """The frames (S, S, 4) one by one."""
-    with av.open(io.BytesIO(content), "r") as container:
+    with av.open(io.BytesIO(content), "r", format="matroska") as container:
         for frame in container.decode(video=0):
             both = frame.to_ndarray(format="rgb24")
             color, alpha = np.split(both, 2, axis=1)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dcrafter.errors import InputError
+from dcrafter.media.video import encode_video
+from dcrafter.settings import WriteOptions
 from dcrafter.tiny.clips import ClipSampler
 from dcrafter.tiny.pack import pack, unpack
 from dcrafter.tiny.prepared import PreparedData
@@ -36,3 +39,14 @@ def test_what_is_no_packed_data_set_is_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"no archive")
     with pytest.raises(InputError, match="no packed data set"):
         unpack(tmp_path / "file", tmp_path / "out")
+
+
+def test_a_film_in_another_container_is_not_opened(data: Path, tmp_path: Path) -> None:
+    """A container such as a playlist may name other files."""
+    pack(data, tmp_path / "packed.zip")
+    film = encode_video(np.zeros((2, 64, 128, 3), np.uint8), WriteOptions(format="mp4"), fps=24)
+    with zipfile.ZipFile(tmp_path / "packed.zip") as good, zipfile.ZipFile(tmp_path / "odd.zip", "w") as odd:
+        for name in good.namelist():
+            odd.writestr(name, film if name == "animations.mkv" else good.read(name))
+    with pytest.raises(InputError, match=r"odd\.zip is no packed data set"):
+        unpack(tmp_path / "odd.zip", tmp_path / "data")
