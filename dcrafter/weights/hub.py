@@ -309,10 +309,10 @@ def _is_as_installed(path: Path) -> Generator[Progress, None, bool]:
 
 def options_of(entry: Entry, options: DownloadOptions) -> DownloadOptions:
     """The options that a file on this machine was downloaded with."""
-    variant = entry.source.get("variant")
-    if variant and (entry.model, variant) not in VARIANTS:  # there were others once
+    variant, store = entry.source.get("variant"), entry.source.get("store")
+    if variant and (entry.model, variant) not in [*VARIANTS]:  # there were others once; a header may hold anything
         variant = next((name for model, name in VARIANTS if model == entry.model), None)
-    return replace(options, variant=variant, store=entry.source.get("store"))
+    return replace(options, variant=variant, store=store if store in [*ITEMSIZES] else None)
 
 
 def set_aside(path: Path) -> None:

@@ -500,6 +500,13 @@ def test_verification_in_hugging_faces_cache(folder: Path, tmp_path: Path) -> No
     assert not run(hub.verify(entry("512")))
 
 
+@pytest.mark.parametrize("odd", [["fp16"], {"fp16": 1}, "no such"])
+def test_a_header_of_odd_values_does_not_keep_a_file_from_being_fetched_again(folder: Path, odd: Any) -> None:
+    damaged = hub.Entry("512", folder / "512.safetensors", "cache", 1, 0.0, {"variant": odd, "store": odd})
+    options = hub.options_of(damaged, DownloadOptions(folder))
+    assert (options.variant, options.store) == ("fp16", None)
+
+
 def test_what_is_set_aside_goes_when_another_is_there(folder: Path, published: dict[str, torch.Tensor]) -> None:
     path = hub.fetch("512")
     hub.set_aside(path)
