@@ -179,28 +179,31 @@ def _first_words(response: httpx.Response) -> str:
 
 
 def download(remote: Remote, part: Path, *, sleep: Sleep = time.sleep) -> Generator[Progress, None, None]:
-    """Download a file into `part`, resuming from what is there, and compare it with the hub's SHA-256.
+    """Download a file into `part`, resuming from what is there, and compare it with the hub's size and SHA-256.
 
     Args:
         remote: what `look_up` found.
-        part: where to write. It keeps what has arrived, unless the hash is wrong.
+        part: where to write. It keeps what has arrived, unless the size or hash is wrong.
         sleep: waits before another try.
 
     Yields:
         Progress after every chunk.
 
     Raises:
-        WeightsError: the download failed for good, or the hash is wrong twice.
+        WeightsError: the download failed for good, or the size or hash is wrong twice.
     """
     for last_try in (False, True):
         digest = yield from _complete(remote, part, sleep)
-        if remote.sha256 is None:
+        if part.stat().st_size > remote.size:
+            reason = f"{remote.file} came with more than its {remote.size:,} bytes"
+        elif remote.sha256 is None:
             logger.warning("%s gives no SHA-256 of %s: only its size was checked", remote.url, remote.file)
             return
-        if digest == remote.sha256:
+        elif digest == remote.sha256:
             return
+        else:
+            reason = f"{remote.file} came with the SHA-256 {digest[:12]}…, not {remote.sha256[:12]}… as the hub has it"
         part.unlink()
-        reason = f"{remote.file} came with the SHA-256 {digest[:12]}…, not {remote.sha256[:12]}… as the hub has it"
         if not last_try:
             logger.warning("%s; fetching it again", reason)
     raise WeightsError(f"{reason}, twice", "The connection or the mirror changes files: try another one in HF_ENDPOINT")

@@ -134,6 +134,13 @@ def test_without_a_hash_that_is_said(hub: Hub, part: Path, naps: list[float], ca
     assert "only its size was checked" in caplog.text
 
 
+def test_more_than_was_announced_is_not_kept(hub: Hub, part: Path, naps: list[float]) -> None:
+    hub.plain_etag, hub.size = "abc", str(len(CONTENT) - 1)
+    with pytest.raises(WeightsError, match=r"model\.ckpt came with more than its 299,999 bytes, twice"):
+        fetch(part, naps)
+    assert not part.exists()
+
+
 def test_a_server_without_ranges(hub: Hub, part: Path, naps: list[float]) -> None:
     hub.faults.extend([Cut(100_000), Whole()])
     fetch(part, naps)
