@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import email.utils
 import hashlib
+import html
 import logging
 import os
 import re
@@ -112,6 +113,8 @@ def look_up(
                 raise _no_such_file(what, listed) from error
             file, pattern = max(others, key=lambda name: (name.endswith(".safetensors"), name)), ""
         except _FAILURES as error:
+            if isinstance(error, HfHubHTTPError) and _is_page(error.response):
+                raise _no_hub(str(error.response.url)) from error
             is_refused = isinstance(error, HfHubHTTPError) and error.response.status_code == 401
             if is_refused and not needs_token and _may_have_token(url):
                 needs_token = True
@@ -168,11 +171,23 @@ def _no_hub(url: str) -> WeightsError:
     )
 
 
+def _is_page(response: httpx.Response) -> bool:
+    """Whether an answer is a web page, as of a captive portal or a proxy, and none of the hub's that say why."""
+    status = response.status_code
+    is_html = response.headers.get("Content-Type", "").startswith("text/html")
+    is_said = status in (401, 408, 429) or status >= 500 or "X-Error-Code" in response.headers
+    return status == 511 or (is_html and not is_said)  # 511: the network asks for a login
+
+
 def _first_words(response: httpx.Response) -> str:
     """What kind of thing an answer is, and its first words, tags left out."""
     kind = response.headers.get("Content-Type", "").partition(";")[0]
-    start = next(response.iter_bytes(MAX_WORDS), b"").decode(errors="replace")
-    text = re.sub(r"<(script|style)\b.*?(</\1>|\Z)|<[^>]*>?", " ", start, flags=re.DOTALL | re.IGNORECASE)
+    start = next(response.iter_bytes(MAX_WORDS), b"")
+    try:
+        page = start.decode(response.encoding or "utf-8", "replace")
+    except (LookupError, ValueError):  # no encoding of text
+        page = start.decode(errors="replace")
+    text = html.unescape(re.sub(r"<(script|style)\b.*?(</\1>|\Z)|<[^>]*>?", " ", page, flags=re.DOTALL | re.IGNORECASE))
     words = "".join(char if char.isprintable() else " " for char in text).split()
     shown = " ".join(words)[:MAX_SHOWN]
     return f"{kind or 'something'} that begins “{shown}”" if shown else kind
@@ -286,18 +301,25 @@ def _over_http(remote: Remote, start: int) -> Generator[bytes, None, None]:
             headers["If-Range"] = f'"{remote.etag}"'
     timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
     with get_session().stream("GET", remote.url, headers=headers, timeout=timeout) as response:
+        etag = response.headers.get("ETag", "").removeprefix("W/").strip('"')
+        is_changed = remote.sha256 is None and etag not in ("", remote.etag)
+        if _is_page(response) or not (is_changed or _has_its_size(response, remote)):
+            raise WeightsError(
+                f"{response.url.host} sends {_first_words(response) or 'nothing'} in place of {remote.file}",
+                "Log in to the network in a browser if it asks for that, then run the same again",
+            )
         if start and (response.status_code in (200, 416) or not _begins_at(start, response.headers)):
             raise _StartAgainError
         hf_raise_for_status(response)
-        if response.headers.get("Content-Type", "").startswith("text/html"):
-            raise WeightsError(
-                f"{response.url.host} sends {_first_words(response)} in place of {remote.file}",
-                "Log in to the network in a browser if it asks for that, then run the same again",
-            )
-        now = response.headers.get("ETag", "").removeprefix("W/").strip('"')
-        if remote.sha256 is None and now not in ("", remote.etag):
+        if is_changed:
             raise WeightsError(f"{remote.file} has changed on the hub meanwhile", "Run the same again")
         yield from response.iter_bytes()
+
+
+def _has_its_size(response: httpx.Response, remote: Remote) -> bool:
+    """Whether an answer with a whole file, if it says how long that is, gives the announced size."""
+    says = response.status_code == 200 and "Content-Encoding" not in response.headers
+    return not says or response.headers.get("Content-Length") in (None, str(remote.size))
 
 
 def _begins_at(start: int, headers: Any) -> bool:

@@ -80,7 +80,10 @@ class Hub:
         self.sha256: str | None = None  # instead of the true one
         self.plain_etag: str | None = None  # of a file that is not in LFS
         self.size: str | None = None  # in the metadata, instead of the true one
-        self.portal: bytes | None = None  # the page that answers every request
+        self.portal: bytes | None = None  # the page that answers every request,
+        self.portal_status = 200
+        self.portal_type = "text/html; charset=utf-8"
+        self.gives_length = True  # of files
         self.listing = True  # whether repositories list their files
         self.piece = PIECE
         self.holding, self.release = threading.Event(), threading.Event()
@@ -190,7 +193,11 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(fault, Corrupt):
             content = content[: fault.at] + bytes([content[fault.at] ^ 1]) + content[fault.at + 1 :]
         self.send_response(code)
-        for name, value in (headers | {"ETag": etag, "Content-Length": str(len(content) - start)}).items():
+        if hub.gives_length:
+            headers["Content-Length"] = str(len(content) - start)
+        else:
+            headers["Connection"] = "close"
+        for name, value in (headers | {"ETag": etag}).items():
             self.send_header(name, value)
         self.end_headers()
         stop = max(fault.at, start) if isinstance(fault, Cut | Hold) else len(content)
@@ -220,8 +227,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def _page(self, content: bytes) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_response(self.hub.portal_status)
+        self.send_header("Content-Type", self.hub.portal_type)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if self.command == "GET":

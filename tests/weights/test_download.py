@@ -135,7 +135,7 @@ def test_without_a_hash_that_is_said(hub: Hub, part: Path, naps: list[float], ca
 
 
 def test_more_than_was_announced_is_not_kept(hub: Hub, part: Path, naps: list[float]) -> None:
-    hub.plain_etag, hub.size = "abc", str(len(CONTENT) - 1)
+    hub.plain_etag, hub.size, hub.gives_length = "abc", str(len(CONTENT) - 1), False
     with pytest.raises(WeightsError, match=r"model\.ckpt came with more than its 299,999 bytes, twice"):
         fetch(part, naps)
     assert not part.exists()
@@ -351,12 +351,35 @@ def test_a_captive_portal_in_place_of_the_hub(hub: Hub, naps: list[float]) -> No
     assert "Log in to the network" in caught.value.advice
 
 
-def test_a_captive_portal_in_place_of_the_file(hub: Hub, part: Path, naps: list[float]) -> None:
+@pytest.mark.parametrize("kind", ["text/html", "text/plain"])
+def test_a_captive_portal_in_place_of_the_file(hub: Hub, part: Path, naps: list[float], kind: str) -> None:
     remote = look_up(REPOSITORY, FILE)
-    hub.portal = PORTAL
-    with pytest.raises(WeightsError, match=r"127\.0\.0\.1 sends text/html that begins “Hotel Welcome!.*model\.ckpt"):
+    part.write_bytes(CONTENT[:1000])
+    hub.portal, hub.portal_type = PORTAL, kind
+    with pytest.raises(WeightsError, match=rf"127\.0\.0\.1 sends {kind} that begins “Hotel Welcome!.*model\.ckpt"):
         list(download(remote, part, sleep=naps.append))
-    assert part.read_bytes() == b""
+    assert part.read_bytes() == CONTENT[:1000]
+
+
+@pytest.mark.parametrize(("status", "kind"), [(511, "text/plain"), (403, "text/html"), (404, "text/html")])
+def test_a_portal_that_refuses(hub: Hub, part: Path, naps: list[float], status: int, kind: str) -> None:
+    remote = look_up(REPOSITORY, FILE)
+    hub.portal = "Gäste &amp; Zürich".encode("latin-1")
+    hub.portal_status, hub.portal_type = status, f"{kind}; charset=latin-1"
+    words = f"sends {kind} that begins “Gäste & Zürich”"
+    with pytest.raises(WeightsError, match=f"as a Hugging Face hub does: it {words}"):
+        look_up(REPOSITORY, FILE, sleep=naps.append)
+    with pytest.raises(WeightsError, match=f"{words} in place of model"):
+        list(download(remote, part, sleep=naps.append))
+    assert (naps, part.read_bytes()) == ([], b"")
+
+
+def test_a_short_answer_in_place_of_the_file(hub: Hub, part: Path, naps: list[float]) -> None:
+    remote = look_up(REPOSITORY, FILE)
+    hub.portal, hub.portal_type = b"{}", "application/json; charset=hex"
+    with pytest.raises(WeightsError, match=r"sends application/json that begins “\{\}” in place of model"):
+        list(download(remote, part, sleep=naps.append))
+    assert naps == []
 
 
 def test_a_proxy(hub: Hub, part: Path, naps: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
