@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dcrafter.text import printable
+from dcrafter.text import printable, write_line
 
 INTERRUPTED = 130  # the exit status behind Ctrl-C
 UNREAD = 141  # that of what writes to a pipe whose reader has gone, as behind `| head -1`
@@ -120,8 +120,8 @@ def exit_on_error(program: str) -> Iterator[None]:
     try:
         yield
     except DCrafterError as error:
-        print(format_error(program, error.message, error.advice), file=sys.stderr)
+        write_line(format_error(program, error.message, error.advice), sys.stderr)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
-        print(format_error(program, "interrupted"), file=sys.stderr)
+        write_line(format_error(program, "interrupted"), sys.stderr)
         sys.exit(INTERRUPTED)

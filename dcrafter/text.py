@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import textwrap
+from contextlib import suppress
+from typing import TextIO
 
 GIGABYTES_FROM = 50_000_000  # bytes; fewer are shown in megabytes
 LONGEST_REASON = 200  # characters
@@ -14,6 +18,16 @@ _UNRESOLVED = ("Name or service not known", "Temporary failure in name resolutio
 def printable(text: str) -> str:
     """Text as a terminal shows it and no more: names out of files may hold escape sequences and line ends."""
     return "".join(char if char.isprintable() else " " if char.isspace() else ascii(char)[1:-1] for char in text)
+
+
+def write_line(text: str, stream: TextIO) -> None:
+    """Print text as one line, at once; on a terminal that is narrower, wrapped at words."""
+    text = printable(text)
+    with suppress(OSError, ValueError):  # it is no terminal
+        columns = os.get_terminal_size(stream.fileno()).columns
+        if len(text) > columns > 0:
+            text = textwrap.fill(text, columns, break_long_words=False, break_on_hyphens=False)
+    print(text, file=stream, flush=True)
 
 
 def format_size(size: float) -> str:

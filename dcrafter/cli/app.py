@@ -17,6 +17,7 @@ from dcrafter.cli.arguments import ToolCommand, ToolGroup
 from dcrafter.cli.config_file import where_from
 from dcrafter.cli.console import logger
 from dcrafter.errors import INTERRUPTED, UNREAD, format_error, to_dcrafter_error
+from dcrafter.text import write_line
 from dcrafter.validation import refused
 
 STATUSES = """
@@ -96,7 +97,7 @@ def main(arguments: list[str] | None = None, started: float | None = None) -> No
         problem = error.format_message().replace("Value error, ", "")
         if parameter and (wrong := refused(error.__cause__)):
             problem = f"{parameter.opts[-1]} {wrong}"
-        print(format_error("dcrafter", f"{source}: {problem}" if source else problem, advice), file=sys.stderr)
+        write_line(format_error("dcrafter", f"{source}: {problem}" if source else problem, advice), sys.stderr)
     except SystemExit as end:  # typer's, where whoever reads along has gone, as behind `| head -1`
         status = UNREAD if isinstance(end.__context__, BrokenPipeError) else end.code
     except Exception as error:
@@ -104,7 +105,7 @@ def main(arguments: list[str] | None = None, started: float | None = None) -> No
             traceback.print_exc()
         known = to_dcrafter_error(error)
         status = known.exit_status
-        print(format_error("dcrafter", known.message, known.advice), file=sys.stderr)
+        write_line(format_error("dcrafter", known.message, known.advice), sys.stderr)
     if status == INTERRUPTED:  # typer's word for KeyboardInterrupt
-        print(format_error("dcrafter", "interrupted"), file=sys.stderr)
+        write_line(format_error("dcrafter", "interrupted"), sys.stderr)
     sys.exit(status)

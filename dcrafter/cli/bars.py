@@ -73,9 +73,9 @@ class Bars:
             self.progress.remove_task(task)
         self.rows.clear()
 
-    def print(self, text: str) -> None:
-        """A line above the rows."""
-        self.progress.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+    def print(self, text: str, *, whole: bool = False) -> None:
+        """A line above the rows, wrapped at words unless it is to stay `whole`."""
+        self.progress.console.print(printable(text), markup=False, highlight=False, soft_wrap=whole)
 
     def __enter__(self) -> Bars:
         self.progress.start()

@@ -125,7 +125,7 @@ class _Rows:
         if line is None:
             return
         if sys.stdout.isatty():  # the same terminal, where lines have to go above the bars
-            self.bars.print(line)
+            self.bars.print(line, whole=True)
         else:
             self.console.result(line)
 

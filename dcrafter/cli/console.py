@@ -16,7 +16,7 @@ from typing import Any
 
 from dcrafter import interrupts
 from dcrafter.errors import WriteError
-from dcrafter.text import printable
+from dcrafter.text import printable, write_line
 
 logger = logging.getLogger("dcrafter")
 started = time.monotonic()  # when this command line was; `app.main` sets it
@@ -46,7 +46,7 @@ class Console:
     def say(self, text: str) -> None:
         """A line on stderr, unless quiet."""
         if not self.quiet:
-            print(printable(text), file=sys.stderr, flush=True)
+            write_line(text, sys.stderr)
 
     def result(self, text: str) -> None:
         """A line on stdout, at once. A file's name comes out as its bytes are, but for what controls a terminal."""
@@ -103,4 +103,4 @@ class _Warnings(logging.Handler):
     """Our own warnings, one line each, on what is stderr at that moment: bars put theirs in its place."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"dcrafter: {printable(self.format(record))}", file=sys.stderr, flush=True)
+        write_line(f"dcrafter: {self.format(record)}", sys.stderr)

@@ -144,7 +144,7 @@ def test_nothing_that_is_shown_controls_the_terminal(
 
 def test_no_other_place_prints() -> None:
     """What prints by itself would have to clean its words, too: see the test above."""
-    known = {"errors.py", "__main__.py", "cli/app.py", "cli/console.py", "cli/diagnose.py"}
+    known = {"text.py", "__main__.py", "cli/app.py", "cli/diagnose.py"}
     package = Path(dcrafter.__file__).parent
     found = {
         path.relative_to(package).as_posix()
