@@ -141,7 +141,7 @@ def check_output(path: Path, format: str, overwrite: bool = False, kept: Collect
     if is_at(path, kept):
         raise OutputError(f"{path} would overwrite the input image", "Choose another name")
     with _writing(path):
-        ancestor = next(parent for parent in path.absolute().parents if os.path.exists(parent))
+        ancestor = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
         check_folder(ancestor, "-o")
         if not path.exists():
             return

@@ -103,9 +103,11 @@ def test_a_terminal_gets_no_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
         output(output="-")
 
 
-@pytest.mark.parametrize("place", ["file/x.mp4", "file/x/", "/dev/null/x.mp4", f"{'n' * 300}.mp4"])
+@pytest.mark.parametrize("place", ["file/x.mp4", "file/x/", "/dev/null/x.mp4", f"{'n' * 300}.mp4", "lost/", "circle/"])
 def test_places_that_cannot_be_written_to(place: str) -> None:
     Path("file").touch()
+    Path("lost").symlink_to("gone")
+    Path("circle").symlink_to("circle")
     with pytest.raises(OutputError):
         output(output=place).plan("cat")
 
