@@ -42,7 +42,7 @@ PROBE = 1024  # side of the matrices that a device's speed is measured with
 
 def size(module: nn.Module) -> int:
     """How many values a module's weights are."""
-    return sum(value.numel() for value in module.state_dict().values())
+    return sum(weight.numel() for weight in module.parameters())
 
 
 def memory(model: DynamiCrafter, settings: Settings, dtype: torch.dtype, plan: str, device: torch.device) -> int:
