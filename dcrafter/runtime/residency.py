@@ -207,4 +207,7 @@ class Residency:
 def _to_meta(module: nn.Module) -> None:
     """Give back the memory of a module's weights."""
     fast.unpack(module)
-    module.load_state_dict({key: value.to("meta") for key, value in module.state_dict().items()}, assign=True)
+    for layer in module.modules():
+        for name, weight in layer.named_parameters(recurse=False):
+            if not weight.is_meta:
+                setattr(layer, name, nn.Parameter(weight.to("meta"), requires_grad=weight.requires_grad))
