@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from dcrafter.evaluation.report import Row
 from dcrafter.evaluation.studio import Studio
+from dcrafter.generators import drain
 from dcrafter.metrics.conformity import perceptual_input_conformity
 from dcrafter.metrics.distributions import frechet_distance
 from dcrafter.metrics.features import embedding_features, stack_features
@@ -96,8 +97,7 @@ def detail(studio: Studio, count: int, name: str = "videos") -> list[Row]:
 def lambdas(studio: Studio, count: int) -> list[Row]:
     """λ of each dual cross-attention layer, as trained (paper, figure 2a)."""
     pipe = studio.pipe
-    for _ in pipe.residency.ensure_loaded("unet"):
-        pass
+    drain(pipe.residency.ensure_loaded("unet"))
     layers = pipe.model.unet.dual_attentions()
     pipe.model.unet.set_context_scale([1.0] * len(layers))
     values = [float(layer.image_scale()) for layer in layers]

@@ -105,8 +105,7 @@ class Studio:
     def reconstruct(self, images: Tensor) -> Tensor:
         """What the autoencoder makes of images (n, 3, H, W) in [-1, 1], without posterior noise."""
         pipe, config = self.pipe, self.pipe.config.autoencoder
-        for _ in pipe.residency.ensure_loaded("autoencoder"):
-            pass
+        drain(pipe.residency.ensure_loaded("autoencoder"))
         reconstructed = []
         for some in torch.split(images, self.batch):
             height, width = (extent // config.downsampling for extent in some.shape[-2:])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dcrafter.errors import NumericalError, OutOfMemoryError
 from dcrafter.events import Loading, MemoryDowngraded
-from dcrafter.generators import lag
+from dcrafter.generators import drain, lag
 from dcrafter.models import fast
 from dcrafter.models.dynamicrafter import DynamiCrafter
 from dcrafter.runtime import estimate
@@ -50,7 +50,7 @@ class Residency:
 
     # Components
 
-    def ensure_loaded(self, *components: str, dtype: torch.dtype | None = None) -> Iterator[Loading]:
+    def ensure_loaded(self, *components: str, dtype: torch.dtype | None = None) -> Generator[Loading, None, None]:
         """Load these components (children of the model, by name); release the others if any was missing."""
         dtype = dtype or self.dtype
         loaded, *how = self._loaded
@@ -70,7 +70,7 @@ class Residency:
                     self._streaming.append(self._stream(name, streamed, dtype))
         self._loaded = (components, dtype, self.plan)
 
-    def ensure_unet_loaded(self, *others: str) -> Iterator[Loading]:
+    def ensure_unet_loaded(self, *others: str) -> Generator[Loading, None, None]:
         """Load the UNet and others, and beside them the autoencoder where that is to stay."""
         return self.ensure_loaded("unet", *others, *(["autoencoder"] if self.keep_decoder else []))
 
@@ -86,8 +86,7 @@ class Residency:
         """Load the blocks of a component when they run."""
 
         def load(path: str) -> None:
-            for _ in self.checkpoint.load(self.model, f"{name}.{path}", device=self.device, dtype=dtype):
-                pass
+            drain(self.checkpoint.load(self.model, f"{name}.{path}", device=self.device, dtype=dtype))
             self._pack(f"{name}.{path}", dtype)
 
         return Streaming(blocks, load, _to_meta, self.device)
@@ -147,8 +146,7 @@ class Residency:
                 f"the {components[0]} gave NaN or infinite values", "The checkpoint may be damaged; verify it"
             )
         logger.warning("%s gave NaN or infinite values in %s; going on in float32", components[0], self.dtype)
-        for _ in self.ensure_loaded(*components, dtype=torch.float32):
-            pass
+        drain(self.ensure_loaded(*components, dtype=torch.float32))
 
     # Memory plans
 

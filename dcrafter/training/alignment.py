@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dcrafter.generators import drain
 from dcrafter.media.image import fit_image
 from dcrafter.models.clip import MEAN, STD
 from dcrafter.models.tokenizer import tokenize
@@ -55,8 +56,7 @@ class Towers:
         return self.pipe.model.text_encoder.similarity_features(tokens)[0].float().cpu()
 
     def _load(self) -> None:
-        for _ in self.pipe.residency.ensure_loaded("text_encoder", "image_encoder"):
-            pass
+        drain(self.pipe.residency.ensure_loaded("text_encoder", "image_encoder"))
 
 
 def _scaled(frame: np.ndarray, size: int) -> np.ndarray:
