@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,22 +109,27 @@ class Store:
             return None
         if dtype not in ("auto", settings["dtype"]) or self._is_older_than_images(task.item):
             return None
-        record = Record(
+        record = self._record(task, settings, output_hash)
+        if self._lock is not None:  # not in a dry run
+            self.append(record)
+        return record
+
+    def _record(self, task: Task, about: Mapping[str, Any], output_hash: str, **more: Any) -> Record:
+        """Of a task that is done; `about` are the settings in its video."""
+        return Record(
             **_about(task.item),
             status="done",
             inputs=list(task.inputs),
             settings=task.settings.to_dict(),
-            checkpoint=checkpoint,
-            dtype=settings["dtype"],
+            checkpoint=about["checkpoint"],
+            dtype=about["dtype"],
             writing=asdict(self.writing),
             caption=task.caption,
             captioner=task.captioner,
             output_hash=output_hash,
             finished=time.time(),
+            **more,
         )
-        if self._lock is not None:  # not in a dry run
-            self.append(record)
-        return record
 
     def _is_older_than_images(self, item: Item) -> bool:
         written = self.path(item).stat().st_mtime
@@ -193,21 +198,13 @@ class Store:
         try:
             write_video(video.frames, part, self.writing, fps=video.fps, settings=video.settings)
             check_output(path, self.format, overwrite=self._may_replace(task.item))
-            record = Record(
-                **_about(task.item),
-                status="done",
-                inputs=list(task.inputs),
-                settings=task.settings.to_dict(),
-                checkpoint=video.settings["checkpoint"],
-                dtype=video.settings["dtype"],
-                writing=asdict(self.writing),
-                caption=task.caption,
-                captioner=task.captioner,
+            record = self._record(
+                task,
+                video.settings,
+                hash_output(part),
                 attempts=result.attempts,
                 seconds=round(result.seconds, 3),
-                output_hash=hash_output(part),
                 latents_hash=hashlib.sha256(video.latents.contiguous().numpy().tobytes()).hexdigest(),
-                finished=time.time(),
             )
             self.append(record)
             _move(part, path, aside=part.with_suffix(".old"))

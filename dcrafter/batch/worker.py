@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from dcrafter.batch.items import Item
 from dcrafter.config import Command
@@ -18,9 +18,6 @@ from dcrafter.pipeline import Pipeline, Prepared
 from dcrafter.runtime import estimate
 from dcrafter.runtime.devices import free_memory
 from dcrafter.settings import ModelOptions, Settings
-
-if TYPE_CHECKING:
-    from dcrafter.media.image import ImageSource
 
 BLOCK = 16  # videos that are encoded together: a few megabytes each
 Key = tuple[str, int]
@@ -135,7 +132,7 @@ class Worker:
         def generate() -> Generator[Event, None, None]:
             nonlocal prepared
             mine, prepared = prepared, None  # its noise is used up by one attempt
-            yield from pipe.generate(_sources(task), task.settings, prepared=mine)
+            yield from pipe.generate([*task.images], task.settings, prepared=mine)
 
         while True:
             try:
@@ -162,25 +159,17 @@ def _choose_memory(pipe: Pipeline, settings: Settings, plan: str, room: int) -> 
     residency.keep_decoder = residency.plan == "normal" and 2 * need < room
 
 
-def _sources(task: Task) -> list[ImageSource]:
-    return list(task.images)
-
-
 def _prepare(pipe: Pipeline, tasks: list[Task]) -> Generator[WorkerEvent, None, list[Prepared | None]]:
     """Encode for all tasks together. If that fails return None for each, so that each fails or not by itself."""
     key = tasks[0].key
     yield Progress(key, "encoding")
+    events = Returning(pipe.prepare([([*task.images], task.settings) for task in tasks]))
     try:
-        return (yield from _prepared(pipe, tasks, key))
+        for event in events:
+            yield from _progress(key, event)
     except Exception:
         return [None] * len(tasks)
-
-
-def _prepared(pipe: Pipeline, tasks: list[Task], key: Key) -> Generator[Progress, None, list[Prepared | None]]:
-    events = Returning(pipe.prepare([(_sources(task), task.settings) for task in tasks]))
-    for event in events:
-        yield from _progress(key, event)
-    return list(events.value)
+    return [*events.value]
 
 
 def _generated(task: Task, events: Iterator[Event]) -> Generator[WorkerEvent, None, Video]:
