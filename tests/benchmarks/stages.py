@@ -40,6 +40,29 @@ CONFIGS: dict[str, ModelConfig] = {
     ),
     "full": FULL,
 }
+# For dry runs: every kind of layer, few of each.
+SMALL = replace(
+    FULL,
+    width=32,
+    height=32,
+    unet=replace(
+        FULL.unet, model_channels=32, channel_mult=(1,), num_res_blocks=1, attention_resolutions=(1,),
+        head_channels=16, context_dim=32,
+    ),
+    autoencoder=replace(
+        FULL.autoencoder, channels=32, channel_mult=(1, 1, 1), num_res_blocks=1, decoder_channels=32,
+        decoder_res_blocks=1,
+    ),
+    clip=replace(
+        FULL.clip,
+        embed_dim=32,
+        vision=replace(FULL.clip.vision, image_size=32, layers=1, width=32, head_width=16, patch_size=16),
+        text=replace(FULL.clip.text, width=32, heads=2, layers=2),
+    ),
+    projector=replace(
+        FULL.projector, embedding_dim=32, dim=32, depth=1, heads=2, head_channels=16, output_dim=32
+    ),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
