@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from dcrafter.errors import InputError, UsageError
+from dcrafter.errors import UsageError
 from dcrafter.media.encoding import Frames
-from dcrafter.media.video import read_settings, read_video
+from dcrafter.media.video import read_video, settings_in
 from dcrafter.settings import Settings
 
 
@@ -54,8 +54,5 @@ def _mixed(out: Frames, into: Frames) -> Frames:
 
 def read_story(path: Path) -> dict[str, Any] | None:
     """The settings of an earlier story; None if the file is none."""
-    try:
-        settings = read_settings(path)
-    except InputError:
-        return None
-    return settings if settings and "shots" in settings else None
+    settings = settings_in(path)
+    return settings if "shots" in settings else None

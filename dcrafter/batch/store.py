@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from dcrafter.batch.items import Item
 from dcrafter.batch.journal import Journal, Record, journal_path, read_records
-from dcrafter.errors import DCrafterError, InputError, OutputError, WriteError
+from dcrafter.errors import DCrafterError, OutputError, WriteError
 from dcrafter.media.fetch import is_url, public_name, stored_name
 from dcrafter.media.formats import DEFAULT_FORMAT, FORMATS
-from dcrafter.media.video import check_output, places_of, read_settings, write_video
+from dcrafter.media.video import check_output, places_of, settings_in, write_video
 from dcrafter.settings import DTYPES, WriteOptions
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Store:
         """Whether an output may be a batch's work, as far as can be told without reading it all."""
         if self.overwrite or any(record.source == source_of(item) for record in self.records.get(item.output, ())):
             return True
-        settings = _embedded_settings(self.path(item))
+        settings = settings_in(self.path(item))
         return settings.items() >= _identity(item).items()
 
     def _may_replace(self, item: Item) -> bool:
@@ -103,7 +103,7 @@ class Store:
 
     def _recover(self, task: Task, checkpoint: str, dtype: str, output_hash: str) -> Record | None:
         """Make a lost record anew, unless the video was made of other images, or with other settings."""
-        settings = _embedded_settings(self.path(task.item))
+        settings = settings_in(self.path(task.item))
         wanted = {**task.settings.to_dict(), **_identity(task.item), "checkpoint": checkpoint}
         if not settings.items() >= wanted.items() or settings.get("dtype") not in DTYPES:
             return None
@@ -268,14 +268,6 @@ def _identity(item: Item) -> dict[str, Any]:
     """What a video says of its item, whatever the other settings are."""
     names = [public_name(image) for image in item.images]
     return {"command": item.command, "seed": item.seed, "images": names}
-
-
-def _embedded_settings(path: Path) -> dict[str, Any]:
-    """The settings in a video; empty if there are none."""
-    try:
-        return read_settings(path) or {}
-    except InputError:
-        return {}
 
 
 def _move(part: Path, path: Path, aside: Path) -> None:

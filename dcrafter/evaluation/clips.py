@@ -16,7 +16,7 @@ from dcrafter.batch.journal import read_journals
 from dcrafter.errors import InputError
 from dcrafter.media.formats import FORMATS
 from dcrafter.media.image import fit_image, open_image
-from dcrafter.media.video import holds_frames, read_settings, read_video
+from dcrafter.media.video import holds_frames, read_video, settings_in
 from dcrafter.text import error_text
 from dcrafter.training.videos import SUFFIXES, manifest_rows, open_track
 
@@ -117,10 +117,7 @@ def _of_folder(folder: Path) -> list[ClipFile]:
 def _described(path: Path) -> ClipFile:
     """A video with the caption in its settings, or in a .txt beside it."""
     text = path.with_suffix(".txt")
-    try:
-        settings = read_settings(path) or {}
-    except InputError:  # whatever is wrong is said when it is measured
-        settings = {}
+    settings = settings_in(path)  # whatever is wrong with it is said when it is measured
     images, caption = settings.get("images"), settings.get("prompt")
     name = Path(str(images[0])).stem if isinstance(images, list) and images else path.stem
     if caption is None and text.is_file():

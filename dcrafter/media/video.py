@@ -313,6 +313,14 @@ def read_settings(path: str | Path) -> dict[str, Any] | None:
     return settings if isinstance(settings, dict) else None
 
 
+def settings_in(path: Path) -> dict[str, Any]:
+    """The settings that `write_video` embedded; empty without any, and where the file cannot be read."""
+    try:
+        return read_settings(path) or {}
+    except InputError:
+        return {}
+
+
 def open_container(path: Path) -> InputContainer:
     """Open a video file: no list of other files and addresses, as playlists are, which FFmpeg would open too."""
     return av.open(str(path), options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"})
