@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from dcrafter.evaluation.extraction import Extraction
 from dcrafter.evaluation.scores import Scores
+from dcrafter.media.formats import is_animation
 from dcrafter.metrics import METRICS
 
 COLORS = ("#4a7fb5", "#d1833f", "#5a9b5d", "#a05195", "#c0504d", "#8c7b5a")
@@ -138,7 +139,7 @@ def player(file: Path, folder: Path) -> str:
         frames = [_relative(frame, folder) for frame in sorted(file.glob("*.png"))]
         return f'<img src="{frames[0]}" data-frames="{html.escape(json.dumps(frames))}" alt="">'
     address = html.escape(_relative(file, folder))
-    if file.suffix.lower() in (".gif", ".webp", ".png", ".apng"):
+    if is_animation(file):
         return f'<img src="{address}" alt="">'
     return f'<video src="{address}" autoplay loop muted playsinline controls preload="metadata"></video>'
 

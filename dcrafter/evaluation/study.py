@@ -24,6 +24,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 
 from dcrafter.errors import InputError, UsageError
+from dcrafter.media.formats import is_animation
 from dcrafter.training.jsonl import append_row, read_rows
 
 PROGRAM = "dcrafter.evaluation study"
@@ -32,7 +33,6 @@ SELECTION = "input_conformity"  # one, both or none is selected
 SIDES = ("left", "right")
 LARGEST = 10_000  # bytes of a choice
 PAGE = files("dcrafter.evaluation") / "study.html"
-ANIMATIONS = (".gif", ".webp", ".png", ".apng")
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Study:
         shown: dict[str, Any] = {"id": number, "caption": trial.caption}
         shown["image"] = self._addresses[trial.image] if trial.image else None
         for side, (_, path) in zip(SIDES, self.sides(participant, number), strict=True):
-            kind = "img" if path.suffix.lower() in ANIMATIONS else "video"
+            kind = "img" if is_animation(path) else "video"
             shown[side] = {"address": self._addresses[path], "kind": kind}
         return shown
 

@@ -75,6 +75,12 @@ def named_format(name: str | None) -> str | None:
     return next((format for format, entry in FORMATS.items() if suffix in entry.suffixes), None)
 
 
+def is_animation(path: Path) -> bool:
+    """True for a file that a page shows as an image, not as a video, by its suffix."""
+    format = named_format(path.name)
+    return format is not None and not FORMATS[format].codecs
+
+
 def format_of(path: str | Path, wanted: str | None = None) -> str:
     """The name of the format to write `path` in: `wanted` if given, else by suffix.
 
