@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import textwrap
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TextIO
 
@@ -28,6 +29,12 @@ def write_line(text: str, stream: TextIO) -> None:
         if len(text) > columns > 0:
             text = textwrap.fill(text, columns, break_long_words=False, break_on_hyphens=False)
     print(text, file=stream, flush=True)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of a table as lines, their cells below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def format_size(size: float) -> str:

@@ -25,6 +25,7 @@ from dcrafter.config import Command
 from dcrafter.errors import BatchError, DCrafterError, UsageError
 from dcrafter.media.formats import named_format
 from dcrafter.settings import option
+from dcrafter.text import aligned
 
 if TYPE_CHECKING:
     from dcrafter.batch.items import Item
@@ -229,7 +230,7 @@ def _run(work: Batch, engine: Engine, console: Console, request: Request) -> Non
             else:
                 shown.progress(items[each.key], each)
     if failed:
-        for line in _table([(items[record.key].title, record.error) for record in failed]):
+        for line in aligned([(items[record.key].title, record.error) for record in failed]):
             console.say(line)
         raise BatchError(f"{len(failed)} of {len(items)} items failed", "The same command tries them again")
 
@@ -376,11 +377,6 @@ def _result(record: Record, work: Batch, request: Request) -> str | None:
     if request.json:
         return json.dumps({**asdict(record), "path": path})
     return None if record.status == "failed" else path
-
-
-def _table(rows: list[tuple[str, str]]) -> list[str]:
-    width = max(len(title) for title, _ in rows)
-    return [f"{title:{width}}  {error}" for title, error in rows]
 
 
 # --- a story ---

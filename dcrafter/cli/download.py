@@ -14,7 +14,7 @@ from dcrafter.cli.arguments import FLAG, argument, option
 from dcrafter.cli.console import Console
 from dcrafter.config import MODELS
 from dcrafter.errors import UsageError, WeightsError
-from dcrafter.text import format_size
+from dcrafter.text import aligned, format_size
 from dcrafter.weights.families import PUBLISHED
 
 if TYPE_CHECKING:
@@ -239,12 +239,8 @@ class _Task:
             size, used = path.stat().st_size, path.stat().st_atime
             rows.append(["towers", format_size(size), "cache, shared", _day(used), str(path)])
         if not self.json:
-            self._table([["MODEL", "SIZE", "PLACE", "USED", "WHERE"], *rows])
-
-    def _table(self, rows: list[list[str]]) -> None:
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        for row in rows:
-            self.console.result("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+            for line in aligned([["MODEL", "SIZE", "PLACE", "USED", "WHERE"], *rows]):
+                self.console.result(line)
 
     def paths(self, models: list[str]) -> None:
         from dcrafter.weights import hub
