@@ -7,7 +7,6 @@ the item it was at a try; what it had not begun goes to others.
 from __future__ import annotations
 
 import logging
-import math
 import os
 import signal
 import threading
@@ -16,7 +15,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from dcrafter.batch.worker import BLOCK, Key, Models, Progress, Result, Task, Worker, WorkerEvent
+from dcrafter.batch.worker import Key, Models, Progress, Result, Task, Worker, WorkerEvent, block_size
 from dcrafter.errors import DCrafterError, UsageError
 from dcrafter.install import install_hint
 
@@ -106,7 +105,7 @@ class Cluster:
             for slot in self.slots:
                 if slot.stream is not None:
                     continue
-                size = max(1, min(BLOCK, math.ceil(left / (2 * workers))))  # small at the end: all finish together
+                size = block_size(left, workers)
                 while len(slot.tasks) < size:
                     each = again.popleft() if again else next(tasks, None)
                     if isinstance(each, Task):

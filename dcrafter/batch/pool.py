@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import multiprocessing
 import pickle
 import signal
@@ -15,7 +14,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-from dcrafter.batch.worker import BLOCK, Key, Models, Progress, Result, Task, Worker, WorkerEvent
+from dcrafter.batch.worker import Key, Models, Progress, Result, Task, Worker, WorkerEvent, block_size
 
 T = TypeVar("T")
 
@@ -57,7 +56,7 @@ class Pool:
         while True:
             for idle in [*(slot for slot in slots if not slot.tasks), *([None] * len(free))]:
                 block: dict[Key, Task] = {}
-                size = max(1, min(BLOCK, math.ceil(left / (2 * self.workers))))  # small at the end: all finish together
+                size = block_size(left, self.workers)
                 while len(block) < size and (each := again.popleft() if again else next(tasks, None)) is not None:
                     if isinstance(each, Task):
                         block[each.key] = each

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -75,6 +76,11 @@ class Result:
 
 
 WorkerEvent = Progress | Result
+
+
+def block_size(left: int, workers: int) -> int:
+    """How many of the tasks that are left one of several workers takes: few at the end, so that all finish together."""
+    return max(1, min(BLOCK, math.ceil(left / (2 * workers))))
 
 
 class Worker:
