@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import torch
@@ -98,6 +98,11 @@ def _load(name: str, offline: bool) -> tuple[Any, Any]:
             return _read(name, local=False)
         except Exception as error:
             failure = error
+        if _asks_for_token(failure) and _hub().startswith("https:"):
+            try:
+                return _read(name, local=False, token=None)
+            except Exception as error:
+                failure = error
     if not isinstance(failure, OSError):
         raise _unsuitable(name, failure) from failure
     if is_folder:
@@ -110,11 +115,22 @@ def _load(name: str, offline: bool) -> tuple[Any, Any]:
     raise WeightsError(f"the captioner {name} could not be downloaded ({error_text(failure)})", advice) from failure
 
 
+def _hub() -> str:
+    return os.environ.get("HF_ENDPOINT") or HUB
+
+
+def _asks_for_token(error: BaseException | None) -> bool:
+    """Whether a failure comes from an answer 401: what is for those only who say who they are."""
+    while error is not None and getattr(getattr(error, "response", None), "status_code", None) != 401:
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 def _check_reachable(name: str) -> None:
     """Raises WeightsError soon where no connection to the hub is to be had."""
     if urllib.request.getproxies():  # then the proxy decides
         return
-    address = os.environ.get("HF_ENDPOINT") or HUB
+    address = _hub()
     reached = threading.Event()
 
     def connect() -> None:
@@ -134,15 +150,19 @@ def _check_reachable(name: str) -> None:
         )
 
 
-def _options(name: str, local: bool) -> dict[str, Any]:
-    """How transformers reads any file: code that comes with weights is never run (left open, it asks the user)."""
-    return {"local_files_only": local, "trust_remote_code": False, "revision": REVISIONS.get(name, "main")}
+def _options(name: str, local: bool, token: Literal[False] | None = False) -> dict[str, Any]:
+    """How transformers reads any file: code that comes with weights is never run (left open, it asks the user).
+
+    With a `token` of None the user's own goes along, if there is one.
+    """
+    revision = REVISIONS.get(name, "main")
+    return {"local_files_only": local, "trust_remote_code": False, "revision": revision, "token": token}
 
 
-def _read(name: str, local: bool) -> tuple[Any, Any]:
+def _read(name: str, local: bool, token: Literal[False] | None = False) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-    options = _options(name, local)
+    options = _options(name, local, token)
     # One small file first: who cannot be reached is asked no further.
     config: Any = AutoConfig.from_pretrained(name, **options)
     config._attn_implementation = "eager"  # kernels that a file names would be fetched from the hub, and run

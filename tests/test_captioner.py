@@ -8,6 +8,7 @@ import threading
 import time
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -189,6 +190,34 @@ def test_the_default_captioner_is_one_commit(picture: Image.Image, monkeypatch: 
         caption(picture, offline=True)
     assert [len(options["revision"]) for options in asked] == [40, 40]
     assert not any(options["trust_remote_code"] for options in asked)
+
+
+@pytest.mark.parametrize(
+    ("hub", "status", "tokens"),
+    [
+        ("https://hub.invalid", 401, [False, False, None]),
+        ("https://hub.invalid", 404, [False, False]),
+        ("http://hub.invalid", 401, [False, False]),
+    ],
+)
+def test_a_token_goes_encrypted_and_where_it_is_asked_for(
+    picture: Image.Image, monkeypatch: pytest.MonkeyPatch, hub: str, status: int, tokens: list[object]
+) -> None:
+    """None stands for the user's token: first on this machine, then from the hub without one and with it."""
+    asked = []
+
+    def refuse(name: str, **options: Any) -> None:
+        asked.append(options["token"])
+        answer = RuntimeError("refused")
+        answer.response = SimpleNamespace(status_code=status)  # type: ignore[attr-defined]
+        raise OSError("not there") from (None if options["local_files_only"] else answer)
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", refuse)
+    monkeypatch.setattr(captioner, "_check_reachable", lambda name: None)
+    monkeypatch.setenv("HF_ENDPOINT", hub)
+    with pytest.raises(WeightsError):
+        caption(picture)
+    assert asked == tokens
 
 
 def test_attention_that_a_configuration_names_is_not_loaded(
