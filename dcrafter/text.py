@@ -50,4 +50,7 @@ def error_text(error: BaseException) -> str:
     text = re.sub(r"^\[Errno -?\d+\] ", "", text)
     if text.startswith(_UNRESOLVED):
         return "the host's name cannot be resolved"
-    return text.split("\n")[0][:LONGEST_REASON].strip().rstrip(".") or type(error).__name__
+    text = text.split("\n")[0].strip().rstrip(".")
+    if len(text) > LONGEST_REASON:
+        text = text[:LONGEST_REASON].rsplit(" ", 1)[0] + "…"
+    return text or type(error).__name__

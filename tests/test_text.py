@@ -23,7 +23,8 @@ def test_sizes(size: int, expected: str) -> None:
     [
         (OSError(2, "No such file or directory", "cat.png"), "No such file or directory"),
         (ValueError(" bad header.\nmore of it"), "bad header"),
-        (ValueError("x" * 1000), "x" * 200),
+        (ValueError("x" * 1000), "x" * 200 + "…"),
+        (ValueError("long " * 100), "long " * 39 + "long…"),
         (KeyError(), "KeyError"),
         (RuntimeError("[Errno 111] Connection refused"), "Connection refused"),
         (RuntimeError("[Errno -2] Name or service not known"), "the host's name cannot be resolved"),
