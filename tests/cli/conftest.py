@@ -3,13 +3,37 @@ from __future__ import annotations
 import io
 import os
 import sys
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli.advice import COMMANDS, wrong_advice
-from cli.running import Outcome, Run
+from cli.running import CHECKPOINT, Outcome, Run
 
 from dcrafter.cli.app import main
+from dcrafter.weights import pickles
+
+load = pickles.load
+
+
+@cache
+def small_checkpoint() -> Any:
+    return load(CHECKPOINT, is_zip=True)
+
+
+@pytest.fixture(autouse=True)
+def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small checkpoint is unpickled once a process; tests/weights look at unpickling."""
+    monkeypatch.setattr(
+        pickles, "load", lambda path, is_zip: small_checkpoint() if path == CHECKPOINT else load(path, is_zip)
+    )
+
+
+@pytest.fixture
+def uncounted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A UNet of full size has no operations, which take seconds to count."""
+    monkeypatch.setattr("dcrafter.runtime.estimate.operations", lambda *_, **__: 0)
 
 
 @pytest.fixture

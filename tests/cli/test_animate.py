@@ -62,8 +62,9 @@ def test_a_picture_becomes_a_video(tmp_path: Path) -> None:
 
 def test_names_and_seeds(dcrafter: Run, tmp_path: Path) -> None:
     """As APNG, which is lossless: x264 now and then makes another file of the same frames."""
-    first = dcrafter("animate", CAT, *QUICK, "-f", "apng", "--seed", "7", "--json", "--no-metadata")
-    more = dcrafter("animate", CAT, *QUICK, "-f", "apng", "--seed", "6", "-n", "2")
+    quick = (*QUICK, "-f", "apng", "--frames", "2")
+    first = dcrafter("animate", CAT, *quick, "--seed", "7", "--json", "--no-metadata")
+    more = dcrafter("animate", CAT, *quick, "--seed", "6", "-n", "2")
     assert more.lines == ["cat_6.apng", "cat_7.apng"]
     result = json.loads(first.lines[0])
     assert (result["path"], result["seed"], result["settings"]["seed"]) == ("cat.apng", 7, 7)
@@ -174,6 +175,7 @@ def test_all_images_that_cannot_be_read_are_named(dcrafter: Run) -> None:
     assert "b.png" in outcome.stderr
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_a_dry_run_of_a_registry_model_downloads_nothing(dcrafter: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object, **__: object) -> None:
         raise AssertionError("it would be downloaded")
@@ -533,6 +535,7 @@ def test_the_second_interrupt_ends_at_once(dcrafter: Run, monkeypatch: pytest.Mo
     assert (outcome.status, behind, files(tmp_path)) == (130, [], [])
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_a_portrait_turns_the_model(dcrafter: Run, tmp_path: Path) -> None:
     Image.new("RGB", (40, 60)).save(tmp_path / "tall.png")
     sizes = []

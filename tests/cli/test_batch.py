@@ -234,6 +234,7 @@ def test_a_dry_run_tells_and_writes_nothing(dcrafter: Run, model: list[str], fol
     assert (again.status, again.lines) == (0, [])
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_a_dry_run_tells_each_prompt_and_each_download(
     dcrafter: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
