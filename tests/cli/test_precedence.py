@@ -60,10 +60,10 @@ def test_each_wins_over_the_next(dcrafter: Run, home: Path, monkeypatch: pytest.
 SIZE = ("width", "height", "fit", "size")
 
 
-def made_with(found: dict[str, Any]) -> Path:
+def made_with(found: dict[str, Any], name: str = "earlier.gif") -> Path:
     """A video that says of itself that it was made of the cat with such settings."""
     about = found | {"images": [Path(CAT).name]}
-    return write_video(np.zeros((1, 8, 8, 3), np.uint8), "earlier.gif", settings=about, overwrite=True)
+    return write_video(np.zeros((1, 8, 8, 3), np.uint8), name, settings=about, overwrite=True)
 
 
 def test_a_video_of_its_images_size_is_replayed(dcrafter: Run) -> None:
@@ -392,14 +392,21 @@ def test_a_result_downloads_no_model(
         assert "dcrafter download 512" in outcome.stderr
 
 
+EARLIER = ("-p", "cat", "--seed", "3", "--motion", "high", "--context-scale", "1:0.5", "--frames", "3")
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "webm", "gif", "webp", "apng", "frames"])
-def test_an_earlier_result_is_made_again(dcrafter: Run, tmp_path: Path, suffix: str) -> None:
-    arguments = ("-p", "cat", "--seed", "3", "--motion", "high", "--context-scale", "1:0.5", "--frames", "3")
-    first = dcrafter("animate", CAT, *QUICK, *arguments, "-o", f"cat.{suffix}", "--save-latents", "a.safetensors")
+def test_every_format_holds_what_it_was_made_with(dcrafter: Run, suffix: str) -> None:
+    first = settings(dcrafter, *EARLIER)
+    assert settings(dcrafter, "--from", made_with(first, f"earlier.{suffix}")) == first
+
+
+def test_an_earlier_result_is_made_again(dcrafter: Run, tmp_path: Path) -> None:
+    first = dcrafter("animate", CAT, *QUICK, *EARLIER, "-o", "cat.mp4", "--save-latents", "a.safetensors")
     assert first.status == 0, first.stderr
     Path("cat.png").write_bytes(Path(CAT).read_bytes())  # found by its name
     weights = QUICK[: QUICK.index("--device")]
-    again = dcrafter("animate", "--from", f"cat.{suffix}", *weights, "-o", "b.gif", "--save-latents", "b.safetensors")
+    again = dcrafter("animate", "--from", "cat.mp4", *weights, "-o", "b.gif", "--save-latents", "b.safetensors")
     assert again.status == 0, again.stderr
     assert (tmp_path / "b.gif").exists()
     latents = [load_file(tmp_path / f"{name}.safetensors")["final_latents"] for name in "ab"]

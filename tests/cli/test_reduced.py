@@ -52,7 +52,7 @@ def latents(dcrafter: Run, tmp_path: Path) -> Callable[..., torch.Tensor]:
             "animate", DC512 / told["images"][0], "-p", told["prompt"], "--model-config", DC512 / "config.json",
             "--width", told["width"], "--height", told["height"], "--steps", "1", "--seed", "3", "--overwrite",
             "--device", "cpu", "--dtype", "float32", "--save-latents", tmp_path / "latents.safetensors",
-            "-o", "out.apng", *options,
+            "-o", "out.apng", "--frames", "2", *options,
         )  # fmt: skip
         assert outcome.status == 0, outcome.stderr
         return load_file(tmp_path / "latents.safetensors")["final_latents"]

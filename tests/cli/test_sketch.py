@@ -38,8 +38,8 @@ def latents(dcrafter: Run, toon: Path, tmp_path: Path) -> Callable[..., torch.Te
     def made(*options: str | Path) -> torch.Tensor:
         outcome = dcrafter(
             "interpolate", CAT, CAT, "--checkpoint", toon / "model.safetensors", "--model-config", toon / "config.json",
-            "--device", "cpu", "--dtype", "float32", "--steps", "1", "--seed", "3", "--overwrite", "-o", "out.apng",
-            "--save-latents", tmp_path / "latents.safetensors", *options,
+            "--device", "cpu", "--dtype", "float32", "--steps", "1", "--seed", "3", "--frames", "3", "--overwrite",
+            "-o", "out.apng", "--save-latents", tmp_path / "latents.safetensors", *options,
         )  # fmt: skip
         assert outcome.status == 0, outcome.stderr
         return load_file(tmp_path / "latents.safetensors")["final_latents"]
