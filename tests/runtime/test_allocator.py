@@ -14,10 +14,10 @@ import resource, torch
 from dcrafter.runtime.allocator import keep_freed_memory
 
 def page_faults():
-    "Pages that 20 tensors of 64 MB touch for the first time."
+    "Pages that 4 tensors of 40 MB touch for the first time."
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(20):
-        torch.ones(16_000_000)
+    for _ in range(4):
+        torch.ones(10_000_000)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 outside = page_faults()
