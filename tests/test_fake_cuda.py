@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,26 @@ CASES = [
     pytest.param("256", torch.bfloat16, None, marks=pytest.mark.slow),
     pytest.param("512", torch.float16, None, marks=pytest.mark.slow),
     pytest.param("1024", torch.bfloat16, None, marks=pytest.mark.slow),
-    ("512-interp", torch.float16, 2.0),
-    ("toon", torch.bfloat16, None),
+    pytest.param("512-interp", torch.float16, 2.0, marks=pytest.mark.slow),
+    pytest.param("toon", torch.bfloat16, None, marks=pytest.mark.slow),
+    ("toon, shallow", torch.float16, 2.0),
 ]
+
+
+def shallow(config: ModelConfig) -> ModelConfig:
+    """Of full width, with every kind of layer, but fewer of each."""
+    return replace(
+        config,
+        unet=replace(config.unet, num_res_blocks=1),
+        autoencoder=replace(config.autoencoder, num_res_blocks=1, decoder_res_blocks=2),
+        clip=replace(
+            config.clip, vision=replace(config.clip.vision, layers=2), text=replace(config.clip.text, layers=3)
+        ),
+        projector=replace(config.projector, depth=1),
+    )
+
+
+CONFIGS = MODELS | {"toon, shallow": shallow(MODELS["toon"])}
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +76,7 @@ def open_empty(config: ModelConfig, dtype: torch.dtype) -> Pipeline:
 def test_every_step_of_the_full_size_pipeline(
     name: str, dtype: torch.dtype, image_guidance: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = MODELS[name]
+    config = CONFIGS[name]
     pipe = open_empty(config, dtype)
     command = config.commands[0]
     settings = resolve(config, command, "a cat", 0, {"steps": 1, "image_guidance": image_guidance})
@@ -126,6 +144,7 @@ class Waits(TorchDispatchMode):
 def test_sampling_never_waits_for_the_gpu(golden: Path, options: Any) -> None:
     with torch._subclasses.fake_tensor.unset_fake_temporarily():
         config = open_golden(golden / "dc512").config
+    config = replace(config, unet=replace(config.unet, channel_mult=(1, 2), attention_resolutions=(1, 2)))
     pipe = open_empty(config, torch.float16)
     settings = resolve(config, "animate", "a cat", 0, {"steps": 3, "width": 64, "height": 64, **options})
     _, conditions = run(pipe.encode(torch.empty(1, 3, 64, 64), settings, torch.randn))
