@@ -25,7 +25,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
-from dcrafter.errors import UsageError, WeightsError
+from dcrafter.errors import UsageError, WeightsError, WriteError
 from dcrafter.text import format_size
 
 HEADER = "dcrafter"  # the entry of a safetensors header that marks a file as ours and holds its configuration
@@ -93,8 +93,17 @@ def find_towers(path: Path) -> Path | None:
 
 
 def is_usable(path: Path) -> bool:
-    """Whether a model's file is here, and the towers that it goes with too."""
-    return path.is_file() and (towers_named_by(path) is None or find_towers(path) is not None)
+    """Whether a model's file is here, and the towers that it goes with too.
+
+    Raises WeightsError where the folder cannot be searched.
+    """
+    try:
+        return path.is_file() and (towers_named_by(path) is None or find_towers(path) is not None)
+    except PermissionError as error:
+        raise WeightsError(
+            f"cannot read {path.parent} ({error.strerror})",
+            "Check its permissions, or name another folder in DCRAFTER_CACHE_DIR",
+        ) from error
 
 
 def downloads(folder: Path, model: str) -> Path:
@@ -167,10 +176,13 @@ def writing_to(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        free = shutil.disk_usage(folder).free if folder.is_dir() else 0
+        reason, advice = error.strerror or str(error), "Check its permissions"
+        if WriteError.means(error):
+            free = shutil.disk_usage(folder).free if folder.is_dir() else 0
+            reason += f"; {format_size(free)} are free"
+            advice = "Make room there and run the same again to go on"
         raise WeightsError(
-            f"cannot write to {folder} ({error.strerror or error}; {format_size(free)} are free)",
-            "Make room there and run the same again to go on, or name another folder in DCRAFTER_CACHE_DIR",
+            f"cannot write to {folder} ({reason})", f"{advice}, or name another folder in DCRAFTER_CACHE_DIR"
         ) from error
 
 

@@ -394,6 +394,23 @@ def test_a_cache_that_cannot_be_written(folder: Path) -> None:
         hub.fetch("512")
 
 
+def test_room_is_advised_where_it_is_missing_alone(folder: Path) -> None:
+    for error, advice in ((OSError(28, "No space left on device"), "Make room"), (PermissionError(13, "no"), "Check")):
+        with pytest.raises(WeightsError) as caught, cache.writing_to(folder):
+            raise error
+        assert caught.value.advice.startswith(advice)
+        assert ("are free" in caught.value.message) == (advice == "Make room")
+
+
+def test_a_cache_that_cannot_be_searched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with pytest.raises(WeightsError, match=r"cannot read .* \(Permission denied\)"):
+        hub.find("512")
+
+
 def test_an_unsafe_file_is_refused_and_not_met_again(server: Hub, folder: Path, tmp_path: Path) -> None:
     class Attack:
         def __reduce__(self) -> Any:
