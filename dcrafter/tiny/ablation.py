@@ -1,7 +1,8 @@
 """`python -m dcrafter.tiny.ablation`: the paper's ablations (table 4, figure 5b) in a short form, and their table.
 
-A small denoiser learns from nothing between the built-in model's autoencoder and towers: a text-to-video base, then the
-paper's stages, in each variant with the same data, seed and steps over clips. Run again, it goes on where it was left.
+The built-in model without what it sees of the image learns to do without it, as a text-to-video base, and then the
+paper's stages give it back, in each variant with the same data, seed and steps over clips. Run again, it goes on where
+it was left.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Stages = tuple[tuple[str, tuple[str, ...]], ...]
 BASE = "text-to-video"
 PAPER = ("context", "adaptation", "detail")
 STEPS = {BASE: 400, "context": 100, "adaptation": 60, "detail": 150, "one-stage": 210}
-FROZEN = ("text_encoder.", "image_encoder.", "autoencoder.")
+OF_IMAGE = ("projector.", ".to_k_ip.", ".to_v_ip.", ".alpha")  # in the names of weights
 
 
 def staged(*changes: str, stages: Sequence[str] = PAPER, since: str = "") -> Stages:
@@ -63,14 +64,17 @@ def train_stage(stage: str, changes: Sequence[str], data: Path, start: Path, out
     return out / "weights.safetensors"
 
 
-def write_frozen(path: Path) -> Path:
-    """Write the built-in model without its denoiser and query transformer."""
+def write_start(path: Path) -> Path:
+    """Write the built-in model without its query transformer, its attention to the image and the image's latent."""
     from dcrafter.config import MODELS
     from dcrafter.weights.bases import open_base
     from dcrafter.weights.checkpoint import save_checkpoint
 
     tensors = open_base(find_start(Path("tiny")))
-    save_checkpoint({key: tensors[key] for key in tensors if key.startswith(FROZEN)}, MODELS["tiny"], path)
+    kept = {key: value for key, value in tensors.items() if not any(part in key for part in OF_IMAGE)}
+    first = kept["unet.conv_in.weight"].clone()
+    first[:, MODELS["tiny"].autoencoder.latent_channels :] = 0
+    save_checkpoint({**kept, "unet.conv_in.weight": first}, MODELS["tiny"], path)
     return path
 
 
@@ -92,7 +96,7 @@ def measure(weights: Path, data: Path, count: int, seed: int = 0) -> list[Row]:
 def run(data: Path, out: Path, count: int) -> str:
     """Train and measure every variant; returns the table, as Markdown. Raises InputError where there are no data."""
     out.mkdir(parents=True, exist_ok=True)
-    base = train_stage(BASE, (), data, write_frozen(out / "frozen.safetensors"), out / "base")
+    base = train_stage(BASE, (), data, write_start(out / "start.safetensors"), out / "base")
     lines = ["| variant | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
     trained: dict[Path, Path] = {}  # variants that begin alike share those runs
     for name, stages in VARIANTS.items():
