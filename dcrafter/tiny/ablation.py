@@ -27,7 +27,7 @@ Stages = tuple[tuple[str, tuple[str, ...]], ...]
 
 BASE = "text-to-video"
 PAPER = ("context", "adaptation", "detail")
-STEPS = {BASE: 400, "context": 100, "adaptation": 60, "detail": 150, "one-stage": 210}
+STEPS = {BASE: 250, "context": 60, "adaptation": 40, "detail": 100, "one-stage": 140}
 OF_IMAGE = ("projector.", ".to_k_ip.", ".to_v_ip.", ".alpha")  # in the names of weights
 
 
