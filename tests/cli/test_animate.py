@@ -592,23 +592,38 @@ def test_a_preview_that_cannot_be_is_said_before_anything_is_loaded(
     assert "seen.bmp is neither PNG nor JPEG" in outcome.stderr
 
 
-def test_hours_are_told_before_they_begin(dcrafter: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dcrafter.runtime.estimate.speed", lambda *_: 1e12)
+def forecast(dcrafter: Run, *arguments: str) -> list[str]:
+    """The lines of a dry run that tell how long it would take."""
+    outcome = dcrafter(*arguments, "--device", "cpu", "--dry-run")
+    assert outcome.status == 0, outcome.stderr
+    return [line for line in outcome.stderr.splitlines() if line.startswith(("about", "quicker"))][1:]
 
-    def told(*arguments: str) -> list[str]:
-        outcome = dcrafter(*arguments, "--device", "cpu", "--dry-run")
-        assert outcome.status == 0, outcome.stderr
-        return [line for line in outcome.stderr.splitlines() if line.startswith(("about", "quicker"))][1:]
 
-    time, hint = told("animate", CAT, "-m", "1024")
+@pytest.mark.parametrize(
+    ("model", "speed", "times"),
+    [(MODEL, 2e7, 6.0), pytest.param(("-m", "1024"), 1e12, 6.4, marks=pytest.mark.slow)],
+    ids=["small", "1024"],
+)
+def test_hours_are_told_before_they_begin(
+    dcrafter: Run, monkeypatch: pytest.MonkeyPatch, model: tuple[str, ...], speed: float, times: float
+) -> None:
+    monkeypatch.setattr("dcrafter.runtime.estimate.speed", lambda *_: speed)
+    monkeypatch.setattr("dcrafter.cli.forecast.LARGE", 0)  # the small model is soon counted
+    time, hint = forecast(dcrafter, "animate", CAT, *model)
     assert re.fullmatch(r"about \d\.\d hours a video", time)
-    assert hint == "quicker: --fast (6.4 times), a smaller model, or a smaller --width and --height"
+    assert hint == f"quicker: --fast ({times} times), a smaller model, or a smaller --width and --height"
     hours = float(time.split()[1])
-    time, hint = told("animate", CAT, "-m", "1024", "--fast", "--segments", "8")
-    assert float(time.split()[1]) == pytest.approx(8 * hours / 6.4, abs=0.2)
+    time, hint = forecast(dcrafter, "animate", CAT, *model, "--fast", "--segments", "8")
+    assert float(time.split()[1]) == pytest.approx(8 * hours / times, abs=0.2)
     assert "--fast" not in hint
-    several, two = (told("interpolate", *pictures, "-m", "512-interp") for pictures in ([CAT] * 4, [CAT] * 2))
-    minutes = [float(line[0].split()[1]) * (60 if "hours" in line[0] else 1) for line in (several, two)]
+
+
+def test_minutes_of_all_keyframes_are_told(dcrafter: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dcrafter.runtime.estimate.speed", lambda *_: 2e7)
+    monkeypatch.setattr("dcrafter.cli.forecast.LARGE", 0)
+    options = ("-m", "tiny", "--steps", "1")
+    several, two = (forecast(dcrafter, "interpolate", *images, *options) for images in ([CAT] * 4, [CAT] * 2))
+    minutes = [float(line[0].split()[1]) for line in (several, two)]
     assert minutes[0] == pytest.approx(3 * minutes[1], rel=0.05)
     assert len(two) == 1  # no hint: it is not hours
 
