@@ -22,9 +22,9 @@ def main() -> NoReturn:
     sys.unraisablehook = _unraisable
     try:
         interrupts.install()
-        for stream in ("stdout", "stderr"):
+        for stream, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
             if getattr(sys, stream) is None:  # closed by whoever began the process
-                setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115  (as long as the process)
+                setattr(sys, stream, open(os.devnull, mode))  # noqa: SIM115  (as long as the process)
         if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding.lower() not in ("utf-8", "utf8"):
             sys.stdout.reconfigure(errors="replace")  # a locale without … still shows its help
         from dcrafter.cli.app import main as run

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Source:
-    """An image: what it is read from, a file's path or the bytes of anything else, and its size in pixels."""
+    """An image: what it is read from, a file's path, the bytes of anything else or what a pipe gave, and its size."""
 
     content: ImageSource
     size: tuple[int, int]
@@ -92,7 +92,9 @@ def _open(image: str, stdin: bytes, offline: bool) -> Source:
     from dcrafter.media.image import open_image
 
     content: ImageSource = fetch(image, offline=offline) if is_url(image) else stdin if image == STDIO else image
-    return Source(content, open_image(content).size)
+    opened = open_image(content)
+    is_pipe = isinstance(content, str) and Path(content).is_fifo()  # as of <(…), which can be read only once
+    return Source(opened if is_pipe else content, opened.size)
 
 
 def prompts_of(

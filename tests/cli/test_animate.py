@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -109,6 +110,23 @@ def test_streams_in_and_out(dcrafter: Run, tmp_path: Path) -> None:
     planned = dcrafter("animate", CAT, *QUICK, "-p", "-", "--dry-run", "--json", stdin=b"a cat\n yawning\n")
     assert json.loads(planned.lines[0])["settings"]["prompt"] == "a cat yawning"
     assert dcrafter("animate", "-", *QUICK, stdin=b"").status == 2
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="the system has no names of pipes")
+def test_a_pipe_with_a_name_is_read_once(dcrafter: Run) -> None:
+    """As of a shell's <(…)."""
+    reading, writing = os.pipe()
+
+    def write() -> None:
+        with open(writing, "wb") as pipe:
+            pipe.write(Path(CAT).read_bytes())
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    outcome = dcrafter("animate", f"/dev/fd/{reading}", *QUICK, "-o", "-")
+    os.close(reading)
+    writer.join()
+    assert shown(outcome.stdout) == (16, 8.0, 64, 64)
 
 
 @pytest.mark.slow
@@ -371,10 +389,10 @@ def test_a_reader_that_goes_ends_the_command_quietly(
 
 @pytest.mark.slow
 def test_closed_streams_are_no_traceback(tmp_path: Path) -> None:
-    for closing in (">&-", "2>&-"):
-        command = shlex.join([sys.executable, "-m", "dcrafter", "animate", CAT, *QUICK, "--dry-run"])
+    for image, closing, status in ((CAT, ">&-", 0), (CAT, "2>&-", 0), ("-", "<&-", 2)):
+        command = shlex.join([sys.executable, "-m", "dcrafter", "animate", image, *QUICK, "--dry-run"])
         done = subprocess.run(f"{command} {closing}", shell=True, capture_output=True, text=True, cwd=tmp_path)
-        assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+        assert (done.returncode, "Traceback" in done.stderr) == (status, False)
 
 
 @pytest.mark.slow
