@@ -1,13 +1,14 @@
 """Seconds of each stage of a generation on this machine's CPU, and what share of its peak that is.
 
-    python -m tests.benchmarks [MODEL …] [--full] [--size 256] [--branches 1] [--dtype bfloat16] [--json FILE]
+    python -m tests.benchmarks [MODEL …] [--full] [--size 256] [--branches 1] [--dtype bfloat16] [--threads 1]
+        [--json FILE]
 
 Weights are random numbers made in their type, so nothing is downloaded. `tiny` is the built-in model's size, `mid` the
 published structure with about an eighth of its operations; `--full` adds the 512 model, which needs 6 GB and minutes.
 Forms run in turns, each in a process of its own: `published` has the operators of the published code, in float32;
 `plain` is the modules as they are written; `fast` is what a pipeline runs. The least CPU time of one thread counts, so
-that other processes disturb little. The peak is that of products of 2048 × 2048 in the same type. Memory is the most
-that the process holds above its weights.
+that other processes disturb little; of more `--threads` the wall clock does, where nothing else runs. The peak is that
+of products of 2048 × 2048 in the same type. Memory is the most that the process holds above its weights.
 
 The GPU's benchmark is `python -m tests.benchmarks.gpu`. The other scripts in this folder measure one thing each: the
 first line of each says what, and how it is called.
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--branches", type=int, default=1)
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -60,7 +62,8 @@ def main() -> None:
                 print(result, f"{result.seconds / fast:8.2f} ×" if fast and form != "fast" else "", flush=True)
             results += least.values()
     if options.json:
-        machine = {"threads": 1, "torch": torch.__version__, "cpu": torch.backends.cpu.get_cpu_capability()}
+        cpu = torch.backends.cpu.get_cpu_capability()
+        machine = {"threads": options.threads, "torch": torch.__version__, "cpu": cpu}
         options.json.write_text(json.dumps({**machine, "results": [asdict(each) for each in results]}, indent=1))
 
 

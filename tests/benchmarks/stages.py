@@ -193,8 +193,8 @@ def synchronize(device: torch.device) -> None:
 
 
 def least_seconds(run: Callable[[], object], device: torch.device, runs: int) -> float:
-    """The least time of some runs; on a CPU that of one thread's computing, which other processes disturb little."""
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    """The least time of some runs; of one thread on a CPU what it computed, which other processes disturb little."""
+    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     seconds = []
     for _ in range(runs):
         start = clock()
@@ -206,7 +206,7 @@ def least_seconds(run: Callable[[], object], device: torch.device, runs: int) ->
 
 @cache
 def peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second in products of large matrices: on a CPU of one thread, with packed weights."""
+    """Operations a second in products of large matrices: on a CPU with packed weights."""
     side = SIDE[device.type]
     layer = nn.Linear(side, side, device=device, dtype=dtype).requires_grad_(False)
     x = torch.randn(side, side, device=device, dtype=dtype)
@@ -257,7 +257,7 @@ class Result:
 
 def measure(model: str, form: str, options: argparse.Namespace) -> list[Result]:
     """All stages in one form, each with its components alone in memory."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     config, name = CONFIGS[model], "float32" if form == "published" else options.dtype
     dtype, size = getattr(torch, name), config.width if model == "tiny" else options.size
     results = []
