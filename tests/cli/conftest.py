@@ -32,8 +32,8 @@ def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def uncounted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A UNet of full size has no operations, which take seconds to count."""
-    monkeypatch.setattr("dcrafter.runtime.estimate.operations", lambda *_, **__: 0)
+    """A UNet of full size takes one operation: counting those it has takes seconds."""
+    monkeypatch.setattr("dcrafter.runtime.estimate.operations", lambda *_, **__: 1)
 
 
 @pytest.fixture

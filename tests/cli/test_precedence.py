@@ -196,7 +196,7 @@ def earlier(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def again(dcrafter: Run, earlier: Callable[..., Path]) -> Callable[..., dict[str, Any]]:
+def again(dcrafter: Run, earlier: Callable[..., Path], uncounted: None) -> Callable[..., dict[str, Any]]:
     """What is made of the earlier video's settings."""
 
     def planned(command: str, *arguments: str) -> dict[str, Any]:
