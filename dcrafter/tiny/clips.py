@@ -90,6 +90,34 @@ def own_motions(label: str) -> tuple[str, ...]:
     return tuple(name for name in LOCAL_MOTIONS if name not in FACE_MOTIONS or "face" in label)
 
 
+def film(
+    rng: Rng, image: Array, grid: Array, *, centered: bool, zoom: float = 0.0, light: Array | None = None
+) -> Tensor:
+    """The image (H, W, 3) as a moving camera sees it, no border ever in view: (T, size, size, 3) uint8.
+
+    `grid` is a `sampling_grid`; `centered` keeps the unmoved view's middle at the image's, else it is anywhere.
+    """
+    size = grid.shape[1]
+    margin = 2 / size  # half a texel of the source, and some
+    low, high = (np.array([reach(grid[..., 0]), reach(grid[..., 1])]) for reach in (np.min, np.max))
+    low, high = low - margin, high + margin
+    if centered:
+        high = np.maximum(high, -low)
+        low = -high
+    box = (high - low) / 2  # in views
+    most = min(image.shape[1] / box[0], image.shape[0] / box[1])
+    view = most * rng.uniform(0.6, 1.0) if centered else np.exp(rng.uniform(np.log(0.3), 0)) * most
+    width, height = (max(int(view * extent), 2) for extent in box)
+    left, top = (int(rng.uniform() * (room - taken)) if not centered else (room - taken) // 2
+                 for room, taken in ((image.shape[1], width), (image.shape[0], height)))  # fmt: skip
+    texels = size * TEXELS * np.exp(zoom)
+    crop = resize(image[top : top + height, left : left + width], *(max(int(e * texels), 2) for e in box))
+    source = to_planes(crop)[0]
+    scale = 2 / (high - low)
+    spanned = torch.from_numpy(grid) * torch.from_numpy(scale) - torch.from_numpy(low * scale + 1)
+    return to_uint8(lit(sample(source, spanned), light))
+
+
 class ClipSampler:
     """Draws clips of one split of a prepared data set."""
 
@@ -142,7 +170,7 @@ class ClipSampler:
         rng = np.random.default_rng([seed, index])
         image, label = self.ingredients.labelled_image(rng, photographs=1.0)
         grid = sampling_grid(UNMOVED, np.zeros(1), self.size)
-        view = self._film(rng, image, grid, centered=False)[0]
+        view = film(rng, image, grid, centered=False)[0]
         return view, self._prompted_motion(rng, motion).caption(label, rng)
 
     def known_view(self, seed: int, index: int, motion: str) -> tuple[Tensor, Tensor]:
@@ -155,7 +183,7 @@ class ClipSampler:
         image, _ = self.ingredients.labelled_image(rng, photographs=1.0)
         moved = self._prompted_motion(rng, motion)
         grid = sampling_grid(moved.trajectory, moved.seconds, self.size)
-        frames = self._film(rng, image, grid, centered=False, zoom=float(np.mean(moved.trajectory.zoom)))
+        frames = film(rng, image, grid, centered=False, zoom=float(np.mean(moved.trajectory.zoom)))
         return frames, torch.from_numpy(np.abs(grid).max(-1) > 1)
 
     def later_frames(self, seed: int, index: int) -> dict[str, Any]:
@@ -191,7 +219,7 @@ class ClipSampler:
             lights = [motion.trajectory.light for motion in motions]
             light = np.stack([np.zeros(3), *(np.zeros(3) if each is None else each[1] for each in lights)])
             grid = np.stack([grids[0][0], *(each[1] for each in grids)])
-            frames = self._film(rng, image, grid, centered=scene, light=light)
+            frames = film(rng, image, grid, centered=scene, light=light)
         return {
             "frames": frames, "captions": [motion.caption(label, rng) for motion in motions],
             "fps": torch.tensor([EMOJI_FPS // motion.stride for motion in motions]), "places": torch.tensor(places),
@@ -258,7 +286,7 @@ class ClipSampler:
             image, label = self.ingredients.scene(rng) if scene else self.ingredients.labelled_image(rng)
             grid = sampling_grid(motion.trajectory, motion.seconds, self.size)
             zoom, light = float(np.mean(motion.trajectory.zoom)), motion.trajectory.light
-            frames = self._film(rng, image, grid, centered=scene, zoom=zoom, light=light)
+            frames = film(rng, image, grid, centered=scene, zoom=zoom, light=light)
         return self._clip(rng, motion, frames, label, "scene" if scene else "picture")
 
     def _prompted_motion(
@@ -275,32 +303,6 @@ class ClipSampler:
         seconds = duration * (np.linspace(0, 1, self.frames) if way is None else way)
         trajectory = (LOCAL_MOTIONS | MOTIONS)[name](Timing(seconds, pace, self.clips.spread, rng))
         return PromptedMotion(name, template, word, pace, stride, seconds, trajectory)
-
-    def _film(
-        self, rng: Rng, image: Array, grid: Array, *, centered: bool, zoom: float = 0.0, light: Array | None = None
-    ) -> Tensor:
-        """The image (H, W, 3) as a moving camera sees it, no border ever in view: (T, size, size, 3) uint8.
-
-        `grid` is a `sampling_grid`; `centered` keeps the unmoved view's middle at the image's, else it is anywhere.
-        """
-        margin = 2 / self.size  # half a texel of the source, and some
-        low, high = (np.array([reach(grid[..., 0]), reach(grid[..., 1])]) for reach in (np.min, np.max))
-        low, high = low - margin, high + margin
-        if centered:
-            high = np.maximum(high, -low)
-            low = -high
-        box = (high - low) / 2  # in views
-        most = min(image.shape[1] / box[0], image.shape[0] / box[1])
-        view = most * rng.uniform(0.6, 1.0) if centered else np.exp(rng.uniform(np.log(0.3), 0)) * most
-        width, height = (max(int(view * extent), 2) for extent in box)
-        left, top = (int(rng.uniform() * (room - taken)) if not centered else (room - taken) // 2
-                     for room, taken in ((image.shape[1], width), (image.shape[0], height)))  # fmt: skip
-        texels = self.size * TEXELS * np.exp(zoom)
-        crop = resize(image[top : top + height, left : left + width], *(max(int(e * texels), 2) for e in box))
-        source = to_planes(crop)[0]
-        scale = 2 / (high - low)
-        spanned = torch.from_numpy(grid) * torch.from_numpy(scale) - torch.from_numpy(low * scale + 1)
-        return to_uint8(lit(sample(source, spanned), light))
 
     def _moving_emoji(self, rng: Rng, trajectory: Trajectory, seconds: Array) -> tuple[Tensor, str]:
         """One emoji that moves about its own middle, over a background that does not; and its noun."""
