@@ -213,6 +213,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, required=True)
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--checkpoint")
+    parser.add_argument("--lora", action="append", default=[], metavar="FILE[:SCALE]")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--sheets", type=Path)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an option of animate")
@@ -229,7 +230,8 @@ def main() -> None:
     began = time.perf_counter()
     import dcrafter
 
-    pipe = dcrafter.load(args.model, **({"checkpoint": args.checkpoint} if args.checkpoint else {}))
+    more = {"checkpoint": args.checkpoint} if args.checkpoint else {}
+    pipe = dcrafter.load(args.model, lora=args.lora, **more)
     paths = sorted(p for p in args.pictures.iterdir() if p.suffix in (".png", ".jpg"))
     if not paths:
         sys.exit(f"no pictures in {args.pictures}")

@@ -13,7 +13,7 @@ from torch import Tensor
 from dcrafter.errors import InputError
 from dcrafter.metrics.pixels import frame_difference
 from dcrafter.tiny.captions import FAST, LOCAL_PHRASES, PHRASES, SLOW, fill
-from dcrafter.tiny.clips import ClipSampler, Draws
+from dcrafter.tiny.clips import ClipSampler, Draws, film
 from dcrafter.tiny.motions import (
     DIRECTED,
     FACE_MOTIONS,
@@ -145,9 +145,7 @@ def test_no_border_shows_under_any_motion(source: ClipSampler) -> None:
             rng = np.random.default_rng([1, index])
             moved = MOTIONS[name](Timing(np.arange(FRAMES) / 6, 2.2, 1.0, rng))
             white = np.full((100, 140, 3), 255, np.uint8)
-            frames = source._film(
-                rng, white, sampling_grid(moved, np.arange(FRAMES) / 6, SIZE), centered=bool(index % 2)
-            )
+            frames = film(rng, white, sampling_grid(moved, np.arange(FRAMES) / 6, SIZE), centered=bool(index % 2))
             assert frames.min() == 255, name
 
 
