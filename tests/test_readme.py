@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli.conftest import dcrafter  # noqa: F401
+from cli.conftest import dcrafter, read_once  # noqa: F401
 from cli.running import CAT, DATA, Run, sketch_encoder
 from PIL import Image
 
