@@ -136,8 +136,9 @@ def test_the_python_code(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         checkpoint=weights, model_config=weights.with_name("config.json"), device="cpu", dtype="float32"
     )
     monkeypatch.setattr(Pipeline, "from_pretrained", lambda name: {"512": opened}[name])
-    animate = functools.partialmethod(Pipeline.animate, steps=1, width=64, height=64)
-    monkeypatch.setattr(Pipeline, "animate", animate)
+    for name in ("animate", "stream"):
+        quick = functools.partialmethod(getattr(Pipeline, name), steps=1, width=64, height=64)
+        monkeypatch.setattr(Pipeline, name, quick)
     monkeypatch.chdir(tmp_path)
     Path("cat.png").write_bytes(Path(CAT).read_bytes())
     exec(block("python", page), {})
