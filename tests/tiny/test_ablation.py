@@ -38,6 +38,8 @@ def test_variants_are_trained_and_measured(
     chosen = ("as in the paper", "no visual detail guidance", "no image context")
     monkeypatch.setattr(ablation, "VARIANTS", {name: ablation.VARIANTS[name] for name in chosen})
     monkeypatch.setattr(ablation, "STEPS", dict.fromkeys(ablation.STEPS, 1))
+    load = ablation.load_recipe  # in float32: accelerate has one precision a process, and other tests have that
+    monkeypatch.setattr(ablation, "load_recipe", lambda *given: load(*given[:3], [*given[3], "train.precision=no"]))
     monkeypatch.setattr("sys.argv", ["ablation", "--data", str(data), "--out", str(tmp_path), "--count", "2"])
     ablation.main()
     said = capsys.readouterr()
