@@ -356,7 +356,7 @@ class Options(TypedDict, total=False):
     file of what it starts from, `image_noise` how much noise the image gets; `last_guidance` the last frame's guidance;
     `sketch` are line drawings, a video or a folder, and `sketch_scale` is how closely to follow them;
     `guidance_interval`, such as `0.2-0.9`, where guidance is, `guidance_every` and `deep_every` the steps that share an
-    evaluation without the prompt, and of the deep layers.
+    evaluation without the prompt, and of the deep layers. `fast` stands for several of them: see `FAST`.
     """
 
     negative_prompt: str
@@ -392,6 +392,11 @@ class Options(TypedDict, total=False):
     sketch: str | Path | None
     sketch_scale: float
     color_match: bool
+    fast: bool
+
+
+# What `fast` is short for. An odd number of steps, so that the last is one with the deep layers.
+FAST: dict[str, Any] = {"sampler": "dpm++", "steps": 13, "guidance_every": 2, "deep_every": 2}
 
 
 @dataclass(frozen=True)
@@ -494,9 +499,11 @@ def resolve(
         )
     if len(prompt) > LONGEST_TEXT:
         raise UsageError(f"--prompt must have at most {LONGEST_TEXT} characters, not {len(prompt)}")
-    sampler = options.get("sampler") or config.sampler
-    asked = _check(command, Options(**{**options, "sampler": sampler}))
-    values = _model_defaults(config, asked["sampler"]) | _frame_size(config, asked.get("size"), image_size) | asked
+    asked = _check(command, options)
+    if options.get("fast") and max(config.steps, asked.get("steps", 0)) > FAST["steps"]:
+        asked = FAST | asked  # a model of fewer steps is as fast without
+    values = _model_defaults(config, asked.get("sampler", config.sampler))
+    values |= _frame_size(config, asked.get("size"), image_size) | asked
     if asked.get("size") == "as-input":
         values["fit"] = "stretch"  # scaled back, nothing is distorted or lost
     values |= {
@@ -543,11 +550,11 @@ def _check_together(config: ModelConfig, settings: Settings, options: Options) -
 def _check(command: Command, options: Options) -> dict[str, Any]:
     """What is asked for, each value of its type and in its range."""
     known = options_of(Settings)
-    if unknown := sorted(set(options) - set(known)):
-        raise UsageError(f"there is no option {', '.join(unknown)}", f"There are {', '.join(known)}")
+    if unknown := sorted(set(options) - set(known) - {"fast"}):
+        raise UsageError(f"there is no option {', '.join(unknown)}", f"There are {', '.join(known)}, fast")
     asked = {}
     for name, value in options.items():
-        if value is None:
+        if value is None or name == "fast":  # which `resolve` sees to
             continue
         try:
             asked[name] = known[name].check(value)
@@ -601,7 +608,7 @@ def _lengths(config: ModelConfig, command: Command, asked: dict[str, Any]) -> di
 def only_for(command: Command, options: Options) -> Options:
     """Options without those that only other commands have."""
     known = options_of(Settings)
-    kept = {name: value for name, value in options.items() if known[name].command in (None, command)}
+    kept = {name: value for name, value in options.items() if name == "fast" or known[name].command in (None, command)}
     return Options(**kept)  # type: ignore[typeddict-item]
 
 

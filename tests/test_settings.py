@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -115,7 +116,14 @@ def test_a_configuration_survives_a_header(config: ModelConfig) -> None:
 
 
 def test_type_checkers_know_each_option() -> None:
-    assert set(Options.__annotations__) == set(options_of(Settings))
+    assert set(Options.__annotations__) == {*options_of(Settings), "fast"}
+
+
+def test_fast_is_short_for_what_nothing_else_is_asked_for() -> None:
+    found = resolve(MODELS["512"], "animate", "", 0, {"fast": True, "steps": None, "deep_every": 3})
+    assert (found.sampler, found.steps, found.guidance_every, found.deep_every, found.eta) == ("dpm++", 13, 2, 3, 0.0)
+    quick = replace(MODELS["512"], steps=6)
+    assert resolve(quick, "animate", "", 0, {"fast": True}) == resolve(quick, "animate", "", 0, {})
 
 
 def test_options_of_another_command_are_refused() -> None:

@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dcrafter.cli.console import Console
-from dcrafter.cli.options import FAST, Request
+from dcrafter.cli.options import Request
 from dcrafter.cli.sources import Source, title_of
 from dcrafter.config import Command, ModelConfig
 from dcrafter.errors import WeightsError
 from dcrafter.runtime.machine import process_memory
-from dcrafter.settings import Settings
+from dcrafter.settings import FAST, Settings
 from dcrafter.text import format_size
 from dcrafter.weights.families import PUBLISHED, advised
 

@@ -22,6 +22,7 @@ from dcrafter.config import Command
 from dcrafter.errors import UsageError
 from dcrafter.media.formats import DEFAULT_FORMAT, FORMATS, describe_codecs, describe_formats, named_format
 from dcrafter.settings import (
+    FAST,
     MESSAGES,
     PANELS,
     SAMPLING,
@@ -36,8 +37,6 @@ from dcrafter.settings import (
     options_of,
 )
 
-# What --fast is short for. An odd number of steps, so that the last is one with the deep layers.
-FAST: dict[str, Any] = {"sampler": "dpm++", "steps": 13, "guidance_every": 2, "deep_every": 2}
 BATCH = "batch"  # the command that does what each of the others does
 SOURCES = ("DEFAULT", "DEFAULT_MAP", "ENVIRONMENT", "COMMANDLINE")  # of a value; the last wins
 
@@ -67,7 +66,9 @@ class Request:
         "Captioning model: on the hub, or a folder.", default="", metavar="<name>", default_help="BLIP base"
     )
     fast: bool = option(
-        f"Short for {' '.join(f'{flag(name)} {value}' for name, value in FAST.items())}.", SAMPLING, default=False
+        f"Short for {' '.join(f'{flag(name)} {value}' for name, value in FAST.items())}; tiny is as fast without.",
+        SAMPLING,
+        default=False,
     )
     overwrite: bool = option("Replace files that exist.", WRITING, default=False)
     dry_run: bool = option("Say what would be done, and stop.", MESSAGES, default=False)
@@ -168,9 +169,10 @@ def _request(known: dict[str, Option], values: dict[str, Any]) -> Request:
                 value = not values.pop(f"no_{name}") if is_inverted(known[name]) else values.pop(name)
                 yield name, tuple(value) if isinstance(value, list) else value
 
+    request = dict(taken(Request))
     return Request(
-        **dict(taken(Request)),
-        options=cast(Options, dict(taken(Settings))),
+        **request,
+        options=cast(Options, dict(taken(Settings)) | {"fast": request.get("fast", False)}),
         model=ModelOptions(**dict(taken(ModelOptions))),
         writing=WriteOptions(**dict(taken(WriteOptions))),
     )
@@ -186,9 +188,9 @@ def _decide(values: dict[str, Any], contraries: dict[str, str], context: typer.C
         if values.pop(contrary):
             values[name], levels[name] = False, levels[contrary]
     if values["fast"]:
-        for name, value in FAST.items():
+        for name in FAST.keys() & levels:
             if levels[name] < levels["fast"]:
-                values[name], levels[name] = value, levels["fast"]
+                values[name], levels[name] = None, levels["fast"]  # left to `settings.resolve`, which knows the model
     _fit_format(values, levels)
     if values["from_"] is not None:
         flags = {name for name, level in levels.items() if SOURCES[level] == "COMMANDLINE"}
