@@ -169,7 +169,8 @@ class ModelConfig:
     """A model whole: its parts, its process, and how it is meant to be used.
 
     `height` and `width` are pixels, `frames` the number of frames it was trained to sample at once. The sampler, its
-    steps and the guidance's numbers are what is taken where nobody asks for others. A model that `keeps_ends`
+    steps, eta and final rescale (None: as `SAMPLERS` has it) and the guidance's numbers are what is taken where nobody
+    asks for others; eta and final rescale are that sampler's alone. A model that `keeps_ends`
     interpolates from one picture's latent to the other's themselves, and joins a loop where its first and its last
     estimate of the one picture meet, their mean; others keep their own estimates of all frames, as published.
     """
@@ -182,6 +183,8 @@ class ModelConfig:
     frames: int = 16
     sampler: str = "ddim"
     steps: int = 50
+    eta: float | None = None
+    final_rescale: bool | None = None
     guidance: float = 7.5
     guidance_rescale: float = 0.7
     unet: UNetConfig = UNetConfig()
@@ -289,8 +292,10 @@ MODELS: dict[str, ModelConfig] = {
         width=128,
         motion=Motion("FPS", 6, 24, default=11, low=20, medium=11, high=6),
         commands=("animate", "interpolate", "loop"),
-        sampler="dpm++",
-        steps=15,
+        sampler="ddim",  # which it was distilled to: see the recipe tiny-few-steps
+        steps=6,
+        eta=0.0,
+        final_rescale=True,
         guidance=1.0,
         keeps_ends=True,
         output_scale=2,

@@ -94,6 +94,7 @@ RANGES: Mapping[str, Mapping[str, tuple[float, float]]] = {
         "width": (8, 8192),
         "frames": (2, 256),
         "steps": (1, 10_000),
+        "eta": (0, 1),
         "guidance": (0, 100),
         "guidance_rescale": (0, 1),
     },

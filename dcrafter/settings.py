@@ -144,7 +144,14 @@ def flag(name: str) -> str:
 def _defaults(setting: str) -> str:
     """The value of the published models, and that of the built-in one."""
     published, tiny = (getattr(MODELS[name], setting) for name in ("512", "tiny"))
-    return f"{published}, tiny {tiny}"
+    return f"{published}, tiny {tiny}" if tiny != published else f"{published}"
+
+
+def _sampler_defaults(setting: str) -> str:
+    """The value of each sampler, and that of the built-in model."""
+    values = {name: getattr(each, setting) for name, each in {**SAMPLERS, "tiny": MODELS["tiny"]}.items()}
+    words = {name: ("off", "on")[value] if isinstance(value, bool) else f"{value:g}" for name, value in values.items()}
+    return ", ".join(f"{name} {word}" for name, word in words.items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +192,7 @@ class Settings:
         by_model=True,
         minimum=0,
         maximum=1,
-        default_help=", ".join(f"{name} {each.eta:g}" for name, each in SAMPLERS.items()),
+        default_help=_sampler_defaults("eta"),
     )
     guidance: float = option(
         "How closely to follow the prompt.",
@@ -232,7 +239,7 @@ class Settings:
         "Undo the dynamic rescale in the last step, too: full contrast in few steps.",
         SAMPLING,
         by_model=True,
-        default_help=", ".join(f"{name} {'on' if each.final_rescale else 'off'}" for name, each in SAMPLERS.items()),
+        default_help=_sampler_defaults("final_rescale"),
     )
     guidance_rescale: float = option("0 to 1; against overexposure.", SAMPLING, by_model=True, minimum=0, maximum=1)
     motion: int = option(
@@ -589,7 +596,10 @@ def _frame_size(config: ModelConfig, size: Size | None, image_size: tuple[int, i
 def _model_defaults(config: ModelConfig, sampler: str) -> dict[str, Any]:
     """Each option where it is left out, with this model and sampler."""
     known = {name: getattr(config, name, each.default) for name, each in options_of(Settings).items()}
-    by_sampler = {"eta": SAMPLERS[sampler].eta, "final_rescale": SAMPLERS[sampler].final_rescale}
+    is_own = sampler == config.sampler
+    by_sampler = {
+        name: getattr(SAMPLERS[sampler], name) for name in ("eta", "final_rescale") if not is_own or known[name] is None
+    }
     return known | by_sampler | {"motion": config.motion.default, "context_scale": 1}
 
 

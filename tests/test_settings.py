@@ -126,6 +126,18 @@ def test_fast_is_short_for_what_nothing_else_is_asked_for() -> None:
     assert resolve(quick, "animate", "", 0, {"fast": True}) == resolve(quick, "animate", "", 0, {})
 
 
+def test_a_models_own_eta_and_final_rescale_are_its_samplers() -> None:
+    def chosen(**options: Any) -> tuple[str, int, float, bool]:
+        found = resolve(MODELS["tiny"], "animate", "", 0, Options(**options))
+        return found.sampler, found.steps, found.eta, found.final_rescale
+
+    assert chosen() == ("ddim", 6, 0.0, True)
+    assert chosen(eta=1.0, final_rescale=False) == ("ddim", 6, 1.0, False)
+    assert chosen(sampler="dpm++") == ("dpm++", 6, 0.0, True)
+    other = replace(MODELS["tiny"], sampler="dpm++", eta=0.5, final_rescale=False)
+    assert resolve(other, "animate", "", 0, {"sampler": "ddim"}).eta == 1.0
+
+
 def test_options_of_another_command_are_refused() -> None:
     assert resolve(MODELS["tiny"], "loop", "", 0, {"repeat": 3, "segments": 1}).repeat == 3
     with pytest.raises(UsageError, match="--repeat must be left to `loop`, not 3"):
