@@ -37,6 +37,11 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 frame`, `2 frames`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def format_size(size: float) -> str:
     """Bytes in GB, or in MB if they are few."""
     return f"{size / 1e9:.1f} GB" if size >= GIGABYTES_FROM else f"{size / 1e6:.1f} MB"

@@ -15,6 +15,7 @@ from dcrafter.batch.manifest import is_manifest, parse_manifest, path_problem, r
 from dcrafter.config import Command
 from dcrafter.errors import UsageError
 from dcrafter.media.fetch import is_url
+from dcrafter.text import counted
 
 STDIN = "-"
 IMAGE_SUFFIXES = frozenset(
@@ -207,7 +208,8 @@ def _prompts(path: Path, wanted: int) -> list[str]:
         )
     if len(prompts) != wanted:
         raise UsageError(
-            f"{path} has {len(prompts)} prompts for {wanted} items", "It needs a line for each, in sorted order"
+            f"{path} has {counted(len(prompts), 'prompt')} for {counted(wanted, 'item')}",
+            "It needs a line for each, in sorted order",
         )
     return prompts
 

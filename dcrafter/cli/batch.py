@@ -25,7 +25,7 @@ from dcrafter.config import Command
 from dcrafter.errors import BatchError, DCrafterError, UsageError
 from dcrafter.media.formats import named_format
 from dcrafter.settings import option
-from dcrafter.text import aligned
+from dcrafter.text import aligned, counted
 
 if TYPE_CHECKING:
     from dcrafter.batch.items import Item
@@ -206,7 +206,7 @@ def _items(
         raise UsageError("there is no picture in what was named", "Is it in a folder below? -r looks there")
     if part:
         items = in_shard(items, *part)
-        console.say(f"shard {part[0]} of {part[1]}: {len(items)} items")
+        console.say(f"shard {part[0]} of {part[1]}: {counted(len(items), 'item')}")
     return items
 
 

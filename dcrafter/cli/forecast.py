@@ -14,7 +14,7 @@ from dcrafter.config import Command, ModelConfig
 from dcrafter.errors import WeightsError
 from dcrafter.runtime.machine import process_memory
 from dcrafter.settings import FAST, Settings
-from dcrafter.text import format_size
+from dcrafter.text import counted, format_size
 from dcrafter.weights.families import PUBLISHED, advised
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def say_model(
     """The line that every generation begins with; `sizes` are those of its videos."""
     shown = " and ".join(f"{width}×{height}" for width, height in dict.fromkeys(sizes))
     machine = f"{device} ({str(dtype).removeprefix('torch.')})"
-    console.say(f"model {config.name}, {shown}, {steps} steps, {machine}")
+    console.say(f"model {config.name}, {shown}, {counted(steps, 'step')}, {machine}")
 
 
 def say_batch(config: ModelConfig, settings: Settings, request: Request, console: Console) -> None:
@@ -69,7 +69,7 @@ def say_batch(config: ModelConfig, settings: Settings, request: Request, console
 def say_numbers(config: ModelConfig, settings: Settings, console: Console) -> None:
     """The numbers that a dry run tells beside."""
     motion = f"motion {settings.motion} ({config.motion.unit})"
-    length = f"{settings.frames} frames at {settings.fps:g} FPS"
+    length = f"{counted(settings.frames, 'frame')} at {settings.fps:g} FPS"
     if settings.sampled_frames > settings.window:
         length += f", sampled in windows of {settings.window}"
     console.say(f"{motion}, guidance {settings.guidance:g}, sampler {settings.sampler}, {length}")

@@ -54,7 +54,7 @@ def test_a_picture_becomes_a_video(tmp_path: Path) -> None:
     assert settings is not None
     assert (settings["prompt"], settings["images"]) == ("cat", ["cat.png"])
     lines = stderr.decode().splitlines()
-    assert lines[0] == "model 256, 64×64, 1 steps, cpu (float32)"
+    assert lines[0] == "model 256, 64×64, 1 step, cpu (float32)"
     assert lines[1] == f"cat.png, seed {settings['seed']}"
     assert lines[2:4] == ["loading", "sampling 1/1"]
     assert all(re.fullmatch(r"decoding \d+/16", line) for line in lines[4:-1])
