@@ -114,11 +114,12 @@ class Residency:
 
         Raises NumericalError if it still is not.
         """
-        out = run()
-        while not out.isfinite().all():
+        while True:
+            with self.working_memory():
+                out = run()
+            if out.isfinite().all():
+                return out
             self._change_to_float32(*components)
-            out = run()
-        return out
 
     def follow_finite(
         self, run: Callable[[], Iterator[tuple[Event, Tensor]]], *components: str

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,28 @@ def test_another_type_or_plan_is_loaded_anew(residency: Residency) -> None:
     assert list(residency.ensure_loaded("projector", dtype=torch.bfloat16))
     assert residency.downgrade_plan()
     assert loaded(residency) == set()
+
+
+def test_evaluations_run_in_working_memory_and_loading_does_not(
+    residency: Residency, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The two set the same numbers of the C library: within one another, the inner would end the outer."""
+    seen: list[str] = []
+
+    @contextmanager
+    def working() -> Iterator[None]:
+        seen.append("begins")
+        yield
+        seen.append("ends")
+
+    def evaluate() -> torch.Tensor:
+        seen.append("evaluates")
+        return torch.tensor(1.0 if "loads" in seen else float("nan"))
+
+    monkeypatch.setattr(residency, "working_memory", working)
+    monkeypatch.setattr(residency, "_change_to_float32", lambda *components: seen.append("loads"))
+    assert residency.run_finite(evaluate, "projector") == 1
+    assert seen == ["begins", "evaluates", "ends", "loads", "begins", "evaluates", "ends"]
 
 
 def test_memory_that_runs_out_is_tried_again_with_each_smaller_plan(residency: Residency) -> None:
