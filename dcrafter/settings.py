@@ -407,6 +407,17 @@ FAST: dict[str, Any] = {"sampler": "dpm++", "steps": 13, "guidance_every": 2, "d
 
 
 @dataclass(frozen=True)
+class Shorthand:
+    """Options that stand for several of `Settings`, where nothing else is asked for."""
+
+    fast: bool = option(
+        f"Short for {' '.join(f'{flag(name)} {value}' for name, value in FAST.items())}; tiny is as fast without.",
+        SAMPLING,
+        default=False,
+    )
+
+
+@dataclass(frozen=True)
 class ModelOptions:
     """Which weights generate, on what, and how."""
 
@@ -507,7 +518,7 @@ def resolve(
     if len(prompt) > LONGEST_TEXT:
         raise UsageError(f"--prompt must have at most {LONGEST_TEXT} characters, not {len(prompt)}")
     asked = _check(command, options)
-    if options.get("fast") and max(config.steps, asked.get("steps", 0)) > FAST["steps"]:
+    if asked.pop("fast", False) and max(config.steps, asked.get("steps", 0)) > FAST["steps"]:
         asked = FAST | asked  # a model of fewer steps is as fast without
     values = _model_defaults(config, asked.get("sampler", config.sampler))
     values |= _frame_size(config, asked.get("size"), image_size) | asked
@@ -556,12 +567,12 @@ def _check_together(config: ModelConfig, settings: Settings, options: Options) -
 
 def _check(command: Command, options: Options) -> dict[str, Any]:
     """What is asked for, each value of its type and in its range."""
-    known = options_of(Settings)
-    if unknown := sorted(set(options) - set(known) - {"fast"}):
-        raise UsageError(f"there is no option {', '.join(unknown)}", f"There are {', '.join(known)}, fast")
+    known = options_of(Settings) | options_of(Shorthand)
+    if unknown := sorted(set(options) - set(known)):
+        raise UsageError(f"there is no option {', '.join(unknown)}", f"There are {', '.join(known)}")
     asked = {}
     for name, value in options.items():
-        if value is None or name == "fast":  # which `resolve` sees to
+        if value is None:
             continue
         try:
             asked[name] = known[name].check(value)
@@ -617,8 +628,8 @@ def _lengths(config: ModelConfig, command: Command, asked: dict[str, Any]) -> di
 
 def only_for(command: Command, options: Options) -> Options:
     """Options without those that only other commands have."""
-    known = options_of(Settings)
-    kept = {name: value for name, value in options.items() if name == "fast" or known[name].command in (None, command)}
+    known = options_of(Settings) | options_of(Shorthand)
+    kept = {name: value for name, value in options.items() if known[name].command in (None, command)}
     return Options(**kept)  # type: ignore[typeddict-item]
 
 

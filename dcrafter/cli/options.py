@@ -25,12 +25,12 @@ from dcrafter.settings import (
     FAST,
     MESSAGES,
     PANELS,
-    SAMPLING,
     WRITING,
     ModelOptions,
     Option,
     Options,
     Settings,
+    Shorthand,
     WriteOptions,
     flag,
     option,
@@ -65,11 +65,6 @@ class Request:
     captioner: str = option(
         "Captioning model: on the hub, or a folder.", default="", metavar="<name>", default_help="BLIP base"
     )
-    fast: bool = option(
-        f"Short for {' '.join(f'{flag(name)} {value}' for name, value in FAST.items())}; tiny is as fast without.",
-        SAMPLING,
-        default=False,
-    )
     overwrite: bool = option("Replace files that exist.", WRITING, default=False)
     dry_run: bool = option("Say what would be done, and stop.", MESSAGES, default=False)
     preview: bool = option("Show the video in the terminal as it forms.", MESSAGES, default=False)
@@ -99,7 +94,7 @@ def shared_options(command: str) -> dict[str, Option]:
     )
     codecs = describe_codecs()
     writing["codec"] = replace(writing["codec"], help=f"{codecs}, …", words=tuple(codecs.split(", ")))
-    found = options_of(Settings) | options_of(ModelOptions) | writing | options_of(Request)
+    found = options_of(Settings) | options_of(Shorthand) | options_of(ModelOptions) | writing | options_of(Request)
     kept = {name: each for name, each in found.items() if command == BATCH or each.command in (None, command)}
     return dict(sorted(kept.items(), key=lambda each: PANELS.index(each[1].panel)))
 
@@ -169,10 +164,9 @@ def _request(known: dict[str, Option], values: dict[str, Any]) -> Request:
                 value = not values.pop(f"no_{name}") if is_inverted(known[name]) else values.pop(name)
                 yield name, tuple(value) if isinstance(value, list) else value
 
-    request = dict(taken(Request))
     return Request(
-        **request,
-        options=cast(Options, dict(taken(Settings)) | {"fast": request.get("fast", False)}),
+        **dict(taken(Request)),
+        options=cast(Options, dict(taken(Settings)) | dict(taken(Shorthand))),
         model=ModelOptions(**dict(taken(ModelOptions))),
         writing=WriteOptions(**dict(taken(WriteOptions))),
     )
