@@ -170,9 +170,9 @@ class ModelConfig:
 
     `height` and `width` are pixels, `frames` the number of frames it was trained to sample at once. The sampler, its
     steps, eta and final rescale (None: as `SAMPLERS` has it) and the guidance's numbers are what is taken where nobody
-    asks for others; eta and final rescale are that sampler's alone. A model that `keeps_ends`
-    interpolates from one picture's latent to the other's themselves, and joins a loop where its first and its last
-    estimate of the one picture meet, their mean; others keep their own estimates of all frames, as published.
+    asks for others; eta and final rescale are that sampler's alone. A model that `keeps_ends` interpolates from one
+    picture's latent to the other's themselves, and joins a loop where its first and its last estimate of the one
+    picture meet, their mean; others keep their own estimates of all frames, as published.
     """
 
     name: str

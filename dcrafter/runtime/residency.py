@@ -115,7 +115,7 @@ class Residency:
         Raises NumericalError if it still is not.
         """
         while True:
-            with self.working_memory():
+            with self.working_memory():  # else the next component's weights stay in what this one's left of the heap
                 out = run()
             if out.isfinite().all():
                 return out
