@@ -18,6 +18,7 @@ from typing import Any, TypedDict, Unpack, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dcrafter import __version__
@@ -26,6 +27,7 @@ from dcrafter.config import MODELS, Command, ModelConfig
 from dcrafter.errors import InputError, UsageError, WeightsError
 from dcrafter.events import Decoding, Done, Event, Part, Step, Video
 from dcrafter.media.image import ImageSource, match_colors, open_image, resize_frames, to_frames
+from dcrafter.metrics.pixels import as_input
 from dcrafter.models.dynamicrafter import DynamiCrafter, References
 from dcrafter.runtime.devices import choose_device, choose_dtype, upload
 from dcrafter.runtime.residency import Residency
@@ -205,13 +207,13 @@ class Pipeline:
         noise = prepared.noise if prepared else noise or seeded_noise(settings.seed)
         kept = kept_frames(settings)
         parts = len(keyframes.input) - 1 if settings.command == "interpolate" else settings.segments
-        clips: list[Tensor] = []  # of each part (n, 3, H, W)
+        clips: list[NDArray[np.uint8]] = []  # of each part (n, H, W, 3): floats of many would fill the memory
         samples = []
         for part in range(parts):
             if parts > 1:
                 yield Part(part + 1, parts)
             going_on = settings.command == "animate" and clips
-            last = quantize_uint8(clips[-1][-1:]) if going_on else None  # on from what the viewer saw last
+            last = as_input(torch.from_numpy(clips[-1][-1:])) if going_on else None  # on from what the viewer saw last
             given = keyframes.given(settings.command, part) if last is None else self._shrink(last)
             if prepared and part == 0:
                 conditions = prepared.conditions
@@ -223,12 +225,12 @@ class Pipeline:
             if settings.color_match:
                 ends = keyframes.output[part : part + 2] if settings.command == "interpolate" else keyframes.output
                 frames = match_colors(frames, ends)
-            clips.append(frames)
+            clips.append(to_frames(frames.transpose(0, 1)))
             samples.append(latents.cpu())
-        video = to_frames(torch.cat(_join(clips, settings.trim_keyframes)).transpose(0, 1))
+        video = np.concatenate(_join(clips, settings.trim_keyframes))
         if settings.size == "as-input":
             video = resize_frames(video, *video_size(self.config, settings, keyframes.size))
-        video = np.tile(video, (settings.repeat, 1, 1, 1))  # as bytes: floats of many rounds would fill the memory
+        video = np.tile(video, (settings.repeat, 1, 1, 1))
         about = settings.to_dict() | {"images": [*(_names(images) if names is None else names)]}
         about |= _about_weights(self.checkpoint, self.dtype, with_sketch=settings.sketch is not None)
         yield Done(Video(video, settings.fps, about, torch.cat(samples)))
@@ -407,7 +409,7 @@ def _read_statistics(path: Path, channels: int) -> LatentStatistics:
     return LatentStatistics(mean, float(variance))
 
 
-def _join(clips: list[Tensor], trim: bool) -> list[Tensor]:
+def _join(clips: list[NDArray[np.uint8]], trim: bool) -> list[NDArray[np.uint8]]:
     """Clips that begin where the one before ends: that frame is kept once, or with `trim` not at all."""
     joined = clips[:1]
     for clip in clips[1:]:
@@ -415,11 +417,6 @@ def _join(clips: list[Tensor], trim: bool) -> list[Tensor]:
             joined[-1] = joined[-1][:-1]
         joined.append(clip[1:])
     return joined
-
-
-def quantize_uint8(frames: Tensor) -> Tensor:
-    """Frames (n, 3, H, W) in [-1, 1], rounded to the 256 values of a file's pixels."""
-    return ((frames + 1) * 127.5).round() / 127.5 - 1
 
 
 def kept_frames(settings: Settings) -> list[int]:
