@@ -83,7 +83,7 @@ def _moves_as(metric: str, studio: Studio, videos: str, names: list[str]) -> Row
 def new_parts(studio: Studio, count: int) -> list[Row]:
     """What comes into view under known motions, from true latents: detail of the first frame must not be laid there."""
     few = min(count, FEW)
-    errors, coarse_errors = [], []
+    each = []
     for case in studio.cases("known motions", few):
         assert isinstance(case, KnownCase)
         assert case.new is not None
@@ -91,10 +91,11 @@ def new_parts(studio: Studio, count: int) -> list[Row]:
         coarse = studio.reconstruct(F.avg_pool2d(true, studio.pipe.config.output_scale))
         refined = with_detail(studio, coarse, true[:1])
         new = case.new[:, None].expand_as(true)
-        errors.append((refined - true)[new].square())
-        coarse_errors.append((enlarge(coarse, *true.shape[-2:]) - true)[new].square())
-    refined_db, coarse_db = (decibels(torch.cat(each)) for each in (errors, coarse_errors))
-    return [Row("parts new to the view, from true latents, PSNR", refined_db, "dB", few, {"without detail": coarse_db})]
+        if new.any():
+            each.append([decibels((x - true)[new].square()) for x in (refined, enlarge(coarse, *true.shape[-2:]))])
+    refined_db, coarse_db = np.mean(each, axis=0)
+    details = {"without detail": float(coarse_db), "videos": each}
+    return [Row("parts new to the view, from true latents, PSNR", float(refined_db), "dB", len(each), details)]
 
 
 def true_latents(studio: Studio, count: int) -> list[Row]:
