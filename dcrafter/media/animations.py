@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dcrafter.media.encoding import Frames
 
 PALETTE_PIXELS = 2e6  # that a GIF's palette is chosen from, at most
+SETTLED = 500  # one pixel in so many may still change its color when the palette is taken: 0.01 dB, half the time
 
 
 def write_gif(frames: Frames, path: Path, encoding: Encoding) -> None:
@@ -25,7 +26,8 @@ def write_gif(frames: Frames, path: Path, encoding: Encoding) -> None:
 
     step = 1 + int((frames[..., 0].size / PALETTE_PIXELS) ** 0.5)
     sample = frames[:, ::step, ::step].reshape(-1, len(frames[0, 0, ::step]), 3)
-    palette = Image.fromarray(sample).quantize(256, method=Image.Quantize.MEDIANCUT, kmeans=1)
+    few = 1 + sample[..., 0].size // SETTLED
+    palette = Image.fromarray(sample).quantize(256, method=Image.Quantize.MEDIANCUT, kmeans=few)
     images = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG) for frame in frames]
     _save(images, path, "GIF", _durations(len(frames), encoding.fps, tick=10), comment=encoding.comment or "")
 
