@@ -49,6 +49,8 @@ def main() -> None:
     if UNSHARED not in os.environ:
         os.environ[UNSHARED] = "1"
         os.execvp("unshare", ["unshare", "--map-root-user", "--mount", sys.executable, *sys.argv])
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background, by what is started too
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and this under nohup
     numbers, model = arguments()
     items, kills = (*numbers, *(200, 50)[len(numbers) :])
     with TemporaryDirectory() as name:
