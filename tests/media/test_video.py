@@ -4,6 +4,7 @@ import os
 import resource
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -277,13 +278,15 @@ def test_only_frames_are_written(tmp_path: Path, shape: tuple[int, ...]) -> None
 # All or nothing
 
 
-@pytest.fixture
+@contextmanager
 def small_disk() -> Iterator[None]:
-    """Files cannot grow beyond 600 bytes: as on a full disk, the writing itself fails."""
+    """Files cannot grow beyond 600 bytes, pytest's own output neither: as on a full disk, the writing itself fails."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (600, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize("format", ["mp4", "frames"])
@@ -303,10 +306,9 @@ def test_the_content_is_on_the_disk_before_the_name(
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.usefixtures("small_disk")
 def test_a_full_disk_leaves_nothing(tmp_path: Path, format: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
-    with pytest.raises(WriteError) as caught:
+    with pytest.raises(WriteError) as caught, small_disk():
         write_video(noise, output(tmp_path / "a" / "b", format), settings=SETTINGS)
     assert caught.value.advice
     assert "\n" not in str(caught.value)
