@@ -18,10 +18,10 @@ from dcrafter.models.dynamicrafter import DynamiCrafter
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
-DRY = [pytest.param(task, marks=pytest.mark.slow if task.startswith("compiled") else ()) for task in gpu.TASKS]
 
 
-@pytest.mark.parametrize("task", DRY)
+@pytest.mark.slow
+@pytest.mark.parametrize("task", gpu.TASKS)
 def test_every_task_of_the_gpu_benchmark_runs_dry(task: str, tmp_path: Path) -> None:
     gpu.work(task, gpu.Bench(CPU, small=True), gpu.Report(tmp_path))
     rows = json.loads((tmp_path / "gpu.json").read_text())
@@ -79,6 +79,7 @@ def test_the_gpu_benchmark_keeps_its_time(tmp_path: Path, monkeypatch: pytest.Mo
     ]
 
 
+@pytest.mark.slow
 def test_every_stage_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(stages.CONFIGS, "mid", stages.SMALL)
     monkeypatch.setitem(stages.SIDE, "cpu", 128)

@@ -489,6 +489,7 @@ def test_a_video_as_large_as_its_image(pipe: Pipeline) -> None:
     assert (video.settings["width"], video.settings["height"], video.settings["size"]) == (80, 48, "as-input")
 
 
+@pytest.mark.slow
 def test_kept_outputs_save_evaluations(pipe: Pipeline, cat: Path) -> None:
     counted: list[str] = []
     for name, layer in {"whole": pipe.model.unet.middle, "any": pipe.model.unet.conv_in}.items():

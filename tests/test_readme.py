@@ -57,6 +57,7 @@ def small(words: list[str]) -> list[str]:
     return [*words, *chosen, *QUICKLY]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", commands())
 def test_a_command(
     line: str,

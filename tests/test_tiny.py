@@ -53,6 +53,7 @@ def test_a_first_command_moves_the_picture(dcrafter: Run) -> None:  # noqa: F811
     assert float(frame_difference(made[None])) > 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_other")
 def test_it_loops_and_interpolates(dcrafter: Run) -> None:  # noqa: F811
     assert dcrafter("loop", CAT, "--seed", "1", "-o", "loop.apng", "--steps", "12").status == 0

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -35,6 +36,7 @@ columns = st.sampled_from([*COLUMNS, "image3", "Image", "negative_prompt", "imag
 rows = st.dictionaries(columns, plain, max_size=6)
 
 
+@pytest.mark.slow
 @CASES
 @given(st.lists(st.binary(max_size=200) | st.dictionaries(fields, plain, max_size=4), max_size=5))
 def test_no_line_of_a_journal_costs_another(tmp_path: Path, lines: list[bytes | dict[str, Any]]) -> None:
@@ -62,6 +64,7 @@ def test_no_damaged_byte_of_a_journal_costs_another_line(tmp_path: Path, place: 
     assert len(set(names) & set(read_journals(tmp_path))) >= 3  # a line end that is lost joins two
 
 
+@pytest.mark.slow
 @CASES
 @given(st.lists(rows, min_size=1, max_size=4))
 @example([{"image": "a.png", "motion": ["x"]}])

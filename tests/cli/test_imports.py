@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from cli.running import CAT, QUICK
 
 
+@pytest.mark.slow
 def test_a_whole_animate_imports_no_package_that_it_does_not_need(tmp_path: Path) -> None:
     """open_clip, transformers and torchvision would take three seconds, torch._dynamo and scipy one."""
     code = (

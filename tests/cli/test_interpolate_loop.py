@@ -38,6 +38,7 @@ def test_recorded_noise_ends_in_the_recorded_latents(dcrafter: Run, tmp_path: Pa
     assert relative_error(made, recorded) < 1e-4
 
 
+@pytest.mark.slow
 def test_toon_crafter_interpolates_and_loops(dcrafter: Run, toon: Path, tmp_path: Path) -> None:
     model = (
         "--checkpoint", toon / "model.safetensors", "--model-config", toon / "config.json", "--device", "cpu",

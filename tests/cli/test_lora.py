@@ -44,6 +44,7 @@ def test_a_result_is_made_again_with_its_lora(dcrafter: Run, lora: Path, tmp_pat
     assert "the LoRA style.safetensors, with which cat.gif was made, is not here" in changed.stderr
 
 
+@pytest.mark.slow
 def test_toon_crafter_takes_a_lora_under_each_memory_plan(
     dcrafter: Run, lora: Path, toon: Path, tmp_path: Path
 ) -> None:

@@ -295,6 +295,7 @@ def test_pictures_are_found_again(dcrafter: Run, tmp_path: Path, monkeypatch: py
     assert "an image from stdin, of which s.gif was made" in dcrafter("animate", "--from", "s.gif", *QUICK).stderr
 
 
+@pytest.mark.slow
 def test_a_picture_from_the_web(dcrafter: Run, tmp_path: Path) -> None:
     with served(files({"/cat.png": Path(CAT).read_bytes()})) as address:
         made = dcrafter("animate", f"{address}/cat.png?token=1", *QUICK, "--save-latents", "a.safetensors")

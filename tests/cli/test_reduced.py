@@ -11,6 +11,8 @@ import torch
 from cli.running import DATA, Run
 from safetensors.torch import load_file, save_file
 
+pytestmark = pytest.mark.slow
+
 DC512 = DATA / "golden" / "dc512"
 TEXT, IMAGE = "cond_stage_model.model.", "embedder.model.visual."
 UNET, VAE, PROJECTOR = "model.diffusion_model.", "first_stage_model.", "image_proj_model."

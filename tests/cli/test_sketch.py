@@ -47,6 +47,7 @@ def latents(dcrafter: Run, toon: Path, tmp_path: Path) -> Callable[..., torch.Te
     return made
 
 
+@pytest.mark.slow
 def test_a_drawing_changes_the_video_and_at_scale_0_nothing(
     latents: Callable[..., torch.Tensor], dcrafter: Run, encoder: Path, drawing: Path, tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     COMMAND.main()
 
 
+@pytest.mark.slow
 def test_a_model_is_measured_on_a_persons_videos(
     videos: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

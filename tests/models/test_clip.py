@@ -73,7 +73,7 @@ def test_training_begins_with_the_same_weights(ours: type[nn.Module], theirs: ty
     assert all(torch.equal(built[key], expected[key]) for key in expected)
 
 
-@pytest.mark.parametrize("config", [SMALL, MODELS["tiny"].clip, SHALLOW])
+@pytest.mark.parametrize("config", [SMALL, MODELS["tiny"].clip, pytest.param(SHALLOW, marks=pytest.mark.slow)])
 @torch.inference_mode()
 def test_towers_compute_what_open_clip_does(config: CLIPConfig) -> None:
     torch.manual_seed(0)

@@ -43,9 +43,9 @@ def test_a_similarity_is_found_within_half_a_pixel_of_256(motion: tuple[float, f
     assert (found - p).abs().max() < 0.5 / 128
 
 
-@pytest.mark.parametrize("motion", MOTIONS.values(), ids=MOTIONS)
-def test_detail_follows_the_motion(motion: tuple[float, float, float, float]) -> None:
-    clip, p = moving(picture(), motion)
+@pytest.mark.parametrize("motion", ["zoom", "all"])
+def test_detail_follows_the_motion(motion: str) -> None:
+    clip, p = moving(picture(), MOTIONS[motion])
     coarse = coarse_of(clip)
     made = compose(coarse, [Reference(picture(), coarse[:1], 0)])
     seen = (Similarity(256, 256, clip).flow(p).abs().amax(1, keepdim=True) < 0.9).float()

@@ -145,6 +145,7 @@ def test_micro_sizes_reach_everything() -> None:
     assert len(unet.dual_attentions()) == config.dual_attention_layers
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_blocks_of_a_kind_are_compiled_once() -> None:
     from torch._dynamo.testing import CompileCounter

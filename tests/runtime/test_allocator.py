@@ -28,6 +28,7 @@ print(outside, inside, page_faults())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(allocator._glibc() is None, reason="not glibc")
 def test_freed_memory_is_used_again_inside_and_returned_behind() -> None:
     # In a process of its own: other tests may have left a generator that still keeps its memory.
@@ -64,6 +65,7 @@ print(holes(), inside)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(allocator._glibc() is None, reason="not glibc")
 def test_large_tensors_leave_no_holes() -> None:
     done = subprocess.run([sys.executable, "-c", COUNT_HOLES], capture_output=True, text=True, check=True)

@@ -33,7 +33,13 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     COMMAND.main()
 
 
-@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(path, id=path.stem, marks=() if path.stem == "tiny" else pytest.mark.slow)
+        for path in sorted(RECIPES.glob("*.toml"))
+    ],
+)
 def test_a_dry_run_of_each_recipe_wants_no_data_and_writes_nothing(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -30,6 +30,7 @@ class Four(Dataset[Any]):
         return {"image": image, "caption": ("night", "fire", "grass", "sea")[index % 4]}
 
 
+@pytest.mark.slow
 def test_pictures_and_captions_find_each_other(data: Path, tmp_path: Path) -> None:
     train = replace(TRAIN, steps=60, batch=4, learning_rate=3e-3, evaluate_every=1000)
     stage = TowersStage(recipe("towers", train), data)

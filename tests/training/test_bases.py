@@ -126,6 +126,7 @@ def files(tmp_path: Path, videos: Path) -> dict[str, Path]:
     return made
 
 
+@pytest.mark.slow
 def test_each_stage_takes_a_step_from_its_bases(
     files: dict[str, Path], videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +158,7 @@ def test_each_stage_takes_a_step_from_its_bases(
         assert any(not torch.equal(value, before[key]) for key, value in stage.trained().items())
 
 
+@pytest.mark.slow
 def test_a_model_begins_from_one_of_another_size(videos: Path, tmp_path: Path) -> None:
     """512 → 1024: the same layers, another schedule and size."""
     stage = DenoiserStage(recipe("detail"), videos)

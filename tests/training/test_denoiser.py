@@ -111,9 +111,8 @@ def test_the_loss_falls_on_four_clips(videos: Path, tmp_path: Path) -> None:
     assert loss() < 0.6 * before
 
 
-@pytest.mark.parametrize(
-    "stage", ["detail", *(pytest.param(each, marks=pytest.mark.slow) for each in STAGES if each != "detail")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_kill_and_a_resume_give_the_weights_of_no_kill(videos: Path, tmp_path: Path, stage: str) -> None:
     options = {"single_frames": 0.5, "interpolation": 0.5, "loops": 0.5}
     whole = run(DenoiserStage(recipe(stage, **options), videos), tmp_path / "whole")
@@ -415,6 +414,7 @@ def test_what_trains_in_words(videos: Path) -> None:
     assert parts == ["unet's image attention", "unet's spatial", "projector"]
 
 
+@pytest.mark.slow
 def test_a_plan_tells_what_a_batch_keeps(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def kept(batch: int, stage: str = "detail", **options: Any) -> int:
         planned = DenoiserStage(recipe(stage, **options), videos, plan_only=True)
@@ -430,6 +430,7 @@ def test_a_plan_tells_what_a_batch_keeps(videos: Path, monkeypatch: pytest.Monke
     assert kept(2, "context") < 0.2 * kept(2)  # a sixteenth of the frames
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "directory"), [("256", "dc256"), ("512", "dc512")])
 def test_a_published_checkpoint_is_trained_further(
     videos: Path, golden: Path, tmp_path: Path, model: str, directory: str

@@ -82,6 +82,7 @@ def test_a_student_of_as_many_steps_has_nothing_to_learn(videos: Path, lora: LoR
     assert stage(batch, torch.Generator().manual_seed(0))["loss"].item() > 1e-7
 
 
+@pytest.mark.slow
 def test_a_lora_learns_and_goes_on_as_if_never_stopped(videos: Path, base: Path, tmp_path: Path) -> None:
     options: Any = {"steps": 2, "teacher_steps": 2, "lora": LoRA(rank=2)}
     stage = started(base, videos, **options)

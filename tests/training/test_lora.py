@@ -69,6 +69,7 @@ def test_its_parts_are_those_of_the_recipe(videos: Path) -> None:
         assert (layers == {"to_k_ip", "to_v_ip"}) == (part == "image attention")
 
 
+@pytest.mark.slow
 def test_a_kill_and_a_resume_give_the_factors_of_no_kill(videos: Path, tmp_path: Path) -> None:
     whole = run(DenoiserStage(of_lora(), videos), tmp_path / "whole")
     half = replace(TRAIN, steps=2)
