@@ -83,7 +83,7 @@ def test_the_gpu_benchmark_keeps_its_time(tmp_path: Path, monkeypatch: pytest.Mo
 def test_every_stage_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(stages.CONFIGS, "mid", stages.SMALL)
     monkeypatch.setitem(stages.SIDE, "cpu", 128)
-    options = Namespace(dtype="float32", size=32, stages=[*stages.STAGES], branches=2, threads=1, runs=1)
+    options = Namespace(dtype="float32", size=(32, 64), stages=[*stages.STAGES], branches=2, threads=1, runs=1)
     results = {form: stages.measure("mid", form, options) for form in stages.FORMS}
     assert [each.stage for each in results["fast"]] == [each.stage for each in results["plain"]] == [*stages.STAGES]
     assert [each.stage for each in results["published"]] == ["evaluation"]

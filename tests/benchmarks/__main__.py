@@ -1,6 +1,6 @@
 """Seconds of each stage of a generation on this machine's CPU, and what share of its peak that is.
 
-    python -m tests.benchmarks [MODEL …] [--full] [--size 256] [--branches 1] [--dtype bfloat16] [--threads 1]
+    python -m tests.benchmarks [MODEL …] [--full] [--size 256×256] [--branches 1] [--dtype bfloat16] [--threads 1]
         [--json FILE]
 
 Weights are random numbers made in their type, so nothing is downloaded. `tiny` is the built-in model's size, `mid` the
@@ -34,13 +34,18 @@ ROUNDS = 2  # of all forms, a process each; the faster one counts
 HEADER = "model stage      form      type      seconds  GFLOP/s  of peak  memory above weights  fast is"
 
 
+def width_and_height(text: str) -> tuple[int, int]:
+    width, height = text.replace("×", "x").split("x")
+    return int(width), int(height)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", choices=[*CONFIGS, []], default=["tiny", "mid"])
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--forms", nargs="+", choices=[*FORMS], default=[*FORMS])
     parser.add_argument("--stages", nargs="+", choices=[*STAGES], default=[*STAGES])
-    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--size", type=width_and_height, default=(256, 256), metavar="WIDTH×HEIGHT")
     parser.add_argument("--branches", type=int, default=1)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--threads", type=int, default=1)

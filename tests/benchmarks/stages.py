@@ -259,11 +259,12 @@ def measure(model: str, form: str, options: argparse.Namespace) -> list[Result]:
     """All stages in one form, each with its components alone in memory."""
     torch.set_num_threads(options.threads)
     config, name = CONFIGS[model], "float32" if form == "published" else options.dtype
-    dtype, size = getattr(torch, name), config.width if model == "tiny" else options.size
+    dtype = getattr(torch, name)
+    width, height = (config.width, config.height) if model == "tiny" else options.size
     results = []
     for stage in [each for each in options.stages if form != "published" or each in PUBLISHED]:
         branches = options.branches if stage == "evaluation" else 1
-        structure, given = DynamiCrafter.on_meta(config), Inputs.make(config, size, size, CPU, branches)
+        structure, given = DynamiCrafter.on_meta(config), Inputs.make(config, width, height, CPU, branches)
         with torch.inference_mode(), published_operators(given) if form == "published" else nullcontext(given) as given:
             for component in STAGES[stage].components:
                 part = structure.get_submodule(component)
@@ -271,7 +272,7 @@ def measure(model: str, form: str, options: argparse.Namespace) -> list[Result]:
                 FORMS[form](part)
             with keep_freed_memory() if form == "fast" else nullcontext(), Memory(CPU) as memory:
                 seconds = least_seconds(partial(STAGES[stage].run, structure, given), CPU, options.runs)
-        speed = operations(config, stage, size, size, branches) / seconds
+        speed = operations(config, stage, width, height, branches) / seconds
         share = speed / peak(CPU, dtype)
         results.append(Result(model, stage, form, name, seconds / branches, speed / 1e9, share, memory.bytes))
     return results
