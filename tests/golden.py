@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Generator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from dcrafter.models.tokenizer import tokenize
 from dcrafter.pipeline import Pipeline
 from dcrafter.sampling.schedule import timesteps
 from dcrafter.settings import Options, resolve
-from dcrafter.weights.checkpoint import open_checkpoint
+from dcrafter.weights.checkpoint import Checkpoint, open_checkpoint
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 TOON = 5e-6  # how far ToonCrafter's tensors may be from the recorded ones
@@ -31,9 +32,14 @@ COMMANDS = {"animate": "animate", "interp": "interpolate", "loop": "loop"}
 
 def open_golden(directory: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Pipeline:
     """The pipeline of a golden directory's weights."""
+    return Pipeline(open_checkpoint_of(directory), torch.device(device), dtype)
+
+
+@cache
+def open_checkpoint_of(directory: Path) -> Checkpoint:
+    """Once a process: unpickling is what tests/weights look at."""
     weights = next(path for path in sorted(directory.glob("model.*")))
-    checkpoint = open_checkpoint(weights, model_config=directory / "config.json")
-    return Pipeline(checkpoint, torch.device(device), dtype)
+    return open_checkpoint(weights, model_config=directory / "config.json")
 
 
 def run_case(

@@ -382,6 +382,7 @@ def test_frames_are_decoded_beside_their_keyframes_at_the_output_size(
         assert all(given[part].images[0].equal(torch.stack(large[part : part + 2])) for part in (0, 1))
 
 
+@pytest.mark.slow
 def test_sampling_starts_later_from_what_is_known_of_the_data(pipe: Pipeline, cat: Path, tmp_path: Path) -> None:
     def generated(**options: Any) -> torch.Tensor:
         return pipe.animate(cat, "cat", **QUICK | options).latents  # type: ignore[typeddict-item]

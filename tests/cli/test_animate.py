@@ -459,6 +459,7 @@ def test_bars_on_a_terminal(tmp_path: Path) -> None:
     assert "\x1b[?25h" in screen.decode()  # the cursor is back
 
 
+@pytest.mark.slow
 def test_running_out_of_memory_goes_over_to_a_smaller_plan(dcrafter: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from dcrafter.pipeline import Pipeline
 
@@ -570,6 +571,7 @@ def test_an_unusual_size_is_warned_of_once(dcrafter: Run) -> None:
     assert outcome.stderr.count("was trained at 64×64; at 128×64 it may do worse") == 1
 
 
+@pytest.mark.slow
 def test_a_caption_is_the_prompt_or_goes_before_it(dcrafter: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Any, ...]] = []
 

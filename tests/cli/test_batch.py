@@ -124,6 +124,7 @@ def test_names_follow_folders_and_a_template(dcrafter: Run, model: list[str], fo
     assert "0.png and 1.png would both become same.apng" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_manifest_mixes_modes_and_is_joined(dcrafter: Run, model: list[str], folder: Path) -> None:
     Path("m.csv").write_text(
         "image,image2,mode,prompt,name,frames,seed\n"

@@ -254,6 +254,7 @@ def test_another_command_and_another_sampler_have_their_own_defaults(
     assert again("loop", "-m", "512-interp")["sampler"] == "dpm++"
 
 
+@pytest.mark.slow
 def test_other_pictures_lie_as_they_lie(earlier: Callable[..., Path], again: Again) -> None:
     """CAT is as wide as high: what was turned with a portrait is not turned with it."""
     earlier(model="512", width=320, height=512)
@@ -281,6 +282,7 @@ def test_a_model_that_is_not_here(dcrafter: Run, earlier: Callable[..., Path], m
     assert dcrafter("animate", CAT, "--from", "earlier.gif", "-m", "tiny", "--dry-run").status == 0
 
 
+@pytest.mark.slow
 def test_pictures_are_found_again(dcrafter: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "made"
     folder.mkdir()

@@ -73,6 +73,7 @@ def test_what_is_made_is_made_once_and_more_when_more_is_asked_for(pipe: Pipelin
     assert len(made.similarities("videos", 4)) == 4
 
 
+@pytest.mark.slow
 def test_sets_differ_in_what_they_say(pipe: Pipeline, videos: Path) -> None:
     made = studio(pipe, videos)
     names = ("videos", "context scale 0.5", "context scale 1.5", "no detail", "no context", "no text")

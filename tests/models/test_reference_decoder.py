@@ -130,6 +130,7 @@ def test_a_part_that_moves_on_its_own_is_followed() -> None:
     assert found[8:24, 21:29].abs().median() < 1
 
 
+@pytest.mark.slow
 def test_a_zoom_shows_what_a_larger_image_has() -> None:
     larger = (picture(512) + 0.2 * torch.rand(1, 1, 512, 512, generator=torch.Generator().manual_seed(2))) / 1.2
     image = F.interpolate(larger, 256, mode="bicubic", antialias=True).clamp(0, 1)

@@ -29,6 +29,7 @@ def test_as_many_images_are_decoded_together_as_sampling_left_room_for() -> None
     assert fitting[0] == estimate.MAX_IMAGES > fitting[1] > fitting[2] >= 1
 
 
+@pytest.mark.slow
 def test_time_counts_branches_and_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     config = MODELS["tiny"]
     model = DynamiCrafter.on_meta(config)

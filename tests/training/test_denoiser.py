@@ -54,8 +54,8 @@ def kind(name: str) -> str:
         ("adaptation", {}, {"projector", "spatial", "image attention"}),
         ("detail", {}, {"projector", "spatial", "image attention"}),
         ("detail", {"train": "everything"}, {"projector", "spatial", "image attention", "temporal", "embeddings"}),
-        ("detail", {"context": False}, {"spatial"}),
-        ("detail", {"detail": False}, {"projector", "spatial", "image attention"}),
+        pytest.param("detail", {"context": False}, {"spatial"}, marks=pytest.mark.slow),
+        pytest.param("detail", {"detail": False}, {"projector", "spatial", "image attention"}, marks=pytest.mark.slow),
         ("detail", {"text_encoder": True}, {"projector", "spatial", "image attention", "text_encoder"}),
     ],
 )
@@ -220,6 +220,7 @@ def test_the_shares_of_what_is_drawn() -> None:
     assert set(others.tolist()) == set(range(16))
 
 
+@pytest.mark.slow
 def test_loops_among_the_clips(videos: Path) -> None:
     options = recipe("detail", interpolation=0.8, loops=0.5)
     stage = DenoiserStage(options, videos, plan_only=True)
@@ -352,6 +353,7 @@ def test_what_a_recipe_leaves_out_its_model_does_without(videos: Path, tmp_path:
     assert silenced(detail=False) == {"detail"}
 
 
+@pytest.mark.slow
 def test_the_class_token_alone_is_a_field_of_the_model(videos: Path, tmp_path: Path) -> None:
     whole = recipe("detail")
     classes = replace(whole, config={**whole.config, "projector": {**whole.config["projector"], "tokens": "class"}})

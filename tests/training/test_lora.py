@@ -39,6 +39,7 @@ def evaluated(model: DynamiCrafter) -> Tensor:
         return model.unet(x, torch.tensor([500]), text, image, torch.tensor([8]))
 
 
+@pytest.mark.slow
 def test_what_is_written_is_what_was_trained(videos: Path, tmp_path: Path) -> None:
     base = tmp_path / "base.safetensors"
     first = awake(DenoiserStage(recipe("detail"), videos))

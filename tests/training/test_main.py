@@ -85,6 +85,7 @@ def test_training_without_its_extra_says_which(
     assert "install accelerate" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_changed_recipe_is_said_when_it_goes_on(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
