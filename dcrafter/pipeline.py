@@ -213,7 +213,7 @@ class Pipeline:
             if parts > 1:
                 yield Part(part + 1, parts)
             going_on = settings.command == "animate" and clips
-            # On from what the viewer saw last.
+            # On from what the viewer saw last, laid out as images are: other layouts are rounded otherwise.
             last = as_input(torch.from_numpy(clips[-1][-1:])).contiguous() if going_on else None
             given = keyframes.given(settings.command, part) if last is None else self._shrink(last)
             if prepared and part == 0:
