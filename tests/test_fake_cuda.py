@@ -37,6 +37,7 @@ CASES = [
     ("512", torch.float16, None),
     ("1024", torch.bfloat16, None),
     ("512-interp", torch.float16, 2.0),
+    ("toon", torch.bfloat16, None),
     ("toon", torch.float16, 2.0),
 ]
 

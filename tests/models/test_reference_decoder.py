@@ -43,7 +43,9 @@ def test_a_similarity_is_found_within_half_a_pixel_of_256(motion: tuple[float, f
     assert (found - p).abs().max() < 0.5 / 128
 
 
-@pytest.mark.parametrize("motion", ["zoom", "all"])
+@pytest.mark.parametrize(
+    "motion", ["zoom", "all", *(pytest.param(name, marks=pytest.mark.slow) for name in ("turn", "pan"))]
+)
 def test_detail_follows_the_motion(motion: str) -> None:
     clip, p = moving(picture(), MOTIONS[motion])
     coarse = coarse_of(clip)
