@@ -26,8 +26,7 @@ from dcrafter.conditions import ConditionEncoder, Conditions, Keyframes, Noise, 
 from dcrafter.config import MODELS, Command, ModelConfig
 from dcrafter.errors import InputError, UsageError, WeightsError
 from dcrafter.events import Decoding, Done, Event, Part, Step, Video
-from dcrafter.media.image import ImageSource, match_colors, open_image, resize_frames, to_frames
-from dcrafter.metrics.pixels import as_input
+from dcrafter.media.image import ImageSource, match_colors, open_image, resize_frames, to_frames, to_tensor
 from dcrafter.models.dynamicrafter import DynamiCrafter, References
 from dcrafter.runtime.devices import choose_device, choose_dtype, upload
 from dcrafter.runtime.residency import Residency
@@ -213,8 +212,7 @@ class Pipeline:
             if parts > 1:
                 yield Part(part + 1, parts)
             going_on = settings.command == "animate" and clips
-            # On from what the viewer saw last, laid out as images are: other layouts are rounded otherwise.
-            last = as_input(torch.from_numpy(clips[-1][-1:])).contiguous() if going_on else None
+            last = to_tensor(open_image(clips[-1][-1]))[None] if going_on else None  # on from what the viewer saw last
             given = keyframes.given(settings.command, part) if last is None else self._shrink(last)
             if prepared and part == 0:
                 conditions = prepared.conditions
