@@ -1,7 +1,8 @@
 """What weights of eight bits would gain and cost on a CPU.
 
+    export OMP_NUM_THREADS=1
     python tests/benchmarks/eight_bits.py storage
-    export ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 OMP_NUM_THREADS=1
+    export ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2
     ONEDNN_MAX_CPU_ISA=AVX2 python tests/benchmarks/eight_bits.py products
     ONEDNN_MAX_CPU_ISA=AVX2_VNNI python tests/benchmarks/eight_bits.py products
 
@@ -18,38 +19,25 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from stages import CPU, least_seconds
 from torch import Tensor, nn
 
 from dcrafter.config import MODELS
 from dcrafter.models.dynamicrafter import DynamiCrafter
 from dcrafter.pipeline import Pipeline
+from dcrafter.weights.checkpoint import open_checkpoint, save_checkpoint
 from dcrafter.weights.hub import EMBEDDED
 
 LAYERS = [(4096, 320, 2560), (4096, 1280, 1280), (4096, 1280, 10240)]  # rows, channels in and out
-RUNS = 4
+RUNS = 5
 LARGEST = {torch.float8_e4m3fn: 448.0, torch.int8: 127.0}  # values of the types
 PROMPTS = ("zoom in", "pan left", "rotates clockwise", "it moves")
-
-
-def least_seconds(run: Callable[[], object]) -> float:
-    """The best of some runs, of the process's CPU time."""
-    run()
-    least = float("inf")
-    for _ in range(RUNS):
-        started = time.process_time()
-        run()
-        least = min(least, time.process_time() - started)
-    return least
 
 
 def products() -> None:
@@ -61,7 +49,7 @@ def products() -> None:
         dynamic = torch.ao.quantization.quantize_dynamic(nn.Sequential(layer), {nn.Linear}, dtype=torch.qint8)
         a, b = (torch.randint(-127, 127, shape, dtype=torch.int8) for shape in ((rows, channels), (channels, out)))
         runs = (lambda: layer(x), lambda: dynamic(x), lambda: torch._int_mm(a, b))  # noqa: B023
-        speeds = "  ".join(f"{2 * rows * channels * out / least_seconds(run) / 1e9:7.0f}" for run in runs)
+        speeds = "  ".join(f"{2 * rows * channels * out / least_seconds(run, CPU, RUNS) / 1e9:7.0f}" for run in runs)
         print(f"{rows} {channels:4} {out:5}  {speeds}  {(dynamic(x) - layer(x)).norm() / layer(x).norm():.1%}")
 
 
@@ -72,7 +60,7 @@ def storage() -> None:
     print("type           casts of an evaluation  frames, PSNR")
     for dtype in LARGEST:
         kept = stored(weight, dtype)
-        seconds = least_seconds(lambda: kept.bfloat16() * scale) * count / weight.numel()  # noqa: B023
+        seconds = least_seconds(lambda: kept.bfloat16() * scale, CPU, RUNS) * count / weight.numel()  # noqa: B023
         decibels = [10 * np.log10(255**2 / error) for error in ((videos(dtype) - own) ** 2).mean(axis=(1, 2, 3, 4))]
         print(f"{str(dtype).removeprefix('torch.'):14} {seconds:16.1f} CPU s {np.mean(decibels):10.1f} dB")
 
@@ -83,9 +71,9 @@ def videos(dtype: torch.dtype | None) -> np.ndarray:
     image = Image.fromarray(np.uint8(255 * (gray - gray.min()) / np.ptp(gray))).resize((256, 256))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "tiny.safetensors")
-        with safe_open(EMBEDDED, "pt") as tensors:
-            header = tensors.metadata()
-        save_file({name: rounded(name, tensor, dtype) for name, tensor in load_file(EMBEDDED).items()}, file, header)
+        opened = open_checkpoint(EMBEDDED)
+        tensors = {name: rounded(name, tensor, dtype) for name, tensor in opened.tensors.items()}
+        save_checkpoint(tensors, opened.config, file)
         pipe = Pipeline.from_pretrained("tiny", device="cpu", dtype="bfloat16", checkpoint=file)
         return np.stack([pipe.animate(image, prompt).frames for prompt in PROMPTS]).astype(np.float64)
 
