@@ -323,7 +323,7 @@ def _engine(work: Batch, settings: Sequence[Settings], options: BatchOptions) ->
 
 def _fastest_workers(work: Batch, settings: Sequence[Settings], cores: int) -> int:
     if min(cores, len(settings)) < 2:
-        return 1  # without counting a model's operations, which takes seconds
+        return 1
     from dcrafter.models.dynamicrafter import DynamiCrafter
     from dcrafter.runtime import estimate
     from dcrafter.runtime.devices import choose_device, choose_dtype, free_memory

@@ -33,8 +33,8 @@ DECODER_TENSORS = 6  # the same of the decoder, for one frame
 CLIP_TENSORS = 2  # and for each further frame, where frames are decoded together
 MAX_IMAGES = 8  # decoded together: these fill a GPU, and tensors stay below 2³¹ values, which some kernels ask for
 OVERHEAD = 1.5  # a real evaluation's time over that of its products alone
-SHARED = 5e11  # operations from which on threads share an evaluation well
-START = 5e11  # operations that take a core about as long as a process takes to start
+SHARED = 1e12  # operations at most, from which on threads share an evaluation well
+START = 6e11  # operations at most, that take a core about as long as a process takes to start
 CPU = torch.device("cpu")
 LIBRARIES = 500_000_000  # bytes that a process with PyTorch takes beside a model
 PROBE = 1024  # side of the matrices that a device's speed is measured with
@@ -94,11 +94,19 @@ def processes(model: DynamiCrafter, videos: Sequence[Settings], dtype: torch.dty
     start.
     """
     largest = max(videos, key=lambda video: memory(model, video, dtype, "normal", CPU))
-    if operations(model.config, largest.width, largest.height, largest.window) > SHARED:
+    if _operations_at_most(model, largest, largest.window) > SHARED:
         return 1
-    work = sum(_sampling_operations(model.config, video) * video.segments for video in videos)
+    work = sum(
+        evaluations(model.config, video) * _operations_at_most(model, video, video.sampled_frames) * video.segments
+        for video in videos
+    )
     fitting = room // (2 * memory(model, largest, dtype, "normal", CPU) + LIBRARIES)
     return max(1, min(cores, len(videos), int(work / START), fitting))
+
+
+def _operations_at_most(model: DynamiCrafter, settings: Settings, frames: int) -> int:
+    """Those of an evaluation if every weight met every position: 2 to 10 times too many, but counting takes seconds."""
+    return 2 * size(model.unet) * frames * _positions(model.config, settings)
 
 
 def _sampling_operations(config: ModelConfig, settings: Settings) -> float:

@@ -49,9 +49,10 @@ def test_time_counts_branches_and_steps(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("name", "videos", "steps", "cores", "gigabytes", "expected"),
     [
-        ("tiny", 8, 15, 2, 8, 2),
-        ("tiny", 8, 15, 1, 8, 1),
-        ("tiny", 8, 15, 16, 64, 3),  # each has enough to do
+        ("tiny", 9, 6, 2, 8, 2),
+        ("tiny", 7, 6, 2, 8, 1),  # as fast in one
+        ("tiny", 9, 6, 1, 8, 1),
+        ("tiny", 8, 15, 16, 64, 4),  # each has enough to do
         ("tiny", 3, 1000, 16, 64, 3),  # no more than there are videos
         ("tiny", 64, 15, 16, 3, 4),  # nor than fit into memory
         ("tiny", 64, 15, 16, 0.5, 1),
