@@ -341,6 +341,7 @@ def test_a_prompt_is_encoded_once(pipe: Pipeline, cat: Path) -> None:
     assert "text_encoder" not in loaded[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "options", "frames"),
     [
@@ -425,6 +426,7 @@ def test_other_lengths_are_sampled_at_once(pipe: Pipeline, cat: Path, frames: in
     assert video.settings["window"] == frames
 
 
+@pytest.mark.slow
 def test_a_long_video_is_sampled_in_windows(pipe: Pipeline, cat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     denoise = pipe.model.denoise

@@ -62,6 +62,7 @@ def entries_of(folder: Path, count: int = 8) -> list[Entry]:
     return Search().find([str(folder)]).entries[:count]
 
 
+@pytest.mark.slow
 def test_an_item_is_what_it_would_be_alone(make: Make, pictures: Path, checkpoint: Path) -> None:
     """In every mode, in a block with others; also a prompt of its own, more keyframes, and a longer video."""
     paths = sorted(map(str, pictures.iterdir()))
@@ -102,6 +103,7 @@ def test_components_are_loaded_once_a_block(make: Make, pictures: Path, monkeypa
     assert loads == {component: 2 * count for component, count in once.items()}  # once for each model
 
 
+@pytest.mark.slow
 def test_what_is_done_is_skipped_and_what_changed_is_made_anew(make: Make, pictures: Path, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     shutil.copytree(pictures, folder)
@@ -118,6 +120,7 @@ def test_what_is_done_is_skipped_and_what_changed_is_made_anew(make: Make, pictu
     assert set(run(make(entries, {"steps": 2}, resume=False)).values()) == {"done"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [{}, {"options": {"steps": 2}}, {"resume": False}])
 def test_a_video_that_was_edited_is_kept_and_named(make: Make, pictures: Path, tmp_path: Path, more: Any) -> None:
     run(make(entries_of(pictures, 2)))

@@ -638,6 +638,7 @@ def test_hours_are_told_before_they_begin(
     assert "--fast" not in hint
 
 
+@pytest.mark.slow
 def test_minutes_of_all_keyframes_are_told(dcrafter: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dcrafter.runtime.estimate.speed", lambda *_: 2e7)
     monkeypatch.setattr("dcrafter.cli.forecast.LARGE", 0)
@@ -664,6 +665,7 @@ def test_frames_that_no_machine_can_make_are_refused_at_once(dcrafter: Run) -> N
     assert "at most 16 megapixels" in outcome.stderr
 
 
+@pytest.mark.slow
 def test_only_the_result_waits_for_the_disk(dcrafter: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[Path] = []
     monkeypatch.setattr(video, "_sync", synced.append)

@@ -121,6 +121,7 @@ def test_removal(dcrafter: Run, cache: Path) -> None:
     assert dcrafter("download", "--remove", "../512").status == 2
 
 
+@pytest.mark.slow
 def test_an_import(dcrafter: Run, cache: Path, golden: Path) -> None:
     mine = golden / "dc512" / "model.safetensors"
     arguments = ("download", "--import", mine, "--model-config", mine.with_name("config.json"))

@@ -57,6 +57,7 @@ def test_toon_crafter_interpolates_and_loops(dcrafter: Run, toon: Path, tmp_path
     assert len(read_video(tmp_path / "loop.apng")[0]) == 15
 
 
+@pytest.mark.slow
 def test_keyframes_are_chained_and_joints_kept_once(dcrafter: Run) -> None:
     for options, frames in (((), 16 + 15), (("--trim-keyframes",), 15 + 15), (("--frames", "4"), 4 + 3)):
         name = f"{frames}.apng"

@@ -26,6 +26,7 @@ def lora(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_result_is_made_again_with_its_lora(dcrafter: Run, lora: Path, tmp_path: Path) -> None:
     made = dcrafter("animate", CAT, *SMALL, "--lora", f"{lora}:0.5", "--lora", lora, "-o", "cat.gif")
     assert made.status == 0, made.stderr

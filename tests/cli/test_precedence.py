@@ -38,6 +38,7 @@ def settings(dcrafter: Run, *arguments: str | Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_each_wins_over_the_next(dcrafter: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings(dcrafter)["steps"] == 50
     home.mkdir(parents=True)
@@ -75,6 +76,7 @@ def test_a_video_of_its_images_size_is_replayed(dcrafter: Run) -> None:
     assert (other["width"], other["height"]) == (64, 64)
 
 
+@pytest.mark.slow
 def test_another_size_is_not_that_of_the_earlier_video(dcrafter: Run) -> None:
     for before, now in (("as-input", "model"), ("model", "as-input")):
         earlier = made_with(settings(dcrafter, "--size", before, "--seed", "8"))
@@ -146,6 +148,7 @@ def test_a_missing_config_file_is_said(dcrafter: Run) -> None:
     assert "nowhere.toml cannot be read" in outcome.stderr
 
 
+@pytest.mark.slow
 def test_short_forms_stand_where_they_are_said(dcrafter: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home.mkdir(parents=True)
     path = home / "config.toml"
@@ -168,6 +171,7 @@ def test_short_forms_stand_where_they_are_said(dcrafter: Run, home: Path, monkey
     assert chosen() == ("dpm++", 30, 0.0)  # the environment wins over a file
 
 
+@pytest.mark.slow
 def test_what_a_file_switches_on_a_flag_switches_off(dcrafter: Run, home: Path) -> None:
     home.mkdir(parents=True)
     (home / "config.toml").write_text("color-match = true\nno-metadata = true\n")
@@ -398,6 +402,7 @@ def test_a_result_downloads_no_model(
 EARLIER = ("-p", "cat", "--seed", "3", "--motion", "high", "--context-scale", "1:0.5", "--frames", "3")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["mp4", "webm", "gif", "webp", "apng", "frames"])
 def test_every_format_holds_what_it_was_made_with(dcrafter: Run, suffix: str) -> None:
     first = settings(dcrafter, *EARLIER)

@@ -31,6 +31,7 @@ def close(one: torch.Tensor, other: torch.Tensor) -> bool:
     return one.shape == other.shape and int((one.int() - other.int()).abs().max()) <= 1
 
 
+@pytest.mark.slow
 def test_videos_are_what_the_pipeline_animates(pipe: Pipeline, videos: Path) -> None:
     """Video i has the seed `seed + i`, however it was batched."""
     made = studio(pipe, videos, seed=5)

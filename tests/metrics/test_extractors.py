@@ -27,6 +27,7 @@ def i3d() -> I3D:
     return I3D().eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_i3d_is_read_from_a_state_dict(i3d: I3D, suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"i3d{suffix}"

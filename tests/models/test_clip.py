@@ -136,6 +136,7 @@ def test_tokens_are_those_of_open_clip(prompt: str, theirs: SimpleTokenizer) -> 
         assert torch.equal(tokenize([prompt], length), theirs([prompt], length))
 
 
+@pytest.mark.slow
 def test_tokens_of_random_unicode_are_those_of_open_clip(theirs: SimpleTokenizer) -> None:
     rng = random.Random(0)
     ranges = [(32, 127), (32, 127), (9, 0x250), (0x370, 0x600), (0x2000, 0x2C00), (0x3000, 0xA000), (0, 0x110000)]

@@ -11,6 +11,7 @@ from dcrafter.runtime import estimate
 from dcrafter.settings import resolve
 
 
+@pytest.mark.slow
 def test_the_published_models_take_what_was_measured() -> None:
     config = MODELS["256"]
     model = DynamiCrafter.on_meta(config)

@@ -46,6 +46,7 @@ def kind(name: str) -> str:
     return "embeddings" if rest.startswith(("time_embed.", "fs_embed.")) else "spatial"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "options", "expected"),
     [

@@ -241,6 +241,7 @@ def write_full_size(golden: Path, path: Path, manifest: str, base: float | None)
         file.write(tail)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "manifest", "base", "model", "command", "taken"),
     [

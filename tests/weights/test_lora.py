@@ -90,6 +90,7 @@ def test_two_add_up_in_their_order(base: Checkpoint, tmp_path: Path) -> None:
     torch.testing.assert_close(twice - start, 2 * (once - start))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rslora", [False, True])
 @pytest.mark.parametrize("whole", [False, True])
 def test_what_peft_saves_computes_what_peft_computes(golden: Path, tmp_path: Path, whole: bool, rslora: bool) -> None:
@@ -196,6 +197,7 @@ def test_no_file_or_no_scale(base: Checkpoint, tmp_path: Path) -> None:
     assert parse_lora("style.safetensors:-0.5") == (Path("style.safetensors"), -0.5)
 
 
+@pytest.mark.slow
 def test_a_video_says_what_was_merged(base: Checkpoint, golden: Path, cat: Path, tmp_path: Path) -> None:
     path = tmp_path / "style.safetensors"
     save_lora({f"{MODULE}.lora_{k}.weight": v for k, v in factors(base, MODULE).items()}, path, rank=2, alpha=2)
