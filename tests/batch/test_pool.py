@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +61,22 @@ def test_the_same_videos_though_a_process_is_killed(batch: Batch, tmp_path: Path
     assert made.items() <= expected.items()
     assert len(made) == len(expected) - 1 == 7
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there a terminal's Ctrl-C reaches all processes")
+def test_ctrl_c_in_a_terminal_is_for_the_command_alone(checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
+    arguments = ["--checkpoint", str(checkpoint), "--device", "cpu", "--steps", "4", "-f", "apng", "-o", "out"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dcrafter", "batch", str(pictures), *arguments, "-n", "20", "--workers", "2"],
+        cwd=tmp_path, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("out" + os.sep)
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate()
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    assert stderr.endswith("dcrafter: interrupted\n")
 
 
 def test_what_a_process_cannot_open_is_raised(batch: Batch, tmp_path: Path) -> None:
