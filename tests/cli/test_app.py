@@ -55,7 +55,6 @@ def test_all_help_has_one_look_and_the_exit_statuses(dcrafter: Run) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere PyTorch comes with other OpenMPs")
 @pytest.mark.parametrize(
     ("given", "spins"), [({}, 1000), ({"GOMP_SPINCOUNT": "77"}, 77), ({"OMP_WAIT_POLICY": "passive"}, 0)]
@@ -69,6 +68,7 @@ def test_threads_that_wait_sleep_soon(given: dict[str, str], spins: int) -> None
     assert f"GOMP_SPINCOUNT = '{spins}'" in told.stderr
 
 
+@pytest.mark.slow
 def test_help_in_a_locale_of_few_letters() -> None:
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     command = [sys.executable, "-m", "dcrafter", "animate", "--help"]

@@ -55,8 +55,8 @@ def kind(name: str) -> str:
         ("adaptation", {}, {"projector", "spatial", "image attention"}),
         ("detail", {}, {"projector", "spatial", "image attention"}),
         ("detail", {"train": "everything"}, {"projector", "spatial", "image attention", "temporal", "embeddings"}),
-        pytest.param("detail", {"context": False}, {"spatial"}, marks=pytest.mark.slow),
-        pytest.param("detail", {"detail": False}, {"projector", "spatial", "image attention"}, marks=pytest.mark.slow),
+        ("detail", {"context": False}, {"spatial"}),
+        ("detail", {"detail": False}, {"projector", "spatial", "image attention"}),
         ("detail", {"text_encoder": True}, {"projector", "spatial", "image attention", "text_encoder"}),
     ],
 )

@@ -249,9 +249,9 @@ def write_full_size(golden: Path, path: Path, manifest: str, base: float | None)
         ("model.ckpt", "512", 0.3, None, "animate", "1024"),
         ("model.ckpt", "512", 0.7, None, "animate", "512"),
         ("model.ckpt", "512", 0.7, None, "loop", "512-interp"),
-        pytest.param("model.ckpt", "512", 0.7, "512-interp", "animate", "512-interp", marks=pytest.mark.slow),
+        ("model.ckpt", "512", 0.7, "512-interp", "animate", "512-interp"),
         ("dynamicrafter_512_interp_v1_bf16.ckpt", "512", None, None, "animate", "512-interp"),
-        pytest.param("dynamicrafter_1024_v1_bf16.ckpt", "512", None, None, "animate", "1024", marks=pytest.mark.slow),
+        ("dynamicrafter_1024_v1_bf16.ckpt", "512", None, None, "animate", "1024"),
     ],
 )
 def test_published_files_tell_their_model(
