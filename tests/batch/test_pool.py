@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli.running import start
 
 from dcrafter.batch.inputs import Search
 from dcrafter.batch.items import Defaults, make_items
@@ -66,17 +67,16 @@ def test_the_same_videos_though_a_process_is_killed(batch: Batch, tmp_path: Path
 @pytest.mark.skipif(sys.platform == "win32", reason="there a terminal's Ctrl-C reaches all processes")
 def test_ctrl_c_in_a_terminal_is_for_the_command_alone(checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
     arguments = ["--checkpoint", str(checkpoint), "--device", "cpu", "--steps", "4", "-f", "apng", "-o", "out"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dcrafter", "batch", str(pictures), *arguments, "-n", "20", "--workers", "2"],
-        cwd=tmp_path, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stdout.readline().startswith("out" + os.sep)
-    os.killpg(process.pid, signal.SIGINT)
-    _, stderr = process.communicate()
+    command = ("batch", str(pictures), *arguments, "-n", "20", "--workers", "2")
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with start(*command, folder=tmp_path, start_new_session=True, **streams) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith(b"out" + os.sep.encode())
+        os.killpg(process.pid, signal.SIGINT)
+        _, stderr = process.communicate()
     assert process.returncode == 130
-    assert "Traceback" not in stderr
-    assert stderr.endswith("dcrafter: interrupted\n")
+    assert b"Traceback" not in stderr
+    assert stderr.endswith(b"dcrafter: interrupted\n")
 
 
 def test_what_a_process_cannot_open_is_raised(batch: Batch, tmp_path: Path) -> None:
