@@ -83,7 +83,9 @@ def plan_for(model: DynamiCrafter, settings: Settings, dtype: torch.dtype, room:
 
 def sampling_seconds(model: DynamiCrafter, settings: Settings, device: torch.device, dtype: torch.dtype) -> float:
     """How long sampling will take, a part, from the UNet's operations and how fast the device multiplies."""
-    return OVERHEAD * _sampling_operations(model.config, settings) / speed(device, dtype)
+    each = operations(model.config, settings.width, settings.height, settings.window)
+    count = len(windows(settings.sampled_frames, settings.window, settings.overlap))
+    return OVERHEAD * evaluations(model.config, settings) * count * each / speed(device, dtype)
 
 
 def processes(model: DynamiCrafter, videos: Sequence[Settings], dtype: torch.dtype, cores: int, room: int) -> int:
@@ -107,14 +109,6 @@ def processes(model: DynamiCrafter, videos: Sequence[Settings], dtype: torch.dty
 def _operations_at_most(model: DynamiCrafter, settings: Settings, frames: int) -> int:
     """Those of an evaluation if every weight met every position: 2 to 10 times too many, but counting takes seconds."""
     return 2 * size(model.unet) * frames * _positions(model.config, settings)
-
-
-def _sampling_operations(config: ModelConfig, settings: Settings) -> float:
-    """Of all evaluations of a part."""
-    each = operations(config, settings.width, settings.height, settings.window)
-    return (
-        evaluations(config, settings) * len(windows(settings.sampled_frames, settings.window, settings.overlap)) * each
-    )
 
 
 def evaluations(config: ModelConfig, settings: Settings) -> float:
