@@ -34,6 +34,7 @@ EXPLAINED = (0.1, 0.3)  # shares of what a similarity leaves over: a flow that e
 DETAIL_WINDOW = 17  # coarse pixels over which details are compared
 DETAIL = 0.005  # what details are told from noise by, in units of [0, 1]
 TOLERANCE = 0.004, 9.0  # of a mean difference, in units of [0, 1], and in medians of its frame
+UNLIKE = 0.3, 4.0  # what details may lack of a correlation of 1, and in medians of their frame
 FADED = 0.3  # the least share of a reference's details that a frame which shows it may have kept
 
 
@@ -176,14 +177,24 @@ def agreement(moved: Moved, frames: Tensor, target: Tensor) -> Tensor:
     """How far a moved reference looks like coarse frames, these and their details (T, 3, h, w): (T, 1, h, w) in 0 … 1.
 
     More is tolerated in a frame that differs everywhere: there the denoiser is at its limit, and nothing new appeared.
-    Nor did it where details have paled and nothing else has changed: that is how the denoiser loses hold of them.
+    Nor did it where details have paled and nothing else has changed: that is how the denoiser loses hold of them. Where
+    others have taken their place something did, however alike the colors are.
     """
 
     def difference(coarse: Tensor) -> Tensor:
         return blur((blur(coarse, 5) - blur(frames, 5)).abs().mean(1, keepdim=True), 5)
 
-    kept = (product(moved.detail, target) + DETAIL**2) / (product(moved.detail, moved.detail) + DETAIL**2)
-    paled = moved.coarse - (1 - kept.clamp(FADED, 1)) * moved.detail
-    usual = difference(moved.coarse).flatten(1).median(dim=1).values[:, None, None, None]
-    always, as_usual = TOLERANCE
-    return torch.exp(-((difference(paled) / (always + as_usual * usual)) ** 2))
+    both, own, theirs = (
+        product(a, b) + DETAIL**2 for a, b in ((moved.detail, target), (moved.detail, moved.detail), (target, target))
+    )
+    paled = moved.coarse - (1 - (both / own).clamp(FADED, 1)) * moved.detail
+    unlike = (1 - both * (own * theirs).rsqrt()).clamp_min(0)
+    colors = tolerated(difference(paled), difference(moved.coarse), TOLERANCE)
+    return colors * tolerated(unlike, unlike, UNLIKE)
+
+
+def tolerated(deviation: Tensor, usual: Tensor, tolerance: tuple[float, float]) -> Tensor:
+    """1 where a deviation (T, 1, h, w) is none, 0 far beyond what is tolerated always and in medians of the usual."""
+    always, as_usual = tolerance
+    median = usual.flatten(1).median(dim=1).values[:, None, None, None]
+    return torch.exp(-((deviation / (always + as_usual * median)) ** 2))

@@ -76,6 +76,19 @@ def test_what_the_image_does_not_show_stays_coarse() -> None:
     )
 
 
+def test_other_details_of_the_same_colors_stay_as_they_are_drawn() -> None:
+    generator = torch.Generator().manual_seed(2)
+    one, other = (0.5 + 0.3 * blur(torch.randn(1, 3, 256, 256, generator=generator), 9) for _ in range(2))
+    clip = one.expand(16, -1, -1, -1).clone()
+    clip[8:, :, 64:192, 64:192] = other[..., 64:192, 64:192]  # what was there has turned, or left
+    coarse = coarse_of(clip)
+    coarse[1:] += 0.04 * blur(torch.randn(15, 3, 128, 128, generator=generator), 5)  # much is tolerated then
+    made = compose(coarse, [Reference(one, coarse[:1], 0)])[-1:]
+    to_drawn, to_image = ((made - x).abs() for x in (F.interpolate(coarse[-1:], 256, mode="bicubic"), one))
+    assert to_drawn[..., 80:176, 80:176].mean() < to_image[..., 80:176, 80:176].mean()
+    assert to_image[..., :48, :].mean() < to_drawn[..., :48, :].mean() / 4
+
+
 def test_details_that_paled_are_the_image_s() -> None:
     clip, _ = moving(picture(), MOTIONS["pan"])
     coarse = coarse_of(clip)
