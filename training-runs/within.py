@@ -21,6 +21,7 @@ from pathlib import Path
 PROBE = 40  # steps
 LEAST = 40
 DECAYING = 0.6  # share of the steps in which the learning rate falls
+BATCHES = {"tiny-parts": 24, "tiny-local": 32, "tiny-decoder": 64}  # the recipes' are for a CPU
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Lease:
         folder = self.out / name
         folder.mkdir(parents=True, exist_ok=True)
         changes += ["train.log_every=10", "train.evaluate_every=100000", f"train.workers={workers}"]
-        changes += ["train.batch=2"] if self.small else []
+        changes += [f"train.batch={2 if self.small else BATCHES[recipe]}"]
         command = [sys.executable, "-m", "dcrafter.tiny", recipe, *changes, "--data", self.data, "--out", folder]
         command += ["--start", start] if start else []
         with open(folder / "said.txt", "w") as said:
