@@ -58,8 +58,9 @@ def test_what_is_written_is_what_was_trained(videos: Path, tmp_path: Path) -> No
     model = DynamiCrafter.on_meta(opened.config)
     for _ in opened.load(model, "unet", device=torch.device("cpu"), dtype=torch.float32):
         pass
-    torch.testing.assert_close(evaluated(model), trained, rtol=1e-3, atol=1e-3)
-    assert (trained - evaluated(first.model)).abs().max() > 1e-2
+    change = (trained - evaluated(first.model)).abs().max()
+    assert change > 1e-2
+    assert (evaluated(model) - trained).abs().max() < 2e-3 * change  # float16 keeps eleven bits of a factor
 
 
 def test_its_parts_are_those_of_the_recipe(videos: Path) -> None:
