@@ -54,6 +54,8 @@ class Moved(NamedTuple):
     sharp: Tensor  # (T, 3, H, W)
     coarse: Tensor  # (T, 3, h, w)
     detail: Tensor  # (T, 3, h, w), of the coarse one
+    own: Tensor  # (T, 1, h, w), its product with itself
+    both: Tensor  # (T, 1, h, w), and with that of the frames
     seen: Tensor  # (T, 1, h, w) in 0 … 1, where the reference shows what the frame does
 
 
@@ -68,13 +70,14 @@ def compose(frames: Tensor, references: Sequence[Reference]) -> Tensor:
         (T, 3, H, W) in [0, 1], of the size of the references' images.
     """
     height, width = references[0].image.shape[-2:]
-    moved = [move(reference, frames) for reference in references]
-    out = enlarge(frames, height, width)
     target = detail(frames)
-    for each, share in zip(moved, mixture(target, moved), strict=True):
+    moved = [move(reference, frames, target) for reference in references]
+    out = enlarge(frames, height, width)
+    for each, share in zip(moved, mixture(moved), strict=True):
         out = out + enlarge(share, height, width) * (each.sharp - enlarge(each.coarse, height, width))
+    theirs = product(target, target)
     for reference, each in zip(references, moved, strict=True):
-        trust = blur(agreement(each, frames, target) * each.seen, 3)
+        trust = blur(agreement(each, frames, theirs) * each.seen, 3)
         if reference.frame:
             trust = trust * (torch.arange(len(frames), device=frames.device)[:, None, None, None] / reference.frame)
         out = torch.lerp(out, each.sharp, enlarge(trust, height, width))
@@ -86,8 +89,8 @@ def enlarge(x: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(x, (height, width), mode="bilinear" if x.shape[1] == 1 else "bicubic", align_corners=False)
 
 
-def move(reference: Reference, frames: Tensor) -> Moved:
-    """A reference by the flow that is found from it to coarse frames (T, 3, h, w)."""
+def move(reference: Reference, frames: Tensor, target: Tensor) -> Moved:
+    """A reference by the flow that is found from it to coarse frames, these and their details (T, 3, h, w)."""
     flow = find_flow(reference, frames)
     fine, coarse = (resize_flow(flow, *x.shape[-2:]) for x in (reference.image, frames))
     sharp = warp(reference.image, fine, mode="bicubic")
@@ -95,25 +98,23 @@ def move(reference: Reference, frames: Tensor) -> Moved:
         share = enlarge(magnification(flow).log2().clamp(0, 1), *fine.shape[-2:])  # trilinear filtering of two levels
         sharp = torch.lerp(sharp, warp(reference.closeup, fine, mode="bicubic"), share)
     seen_coarse = warp(reference.coarse, coarse)
-    return Moved(sharp, seen_coarse, detail(seen_coarse), blur(inside(coarse), 3))
+    its = detail(seen_coarse)
+    return Moved(sharp, seen_coarse, its, product(its, its), product(its, target), blur(inside(coarse), 3))
 
 
-def mixture(target: Tensor, moved: Sequence[Moved]) -> list[Tensor]:
+def mixture(moved: Sequence[Moved]) -> list[Tensor]:
     """How much of each of one or two references is in coarse frames: shares (T, 1, h, w) in 0 … 1.
 
-    Windowed least squares of the frames' details, `target` (T, 3, h, w), by the references', so that a frame half faded
-    from one image to another has half of both.
+    Windowed least squares of the frames' details by the references', so that a frame half faded from one image to
+    another has half of both.
     """
-    details = [each.detail for each in moved]
-    if len(details) == 1:
-        (a,) = details
-        shares = [product(a, target) / (product(a, a) + DETAIL**2)]
+    if len(moved) == 1:
+        shares = [each.both / (each.own + DETAIL**2) for each in moved]
     else:
-        a, b = details
-        aa, bb, ab = product(a, a) + DETAIL**2, product(b, b) + DETAIL**2, product(a, b)
-        at, bt = product(a, target), product(b, target)
+        a, b = moved
+        aa, bb, ab = a.own + DETAIL**2, b.own + DETAIL**2, product(a.detail, b.detail)
         determinant = aa * bb - ab**2
-        shares = [(bb * at - ab * bt) / determinant, (aa * bt - ab * at) / determinant]
+        shares = [(bb * a.both - ab * b.both) / determinant, (aa * b.both - ab * a.both) / determinant]
     shares = [share.clamp(0, 1) * each.seen for share, each in zip(shares, moved, strict=True)]
     total = torch.stack(shares).sum(0).clamp_min(1)
     return [share / total for share in shares]
@@ -173,8 +174,10 @@ def smooth(x: Tensor, strength: float = BEND) -> Tensor:
     return (hat @ x.flatten(1)).view_as(x)
 
 
-def agreement(moved: Moved, frames: Tensor, target: Tensor) -> Tensor:
-    """How far a moved reference looks like coarse frames, these and their details (T, 3, h, w): (T, 1, h, w) in 0 … 1.
+def agreement(moved: Moved, frames: Tensor, theirs: Tensor) -> Tensor:
+    """How far a moved reference looks like coarse frames (T, 3, h, w): (T, 1, h, w) in 0 … 1.
+
+    `theirs` is the product of the frames' details with themselves, (T, 1, h, w).
 
     More is tolerated in a frame that differs everywhere: there the denoiser is at its limit, and nothing new appeared.
     Nor did it where details have paled and nothing else has changed: that is how the denoiser loses hold of them. Where
@@ -184,9 +187,7 @@ def agreement(moved: Moved, frames: Tensor, target: Tensor) -> Tensor:
     def difference(coarse: Tensor) -> Tensor:
         return blur((blur(coarse, 5) - blur(frames, 5)).abs().mean(1, keepdim=True), 5)
 
-    both, own, theirs = (
-        product(a, b) + DETAIL**2 for a, b in ((moved.detail, target), (moved.detail, moved.detail), (target, target))
-    )
+    both, own, theirs = (x + DETAIL**2 for x in (moved.both, moved.own, theirs))
     paled = moved.coarse - (1 - (both / own).clamp(FADED, 1)) * moved.detail
     unlike = (1 - both * (own * theirs).rsqrt()).clamp_min(0)
     colors = tolerated(difference(paled), difference(moved.coarse), TOLERANCE)
