@@ -48,7 +48,7 @@ def test_what_is_written_is_what_was_trained(videos: Path, tmp_path: Path) -> No
     stage.load_weights([base])
     assert torch.equal(evaluated(stage.model), evaluated(first.model))  # it changes nothing yet
     before = {name: value.clone() for name, value in stage.model.named_parameters()}
-    trainer = run(stage, tmp_path / "out", replace(TRAIN, learning_rate=1e-1))
+    trainer = run(stage, tmp_path / "out", replace(TRAIN, learning_rate=1e-2))
     changed = {name for name, value in stage.model.named_parameters() if not torch.equal(value, before[name])}
     assert changed == {name for name in before if ".lora_" in name} == trainer.average.values.keys()
     assert [path.name for path in (tmp_path / "out").glob("*.safetensors")] == ["lora.safetensors"]
@@ -58,9 +58,8 @@ def test_what_is_written_is_what_was_trained(videos: Path, tmp_path: Path) -> No
     model = DynamiCrafter.on_meta(opened.config)
     for _ in opened.load(model, "unet", device=torch.device("cpu"), dtype=torch.float32):
         pass
-    change = (trained - evaluated(first.model)).abs().max()
-    assert change > 1e-2
-    assert (evaluated(model) - trained).abs().max() < 2e-3 * change  # float16 keeps eleven bits of a factor
+    torch.testing.assert_close(evaluated(model), trained, rtol=1e-3, atol=1e-3)
+    assert (trained - evaluated(first.model)).abs().max() > 1e-2
 
 
 def test_its_parts_are_those_of_the_recipe(videos: Path) -> None:
