@@ -12,7 +12,6 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from dcrafter.config import MODELS
 from dcrafter.weights.checkpoint import open_checkpoint, save_checkpoint
 from dcrafter.weights.lora import with_loras
 
@@ -28,8 +27,8 @@ def main() -> None:
     (lora,) = opened.loras
     tensors = {name: lora.merged(name, value).to(value.dtype) for name, value in opened.tensors.items()}
     decoder = load_file(given.decoder) if given.decoder else {}
-    tensors |= {name: value.to(tensors[name].dtype) for name, value in decoder.items() if name in tensors}
-    save_checkpoint(tensors, MODELS["tiny"], given.out)
+    tensors |= {name: value.to(tensors[name].dtype) for name, value in decoder.items()}
+    save_checkpoint(tensors, opened.config, given.out)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Trains what comes after tiny-closing, and the decoder beside it, in so many seconds of a GPU.
+"""Trains tiny-parts, tiny-local and beside them tiny-decoder in so many seconds of a GPU.
 
-    python training-runs/within.py DATA OUT SECONDS [--workers 10]
+    python training-runs/within.py DATA OUT SECONDS [--start WEIGHTS] [--workers 10]
 
 DATA is a prepared data set. Each recipe first takes a few steps; their time says how many the run has, so that its
 learning rate ends at zero when the time does. OUT gets logs, `weights.safetensors` and `decoder.safetensors`. In
@@ -48,7 +48,7 @@ class Lease:
         folder = self.out / name
         folder.mkdir(parents=True, exist_ok=True)
         changes += ["train.log_every=10", "train.evaluate_every=100000", f"train.workers={workers}"]
-        changes += [f"train.batch={2 if self.small else BATCHES[recipe]}"]
+        changes.append(f"train.batch={2 if self.small else BATCHES[recipe]}")
         command = [sys.executable, "-m", "dcrafter.tiny", recipe, *changes, "--data", self.data, "--out", folder]
         command += ["--start", start] if start else []
         with open(folder / "said.txt", "w") as said:
@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("seconds", type=float)
+    parser.add_argument("--start", type=Path, help="what tiny-parts begins from, in place of the model in the package")
     parser.add_argument("--workers", type=int, default=10, help="processes that draw clips; the decoder has three more")
     parser.add_argument("--small", action="store_true")
     given = parser.parse_args()
@@ -67,7 +68,7 @@ def main() -> None:
     lease = Lease(given.data, given.out, began + given.seconds, given.small)
     with ThreadPoolExecutor(1) as beside:
         decoder = beside.submit(lease.train, "tiny-decoder", lease.end, min(given.workers, 3))
-        parts = lease.train("tiny-parts", began + 0.27 * given.seconds, given.workers)
+        parts = lease.train("tiny-parts", began + 0.27 * given.seconds, given.workers, given.start)
         made = lease.train("tiny-local", lease.end, given.workers, parts)
         made.rename(given.out / made.name)
         decoder.result().rename(given.out / "decoder.safetensors")
